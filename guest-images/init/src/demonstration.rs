@@ -1,0 +1,210 @@
+//! What the built-in guest does when it has neither a command nor a person: shows that it works.
+
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::say::say;
+use crate::since_boot;
+
+const DISK: &str = "/dev/vda";
+const MOUNT_POINT: &str = "/mnt";
+const FILE: &str = "/mnt/coracle-demonstration";
+/// Bytes written to the disk and read back.
+const AMOUNT: usize = 4 << 20;
+/// Bytes a read or write.
+const PIECE: usize = 64 << 10;
+/// Bytes a sector of /sys/block/*/stat (Linux block/stat: always 512).
+const SECTOR: u64 = 512;
+
+/// Prints what this guest is and what its disk does. `boot_time` is from the kernel's start to init's.
+/// An error is a sentence that says what went wrong.
+pub fn run(boot_time: Duration) -> Result<(), String> {
+    let version = read("/proc/version")?;
+    say(format_args!("  kernel   {}", version.trim_end()));
+    let online = read("/sys/devices/system/cpu/online")?;
+    let cpus =
+        count_cpus(&online).ok_or_else(|| format!("cannot count the CPUs in `{}`", online.trim_end()))?;
+    say(format_args!("  CPUs     {cpus} online"));
+    let memory = memory_total(&read("/proc/meminfo")?).ok_or("/proc/meminfo says no MemTotal")?;
+    say(format_args!("  memory   {} MiB", memory / 1024));
+    say(format_args!(
+        "  boot     {:.1} ms from kernel to init",
+        boot_time.as_secs_f64() * 1000.0
+    ));
+    if !Path::new(DISK).exists() {
+        say("  disk     none");
+        return Ok(());
+    }
+    if read("/sys/block/vda/ro")?.trim_end() == "1" {
+        return read_disk("read-only");
+    }
+    let _ = fs::create_dir(MOUNT_POINT);
+    match mount(
+        Some(DISK),
+        MOUNT_POINT,
+        Some("ext4"),
+        MsFlags::empty(),
+        None::<&str>,
+    ) {
+        Ok(()) => {}
+        Err(Errno::EINVAL) => return read_disk("without an ext4 file system"),
+        Err(why) => return Err(format!("cannot mount {DISK}: {why}")),
+    }
+    let checked = write_and_read_back();
+    let removed = fs::remove_file(FILE).map_err(failed("remove", FILE));
+    let unmounted = umount2(MOUNT_POINT, MntFlags::empty()).map_err(failed("unmount", MOUNT_POINT));
+    checked.and(removed).and(unmounted)
+}
+
+/// Reads the start of a disk that cannot be written.
+fn read_disk(what: &str) -> Result<(), String> {
+    let disk = File::open(DISK).map_err(failed("open", DISK))?;
+    let bytes = io::copy(&mut disk.take(AMOUNT as u64), &mut io::sink()).map_err(failed("read", DISK))?;
+    say(format_args!("  disk     {DISK} is {what}: {bytes} bytes read"));
+    Ok(())
+}
+
+fn write_and_read_back() -> Result<(), String> {
+    // A seed of its own, so that what an earlier run left on the disk does not pass for this run's.
+    let seed = since_boot().as_nanos() as u64;
+    let mut file = File::create(FILE).map_err(failed("create", FILE))?;
+    let mut pattern = Pattern::new(seed);
+    let mut piece = vec![0; PIECE];
+    for _ in 0..AMOUNT / PIECE {
+        pattern.fill(&mut piece);
+        file.write_all(&piece).map_err(failed("write", FILE))?;
+    }
+    file.sync_all().map_err(failed("flush", FILE))?;
+    drop(file);
+
+    // Without the page cache, what is read back comes from the disk.
+    fs::write("/proc/sys/vm/drop_caches", "1").map_err(failed("write", "/proc/sys/vm/drop_caches"))?;
+    let read_before = sectors_read()?;
+    let mut file = File::open(FILE).map_err(failed("open", FILE))?;
+    let mut pattern = Pattern::new(seed);
+    let mut expected = vec![0; PIECE];
+    for number in 0..AMOUNT / PIECE {
+        pattern.fill(&mut expected);
+        file.read_exact(&mut piece).map_err(failed("read", FILE))?;
+        if piece != expected {
+            let within = piece
+                .iter()
+                .zip(&expected)
+                .position(|(a, b)| a != b)
+                .unwrap_or_default();
+            return Err(format!(
+                "{FILE} differs from what was written at byte {}",
+                number * PIECE + within
+            ));
+        }
+    }
+    let from_disk = (sectors_read()? - read_before) * SECTOR;
+    if from_disk < AMOUNT as u64 {
+        return Err(format!(
+            "only {from_disk} of {AMOUNT} bytes were read from {DISK}, the others from memory"
+        ));
+    }
+    say(format_args!(
+        "  disk     {DISK}: {AMOUNT} bytes written, flushed, read back from the disk: identical"
+    ));
+    Ok(())
+}
+
+/// Bytes that look random and come out the same for the same seed (xorshift64).
+struct Pattern(u64);
+
+impl Pattern {
+    fn new(seed: u64) -> Self {
+        Self(seed | 1) // xorshift stays at zero for ever.
+    }
+
+    fn fill(&mut self, piece: &mut [u8]) {
+        for bytes in piece.chunks_mut(size_of::<u64>()) {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            bytes.copy_from_slice(&self.0.to_le_bytes()[..bytes.len()]);
+        }
+    }
+}
+
+fn sectors_read() -> Result<u64, String> {
+    let stat = read("/sys/block/vda/stat")?;
+    let sectors = stat
+        .split_ascii_whitespace()
+        .nth(2)
+        .and_then(|number| number.parse().ok());
+    sectors.ok_or_else(|| format!("cannot tell the sectors read in `{}`", stat.trim_end()))
+}
+
+fn read(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map_err(failed("read", path))
+}
+
+fn failed<E: Display>(what: &str, path: &str) -> impl FnOnce(E) -> String {
+    move |why| format!("cannot {what} {path}: {why}")
+}
+
+/// The number of CPUs in a list such as `0-3,6`.
+fn count_cpus(list: &str) -> Option<u32> {
+    list.trim_end().split(',').try_fold(0u32, |sum, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
+}
+
+/// The kilobytes in the MemTotal line of /proc/meminfo.
+fn memory_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn cpus_are_counted_across_ranges() {
+        assert_eq!(count_cpus("0\n"), Some(1));
+        assert_eq!(count_cpus("0-3,6,8-9\n"), Some(7));
+        assert_eq!(count_cpus("3-0"), None);
+        assert_eq!(count_cpus("\n"), None);
+    }
+
+    #[test]
+    fn memory_is_read_in_kilobytes() {
+        assert_eq!(
+            memory_total("MemTotal:         240032 kB\nMemFree: 1 kB\n"),
+            Some(240032)
+        );
+        assert_eq!(memory_total("MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn a_pattern_repeats_with_its_seed_and_only_then() {
+        let fill = |seed| {
+            let mut piece = [0; 100];
+            Pattern::new(seed).fill(&mut piece);
+            piece
+        };
+        assert_eq!(fill(6), fill(6));
+        assert_ne!(fill(6), fill(8));
+        assert_ne!(fill(0), [0; 100]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_list_of_cpus_is_read(list: String) {
+            count_cpus(&list);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! How the guest ends.
+
+use std::io;
+use std::process::ExitCode;
+
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::termios::tcdrain;
+use nix::unistd::getpid;
+
+use crate::mounts;
+use crate::supervise::Supervisor;
+
+/// What is to happen when all is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Power the guest off. `status` is what init exits with where there is no guest to power off.
+    PowerOff { status: u8 },
+    /// Restart the guest.
+    Restart,
+}
+
+/// Whether this is PID 1. Run by hand on a host, init must mount, kill and power off nothing.
+pub fn is_first_process() -> bool {
+    getpid().as_raw() == 1
+}
+
+/// Ends every process, leaves the disks clean and ends the guest; comes back only where that is refused.
+pub fn end(end: End, supervisor: &Supervisor) -> ExitCode {
+    let (mode, status) = match end {
+        End::PowerOff { status } => (RebootMode::RB_POWER_OFF, status),
+        End::Restart => (RebootMode::RB_AUTOBOOT, 0),
+    };
+    if is_first_process() {
+        supervisor.end_all();
+        mounts::leave_clean();
+        // The last words are still on their way through the serial port.
+        let _ = tcdrain(io::stdout());
+        // Refused in a container, which ends with its PID 1 anyway.
+        let _ = reboot(mode);
+    }
+    ExitCode::from(status)
+}

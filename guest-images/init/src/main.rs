@@ -1,0 +1,60 @@
+//! PID 1 of Coracle's built-in guest.
+//!
+//! It says its first line, mounts what a small system needs, sets the console up, runs one thing (a command, a
+//! shell or the demonstration), and powers the guest off when that ends. As the command of a container the same
+//! binary does what it is let do, and exits.
+
+mod cmdline;
+mod demonstration;
+mod end;
+mod mounts;
+mod say;
+mod supervise;
+mod terminal;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+use cmdline::Settings;
+use end::End;
+use say::say;
+use supervise::Supervisor;
+
+fn main() -> ExitCode {
+    let boot_time = since_boot();
+    say::first_line();
+
+    let supervisor = Supervisor::new();
+    if end::is_first_process() {
+        mounts::mount_all();
+    }
+    let kernel_command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let settings = Settings::parse(&kernel_command_line);
+    let command = cmdline::command(std::env::args().skip(1).collect(), &kernel_command_line);
+    let console = terminal::open(&settings);
+
+    let end = match command.split_first() {
+        Some((program, arguments)) => supervisor.run(program, arguments, console),
+        None if settings.terminal => {
+            say("This is a Linux guest in Coracle: `poweroff`, or leaving this shell, ends it.");
+            say("Ctrl-A x quits Coracle at once, Ctrl-A h shows what else Ctrl-A does.");
+            supervisor.run("/bin/sh", &[], console)
+        }
+        None => {
+            if let Err(why) = demonstration::run(boot_time) {
+                say(format_args!("Demonstration failed: {why}"));
+            }
+            say("Powering off.");
+            End::PowerOff { status: 0 }
+        }
+    };
+    end::end(end, &supervisor)
+}
+
+/// The time since the guest's kernel started its clock.
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from)
+}

@@ -1,0 +1,186 @@
+//! Runs the one command that the guest is for, and does PID 1's duties meanwhile: reaping and signals.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, alarm, setsid};
+
+use crate::end::End;
+use crate::say::complain;
+
+/// Exit status of a command that cannot be run, as in a shell.
+const CANNOT_RUN: u8 = 127;
+
+mod ioctl {
+    use nix::libc;
+    nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
+}
+
+/// Holds the signals that it waits for blocked: a blocked signal reaches PID 1 although it has no handler.
+pub struct Supervisor {
+    awaited: SigSet,
+}
+
+/// Why `Supervisor::reap` came back.
+#[derive(Debug, PartialEq, Eq)]
+enum Reaped {
+    /// The child asked for has ended, with this exit status.
+    Child(u8),
+    /// No child has anything to report now.
+    Nothing,
+    /// There is no child left.
+    NoChildren,
+}
+
+impl Supervisor {
+    /// Blocks the awaited signals from here on.
+    pub fn new() -> Self {
+        let awaited = SigSet::from_iter([
+            Signal::SIGCHLD,
+            Signal::SIGALRM,
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+        ]);
+        if let Err(why) = awaited.thread_block() {
+            complain(format_args!("cannot hold signals back: {why}"));
+        }
+        Self { awaited }
+    }
+
+    /// Runs `program` with the terminal, if there is one, as its own, until it ends or a signal ends the guest.
+    pub fn run(&self, program: &str, arguments: &[String], terminal: Option<File>) -> End {
+        let child = match spawn(program, arguments, terminal) {
+            Ok(child) => child,
+            Err(why) => {
+                complain(format_args!("cannot run {program}: {why}"));
+                return End::PowerOff { status: CANNOT_RUN };
+            }
+        };
+        loop {
+            // The signals are those of busybox's poweroff, halt and reboot, and the kernel's for ctrl-alt-del.
+            match self.awaited.wait() {
+                Ok(Signal::SIGCHLD) => {
+                    if let Reaped::Child(status) = reap(Some(child)) {
+                        return End::PowerOff { status };
+                    }
+                }
+                Ok(Signal::SIGTERM | Signal::SIGINT) => return End::Restart,
+                Ok(Signal::SIGUSR1 | Signal::SIGUSR2) => return End::PowerOff { status: 0 },
+                Ok(_) => {}
+                Err(why) => {
+                    complain(format_args!("cannot wait for signals: {why}"));
+                    return End::PowerOff { status: CANNOT_RUN };
+                }
+            }
+        }
+    }
+
+    /// Ends every other process: asks first, then after two seconds kills.
+    pub fn end_all(&self) {
+        let everyone = Pid::from_raw(-1);
+        // An interactive shell does not heed SIGTERM but does heed SIGHUP; a stopped process needs SIGCONT for either.
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
+            if kill(everyone, signal).is_err() {
+                return; // There is no other process.
+            }
+        }
+        if !self.all_end_within(2) {
+            let _ = kill(everyone, Signal::SIGKILL);
+            self.all_end_within(2);
+        }
+    }
+
+    /// Reaps until no child is left: true, or until so many seconds have passed: false.
+    fn all_end_within(&self, seconds: u32) -> bool {
+        alarm::set(seconds);
+        loop {
+            if reap(None) == Reaped::NoChildren {
+                alarm::cancel();
+                return true;
+            }
+            if matches!(self.awaited.wait(), Ok(Signal::SIGALRM) | Err(_)) {
+                return false;
+            }
+        }
+    }
+}
+
+fn spawn(program: &str, arguments: &[String], terminal: Option<File>) -> io::Result<Pid> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
+        .env("HOME", "/root")
+        .env("PS1", "coracle guest:\\w \\$ ");
+    if std::env::var_os("TERM").is_none() {
+        command.env("TERM", "linux");
+    }
+    if let Some(terminal) = terminal {
+        command
+            .stdin(Stdio::from(terminal.try_clone()?))
+            .stdout(Stdio::from(terminal.try_clone()?))
+            .stderr(Stdio::from(terminal));
+        let own_the_terminal = || {
+            setsid()?;
+            // SAFETY: TIOCSCTTY takes a plain number and reads no memory; stdin is the terminal set just above.
+            unsafe { ioctl::set_controlling_terminal(libc::STDIN_FILENO, 0) }?;
+            Ok(())
+        };
+        // SAFETY: between fork and exec it makes two system calls, neither of which allocates or takes a lock.
+        unsafe { command.pre_exec(own_the_terminal) };
+    }
+    let child = command.spawn()?;
+    let id = i32::try_from(child.id()).map_err(io::Error::other)?;
+    Ok(Pid::from_raw(id))
+}
+
+/// Reaps all that have ended, orphans too, and says what became of `child`.
+fn reap(child: Option<Pid>) -> Reaped {
+    loop {
+        let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return Reaped::Nothing,
+            Ok(status) => status,
+            Err(Errno::EINTR) => continue,
+            Err(_) => return Reaped::NoChildren,
+        };
+        if status.pid() == child
+            && let Some(status) = exit_status(status)
+        {
+            return Reaped::Child(status);
+        }
+    }
+}
+
+/// A shell's exit status for a process that has ended.
+fn exit_status(status: WaitStatus) -> Option<u8> {
+    match status {
+        // The kernel keeps the low eight bits only.
+        WaitStatus::Exited(_, code) => Some(code as u8),
+        WaitStatus::Signaled(_, signal, _) => Some(128 + signal as u8),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_status_is_a_shells() {
+        let pid = Pid::from_raw(2);
+        assert_eq!(exit_status(WaitStatus::Exited(pid, 3)), Some(3));
+        assert_eq!(
+            exit_status(WaitStatus::Signaled(pid, Signal::SIGKILL, false)),
+            Some(137)
+        );
+        assert_eq!(exit_status(WaitStatus::Continued(pid)), None);
+    }
+}

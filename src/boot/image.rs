@@ -1,0 +1,195 @@
+//! A file that a guest boots from, and how its bytes get into guest memory.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, ReadVolatile,
+    VolatileMemoryError,
+};
+
+use super::error::{Error, Problem};
+
+/// A kernel or initrd: a file, or bytes carried inside the program.
+#[derive(Debug)]
+pub enum Image {
+    File {
+        path: PathBuf,
+        file: File,
+    },
+    BuiltIn {
+        name: &'static str,
+        bytes: &'static [u8],
+    },
+}
+
+impl Image {
+    /// Opens a regular, non-empty file for reading.
+    pub fn open(path: &Path) -> Result<Image, Error> {
+        open(path)
+            .map(|file| Image::File {
+                path: path.to_owned(),
+                file,
+            })
+            .map_err(|problem| Error {
+                image: path.display().to_string(),
+                problem,
+            })
+    }
+
+    pub(super) fn error(&self, problem: Problem) -> Error {
+        Error {
+            image: self.to_string(),
+            problem,
+        }
+    }
+}
+
+/// The file's path, or the built-in image's name.
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Image::File { path, .. } => path.display().fmt(f),
+            Image::BuiltIn { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, Problem> {
+    // A pipe without a writer would block the open; a regular file takes no notice of O_NONBLOCK.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Problem::Missing,
+                io::ErrorKind::PermissionDenied => Problem::Forbidden,
+                _ => match error.raw_os_error() {
+                    // What opening a socket, or a device without a driver, gives.
+                    Some(libc::ENXIO | libc::ENODEV) => Problem::NotAFile,
+                    _ => Problem::Read(error),
+                },
+            }
+        })?;
+    let metadata = file.metadata().map_err(Problem::Read)?;
+    match () {
+        () if metadata.is_dir() => Err(Problem::Directory),
+        () if !metadata.is_file() => Err(Problem::NotAFile),
+        () if metadata.len() == 0 => Err(Problem::Empty),
+        () => Ok(file),
+    }
+}
+
+/// Where a kernel's bytes come from: an image as it is, or what is packed inside one.
+///
+/// Reads outside of `length` are errors, never short.
+pub(super) trait Source {
+    fn length(&self) -> Result<u64, Problem>;
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Problem>;
+    /// Puts `length` bytes from `offset` into guest memory at `address`: the one place where a kernel's or
+    /// initrd's pages reach the guest.
+    fn load(
+        &mut self,
+        offset: u64,
+        length: u64,
+        memory: &GuestMemoryMmap,
+        address: GuestAddress,
+    ) -> Result<(), Problem>;
+}
+
+impl Source for &Image {
+    fn length(&self) -> Result<u64, Problem> {
+        match self {
+            Image::File { file, .. } => Ok(file.metadata().map_err(Problem::Read)?.len()),
+            Image::BuiltIn { bytes, .. } => Ok(bytes.len() as u64),
+        }
+    }
+
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Problem> {
+        match self {
+            Image::File { file, .. } => file.read_exact_at(buffer, offset).map_err(Problem::reading),
+            Image::BuiltIn { bytes, .. } => {
+                buffer.copy_from_slice(part(bytes, offset, buffer.len() as u64)?);
+                Ok(())
+            }
+        }
+    }
+
+    fn load(
+        &mut self,
+        offset: u64,
+        length: u64,
+        memory: &GuestMemoryMmap,
+        address: GuestAddress,
+    ) -> Result<(), Problem> {
+        match self {
+            Image::File { file, .. } => read_into_guest(file, offset, length, memory, address),
+            Image::BuiltIn { bytes, .. } => memory
+                .write_slice(part(bytes, offset, length)?, address)
+                .map_err(Problem::GuestMemory),
+        }
+    }
+}
+
+/// Reads from the file straight into the guest's pages.
+fn read_into_guest(
+    mut file: &File,
+    offset: u64,
+    length: u64,
+    memory: &GuestMemoryMmap,
+    address: GuestAddress,
+) -> Result<(), Problem> {
+    file.seek(SeekFrom::Start(offset)).map_err(Problem::Read)?;
+    for slice in memory.get_slices(address, length as usize) {
+        let mut slice = slice.map_err(Problem::GuestMemory)?;
+        file.read_exact_volatile(&mut slice)
+            .map_err(|error| match error {
+                VolatileMemoryError::IOError(error) => Problem::reading(error),
+                other => Problem::GuestMemory(GuestMemoryError::from(other)),
+            })?;
+    }
+    Ok(())
+}
+
+fn part(bytes: &'static [u8], offset: u64, length: u64) -> Result<&'static [u8], Problem> {
+    let end = offset.saturating_add(length);
+    bytes
+        .get(offset as usize..end as usize)
+        .ok_or(Problem::Truncated {
+            part: "a part of it",
+            end,
+            length: bytes.len() as u64,
+        })
+}
+
+/// Bytes `position..end` of an image as a stream.
+pub(super) struct ImageReader<'a> {
+    pub(super) image: &'a Image,
+    pub(super) position: u64,
+    pub(super) end: u64,
+}
+
+impl Read for ImageReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_sub(self.position);
+        let wanted = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let buffer = &mut buffer[..wanted];
+        let count = match self.image {
+            Image::File { file, .. } => file.read_at(buffer, self.position)?,
+            Image::BuiltIn { bytes, .. } => bytes
+                .get(self.position as usize..)
+                .unwrap_or_default()
+                .read(buffer)?,
+        };
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+#[path = "image_test.rs"]
+mod tests;

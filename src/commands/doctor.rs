@@ -1,0 +1,359 @@
+//! `coracle doctor`: can this host run guests, and what to do where it cannot.
+
+mod host;
+
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+
+use clap::builder::styling::AnsiColor;
+
+use crate::diagnosis::exit_code;
+use crate::kvm::probe::{Capability, Speed};
+use crate::kvm::{self, Kvm};
+use host::Host;
+
+/// Say whether this host can run guests, and what to do where it cannot
+///
+/// Checks /dev/kvm, the capabilities of KVM that Coracle uses, how fast the kernel of a guest is on this host (a
+/// tiny guest is run and timed), huge pages, and what memory and processors there are. Nothing is changed. It
+/// takes some milliseconds.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Exit status:
+  0    Linux will boot on this host
+  126  it will not: the lines marked FAIL say why, and what to do
+
+Examples:
+  coracle doctor                        what is wrong with this host?
+  coracle doctor >/dev/null && make     go on only where guests can run")]
+pub struct Args {}
+
+/// Checks this host, prints the report on stdout, and gives the exit code.
+pub fn execute(_: &Args) -> io::Result<u8> {
+    let report = examine(&Kvm::open().map(Offer::ask), &Host::read());
+    let exit_code = if report.linux_will_boot() {
+        0
+    } else {
+        exit_code::HOST_CANNOT
+    };
+    let mut stdout = io::stdout().lock();
+    let text = if stdout.is_terminal() {
+        report.coloured()
+    } else {
+        report.to_string()
+    };
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // Whoever stopped reading still gets the exit code.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(exit_code),
+    }
+}
+
+/// What KVM offers here.
+struct Offer {
+    capabilities: Vec<Capability>,
+    speed: Result<Speed, kvm::Error>,
+}
+
+impl Offer {
+    fn ask(kvm: Kvm) -> Self {
+        Self {
+            capabilities: kvm.capabilities(),
+            speed: kvm.measure_speed(),
+        }
+    }
+}
+
+/// What was found out, a check a line.
+#[derive(Debug)]
+pub struct Report {
+    pub checks: Vec<Check>,
+}
+
+#[derive(Debug)]
+pub struct Check {
+    pub name: &'static str,
+    pub status: Status,
+    pub found: String,
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Ok,
+    /// Guests run, but not as well as they could.
+    Warning,
+    /// Linux will not boot.
+    Failed,
+}
+
+impl Report {
+    pub fn linux_will_boot(&self) -> bool {
+        self.checks.iter().all(|check| check.status != Status::Failed)
+    }
+
+    fn coloured(&self) -> String {
+        self.render(|status| {
+            let colour = match status {
+                Status::Ok => AnsiColor::Green,
+                Status::Warning => AnsiColor::Yellow,
+                Status::Failed => AnsiColor::Red,
+            };
+            let style = colour.on_default();
+            format!("{style}{}{style:#}", status.symbol())
+        })
+    }
+
+    fn render(&self, symbol: impl Fn(Status) -> String) -> String {
+        let mut text = String::new();
+        for check in &self.checks {
+            text += &format!("{}  {:<14}{}\n", symbol(check.status), check.name, check.found);
+            if let Some(next) = &check.next {
+                text += &format!("{:>20}try: {next}\n", "");
+            }
+        }
+        text += match self.linux_will_boot() {
+            true => "Linux will boot on this host.\n",
+            false => "Linux will not boot on this host.\n",
+        };
+        text
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.render(|status| status.symbol().to_owned()))
+    }
+}
+
+impl Status {
+    fn symbol(self) -> &'static str {
+        match self {
+            Self::Ok => "ok  ",
+            Self::Warning => "warn",
+            Self::Failed => "FAIL",
+        }
+    }
+}
+
+impl Check {
+    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: Status::Ok,
+            found: found.into(),
+            next: None,
+        }
+    }
+
+    fn warning(name: &'static str, found: impl Into<String>, next: Option<String>) -> Self {
+        Self {
+            name,
+            status: Status::Warning,
+            found: found.into(),
+            next,
+        }
+    }
+
+    fn failed(name: &'static str, found: impl Into<String>, next: impl Into<String>) -> Self {
+        Self {
+            name,
+            status: Status::Failed,
+            found: found.into(),
+            next: Some(next.into()),
+        }
+    }
+}
+
+fn examine(kvm: &Result<Offer, kvm::Error>, host: &Host) -> Report {
+    let mut checks = vec![device(kvm.as_ref().err(), host)];
+    match kvm {
+        Ok(offer) => {
+            checks.push(Check::ok("KVM API", "version 12"));
+            checks.push(capabilities(&offer.capabilities));
+            checks.push(speed(&offer.speed));
+        }
+        Err(error @ kvm::Error::Version(_)) => {
+            checks.push(Check::failed(
+                "KVM API",
+                error.to_string(),
+                "a Linux kernel of this century's KVM on the host",
+            ));
+        }
+        Err(_) => (),
+    }
+    checks.extend([
+        processor(host),
+        nested(host),
+        huge_pages(host),
+        memory(host),
+        cpus(host),
+    ]);
+    Report { checks }
+}
+
+fn device(error: Option<&kvm::Error>, host: &Host) -> Check {
+    const NAME: &str = "/dev/kvm";
+    let Some(kvm::Error::Open { source }) = error else {
+        let by = if host.modules.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", host.modules.join(", "))
+        };
+        return Check::ok(NAME, format!("opens{by}"));
+    };
+    match source.kind() {
+        io::ErrorKind::PermissionDenied if host.is_container => Check::failed(
+            NAME,
+            "permission denied, in a container",
+            "start the container with --device /dev/kvm and with the kvm group of the host",
+        ),
+        io::ErrorKind::PermissionDenied => Check::failed(
+            NAME,
+            "permission denied",
+            "add yourself to the kvm group: sudo usermod -aG kvm $USER (then log in again)",
+        ),
+        io::ErrorKind::NotFound if host.is_container => Check::failed(
+            NAME,
+            "missing, in a container",
+            "start the container with --device /dev/kvm",
+        ),
+        io::ErrorKind::NotFound => Check::failed(NAME, "missing", enable_kvm(host)),
+        _ if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
+            Check::failed(NAME, "there, but no module of KVM behind it", enable_kvm(host))
+        }
+        _ => Check::failed(NAME, source.to_string(), "the host's `dmesg` may say more"),
+    }
+}
+
+/// How a host without KVM comes to have it.
+fn enable_kvm(host: &Host) -> &'static str {
+    match (host.vmx, host.svm, host.is_virtual) {
+        (true, ..) => "sudo modprobe kvm_intel",
+        (_, true, _) => "sudo modprobe kvm_amd",
+        (.., true) => {
+            "turn on nested virtualization for this machine, which is itself virtual; or use another host"
+        }
+        _ => {
+            "turn on virtualization (Intel VT-x, AMD-V or SVM) in the firmware's set-up, then load kvm_intel or kvm_amd"
+        }
+    }
+}
+
+fn capabilities(capabilities: &[Capability]) -> Check {
+    const NAME: &str = "capabilities";
+    let missing = |required| -> Vec<&str> {
+        let wanted = capabilities
+            .iter()
+            .filter(|capability| capability.required == required && !capability.present);
+        wanted.map(|capability| capability.name).collect()
+    };
+    let (needed, useful) = (missing(true), missing(false));
+    if !needed.is_empty() {
+        let found = format!("required and not there: {}", needed.join(", "));
+        return Check::failed(NAME, found, "a newer Linux kernel on the host");
+    }
+    if !useful.is_empty() {
+        let found = format!("useful and not there: {}", useful.join(", "));
+        return Check::warning(NAME, found, Some("a newer Linux kernel on the host".into()));
+    }
+    Check::ok(NAME, format!("all {} that Coracle uses", capabilities.len()))
+}
+
+fn speed(speed: &Result<Speed, kvm::Error>) -> Check {
+    const NAME: &str = "guest kernels";
+    const ELSEWHERE: &str = "a host whose processor shows vmx or svm to this system; or, in Coracle's source tree, \
+                             `make run`, which brings a machine of its own";
+    match speed {
+        Ok(speed) if speed.is_interpreted() || !speed.missing.is_empty() => {
+            let how = if speed.is_interpreted() {
+                "interpreted by this KVM"
+            } else {
+                "not run by this KVM"
+            };
+            let mut found = format!(
+                "{how}: {:.0} ns an instruction, {:.0} times this process's {:.1} ns",
+                speed.guest,
+                speed.ratio(),
+                speed.host
+            );
+            if !speed.missing.is_empty() {
+                found += &format!("; without {}", speed.missing.join(", "));
+            }
+            Check::failed(NAME, found, ELSEWHERE)
+        }
+        Ok(speed) => Check::ok(
+            NAME,
+            format!(
+                "run by the processor: {:.1} ns an instruction, as here {:.1} ns",
+                speed.guest, speed.host
+            ),
+        ),
+        Err(kvm::Error::Call { what, source }) => Check::failed(
+            NAME,
+            format!("KVM could not {what}: {source}"),
+            "the host's `dmesg` may say more",
+        ),
+        Err(error) => Check::failed(NAME, error.to_string(), "the host's `dmesg` may say more"),
+    }
+}
+
+fn processor(host: &Host) -> Check {
+    const NAME: &str = "processor";
+    let extension = match (host.vmx, host.svm) {
+        (true, _) => "with vmx",
+        (_, true) => "with svm",
+        _ => return Check::warning(NAME, format!("{}, without vmx or svm", host.processor), None),
+    };
+    Check::ok(NAME, format!("{}, {extension}", host.processor))
+}
+
+fn nested(host: &Host) -> Check {
+    let found = match host.is_virtual {
+        true => "yes: this host is itself a virtual machine, so leaving a guest takes longer",
+        false => "no: this host is a machine of its own",
+    };
+    Check::ok("nested", found)
+}
+
+fn huge_pages(host: &Host) -> Check {
+    const NAME: &str = "huge pages";
+    match host.huge_pages.as_deref() {
+        Some(setting @ ("always" | "madvise")) => Check::ok(NAME, format!("transparent, {setting}")),
+        Some(setting) => Check::warning(
+            NAME,
+            format!("transparent huge pages are off ({setting}): guest memory is slower"),
+            Some("echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled".into()),
+        ),
+        None => Check::warning(
+            NAME,
+            "this kernel has no transparent ones: guest memory is slower",
+            None,
+        ),
+    }
+}
+
+fn memory(host: &Host) -> Check {
+    /// What a guest has by default, and a little for the host.
+    const LITTLE: u64 = 160;
+    let found = format!(
+        "{} MiB, {} MiB of it free for guests",
+        host.memory_mib, host.available_mib
+    );
+    match host.available_mib {
+        0..LITTLE => Check::warning(
+            "memory",
+            found,
+            Some("end other programs, or coracle run --memory 64M".into()),
+        ),
+        _ => Check::ok("memory", found),
+    }
+}
+
+fn cpus(host: &Host) -> Check {
+    Check::ok("CPUs", format!("{} that this process may use", host.cpus))
+}
+
+#[cfg(test)]
+#[path = "doctor_test.rs"]
+mod tests;

@@ -1,0 +1,44 @@
+//! `coracle man`: the manual pages, from the same source as the arguments themselves.
+
+use std::io::{self, Write};
+
+use clap::{Command, CommandFactory};
+
+use super::{Cli, Error};
+
+/// Print the manual page
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  coracle man | man -l -
+  coracle man run > /usr/local/share/man/man1/coracle-run.1")]
+pub struct Args {
+    /// The subcommand to print the page of; without one, coracle's own
+    command: Option<String>,
+}
+
+pub fn execute(args: &Args) -> Result<u8, Error> {
+    let failed = |source| Error::System {
+        what: "print the manual page",
+        source,
+    };
+    let page = page(args.command.as_deref()).ok_or_else(|| {
+        let unknown = args.command.clone().unwrap_or_default();
+        failed(io::Error::other(format!(
+            "there is no command '{unknown}' (coracle help lists them)"
+        )))
+    })?;
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text).map_err(failed)?;
+    io::stdout().write_all(&text).map(|()| 0).map_err(failed)
+}
+
+/// The command whose page is wanted, named as a person calls it.
+fn page(name: Option<&str>) -> Option<Command> {
+    let mut coracle = Cli::command();
+    coracle.build();
+    match name {
+        None => Some(coracle),
+        Some(name) => coracle.find_subcommand(name).cloned(),
+    }
+}

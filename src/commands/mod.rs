@@ -1,0 +1,91 @@
+//! The subcommands, one file each.
+
+mod completions;
+mod doctor;
+mod man;
+mod run;
+
+use std::io;
+
+use clap::{ArgAction, Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::config;
+use crate::diagnosis::exit_code;
+use crate::machine;
+
+/// A virtual machine that starts like a container and keeps a kernel of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "coracle",
+    version,
+    arg_required_else_help = true,
+    propagate_version = true
+)]
+#[command(after_help = "\
+Examples:
+  coracle doctor                     can this host run guests, and if not, what to do
+  coracle run                        a shell in the built-in guest (Ctrl-A x quits, Ctrl-A h helps)
+  coracle run --cpus 4 --memory 1G   the same, larger
+  coracle help run                   kernels, disks, exit codes and more examples")]
+pub struct Cli {
+    /// Tells more on stderr; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::Args>),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Machine(#[from] machine::Error),
+    #[error("cannot {what}: {source}")]
+    System { what: &'static str, source: io::Error },
+}
+
+impl Error {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(error) if error.is_missing_file() => exit_code::FILE_MISSING,
+            Self::Machine(error) if error.is_missing_file() => exit_code::FILE_MISSING,
+            Self::Machine(error) if error.is_host() => exit_code::HOST_CANNOT,
+            _ => exit_code::FAILED,
+        }
+    }
+}
+
+impl Cli {
+    /// What is logged unless the environment says otherwise.
+    pub fn log_level(&self) -> LevelFilter {
+        match self.verbose {
+            0 => LevelFilter::Warn,
+            1 => LevelFilter::Debug,
+            _ => LevelFilter::Trace,
+        }
+    }
+
+    /// Carries the command out and returns the exit code.
+    pub fn execute(&self) -> Result<u8, Error> {
+        match &self.command {
+            Command::Run(args) => run::execute(args),
+            Command::Doctor(args) => doctor::execute(args).map_err(|source| Error::System {
+                what: "print the report",
+                source,
+            }),
+            Command::Completions(args) => completions::execute(args),
+            Command::Man(args) => man::execute(args),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `coracle run`: boots a guest and stays with it until its end.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use super::Error;
+use crate::config::{Config, Disk, OnReboot, Size};
+use crate::console::{Drain, End, Output, Session, Signals, Terminal, terminal_size};
+use crate::diagnosis::{self, Facts, Verdict, exit_code};
+use crate::machine::{Blueprint, Machine, Outcome};
+
+/// Boot a guest and attach its console to this terminal
+///
+/// Without --kernel, the built-in guest boots: a shell on a terminal, a short demonstration anywhere else. The
+/// guest's output goes to stdout untouched, everything of Coracle's to stderr.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  coracle run
+      a shell in the built-in guest
+  coracle run --cpus 4 --memory 1G --disk data.img --disk tools.img,ro,id=tools
+      the same with two disks, /dev/vda and a read-only /dev/vdb
+  coracle run --cmdline '-- uname -a'
+      one command in the built-in guest, then power-off
+  coracle run --kernel /boot/vmlinuz-$(uname -r) --initrd initrd.img --disk root.img --cmdline root=/dev/vda
+      any Linux kernel: a bzImage or a vmlinux, with or without PVH
+  coracle run --config machine.json
+      {\"kernel\": \"vmlinux\", \"memory\": \"1G\", \"cpus\": 2, \"disk\": [{\"file\": \"root.img\", \"ro\": true}]}
+
+On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h helps, Ctrl-A Ctrl-A is one for the guest.
+Everything else, Ctrl-C included, goes to the guest.
+
+Exit codes: 0 powered off, 100 rebooted, 102 to 106 kernel panic, 110 triple fault, 111 KVM error, 112 quit,
+125 Coracle failed, 126 this host cannot run it, 127 a file is missing, 128+N ended by signal N.")]
+pub struct Args {
+    /// Kernel image: bzImage or ELF vmlinux, recognised by content [default: the built-in one]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// Initial RAM disk [default: the built-in one with the built-in kernel, otherwise none]
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+
+    /// Text for the end of the kernel command line; after ' -- ', arguments for init
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+
+    /// Number of vCPUs, 1 to 32 [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u8>,
+
+    /// Guest memory, for example 512M or 2G, at least 32M [default: 128M]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+
+    /// A disk: a raw image or a block device; again for more
+    ///
+    /// With 'ro' the guest cannot write it; 'id' is its serial in the guest. Without an initrd, and without root=
+    /// in --cmdline, the first disk is the root file system.
+    #[arg(long = "disk", value_name = "FILE[,ro][,id=NAME]")]
+    disks: Vec<Disk>,
+
+    /// What a guest's reboot does: end the run with exit code 100, or boot again [default: exit]
+    #[arg(long, value_name = "WHAT")]
+    on_reboot: Option<OnReboot>,
+
+    /// Give Ctrl-A to the guest, too: there is no escape key
+    #[arg(long)]
+    no_escape: bool,
+
+    /// Print what would be built, and build nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Read these options from a JSON file; the keys are their names, and flags win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Args {
+    /// The configuration file's choices, if there is one, and the flags' on top.
+    fn config(&self) -> Result<Config, Error> {
+        let mut config = match &self.config {
+            Some(path) => Config::from_json(path)?,
+            None => Config::default(),
+        };
+        config.kernel = self.kernel.clone().or(config.kernel);
+        config.initrd = self.initrd.clone().or(config.initrd);
+        config.cmdline = self.cmdline.clone().unwrap_or(config.cmdline);
+        config.cpus = self.cpus.unwrap_or(config.cpus);
+        config.memory = self.memory.unwrap_or(config.memory);
+        config.disks.extend(self.disks.iter().cloned());
+        config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
+        config.no_escape |= self.no_escape;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+pub fn execute(args: &Args) -> Result<u8, Error> {
+    let config = args.config()?;
+    if args.dry_run {
+        let blueprint = Blueprint::new(&config, &console_hints())?;
+        let printed = write!(io::stdout(), "{blueprint}");
+        return printed.map(|()| 0).map_err(|source| Error::System {
+            what: "print the machine",
+            source,
+        });
+    }
+    // Before any thread starts, so that all of them leave these signals to the session.
+    let mut signals = Signals::catch().map_err(system("catch signals"))?;
+    loop {
+        let verdict = boot(&config, &mut signals)?;
+        if verdict.exit_code == exit_code::REBOOTED && config.on_reboot == OnReboot::Restart {
+            log::info!("the guest rebooted");
+            continue;
+        }
+        if let Some(explanation) = &verdict.explanation {
+            eprintln!("{explanation}");
+        }
+        return Ok(verdict.exit_code);
+    }
+}
+
+/// One run of the machine, from its making to its end.
+fn boot(config: &Config, signals: &mut Signals) -> Result<Verdict, Error> {
+    let blueprint = Blueprint::new(config, &console_hints())?;
+    let facts = facts(config, &blueprint);
+    let stdout = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(system("use stdout"))?;
+    let output = Output::start(stdout).map_err(system("start the console"))?;
+    let machine = Machine::build(blueprint, output.sink())?;
+
+    let terminal = Terminal::raw().map_err(system("make the terminal raw"))?;
+    let running = machine.start()?;
+    let mut session = Session::new(signals, terminal.as_ref(), &output, !config.no_escape);
+    let serial = running.serial().clone();
+    match session
+        .wait(running.ended(), &serial)
+        .map_err(system("wait for the guest"))?
+    {
+        End::Event => (),
+        End::Quit => running.end(Outcome::Quit),
+        End::Signal(number) => running.end(Outcome::Signal(number)),
+        End::OutputLost(error) => running.end(Outcome::ConsoleLost(error)),
+    }
+    output.release();
+    let outcome = running.finish();
+
+    output.close(match outcome {
+        Outcome::Quit | Outcome::Signal(_) | Outcome::ConsoleLost(_) => Drain::AtOnce,
+        _ => Drain::All,
+    });
+    // The last bytes may have a slow reader; the person can still stop waiting for it.
+    if !matches!(session.wait(output.finished(), &serial), Ok(End::Event)) {
+        output.close(Drain::AtOnce);
+    }
+    let tail = output.join();
+    drop(terminal);
+    Ok(diagnosis::explain(&outcome, &tail, &facts))
+}
+
+fn facts(config: &Config, blueprint: &Blueprint) -> Facts {
+    Facts {
+        memory_mib: config.memory.0 >> 20,
+        has_initrd: blueprint.initrd.is_some(),
+        has_disk: !config.disks.is_empty(),
+        built_in: config.kernel.is_none(),
+        command_line: blueprint.command_line.clone(),
+    }
+}
+
+/// Kernel parameters that tell the built-in guest's init who is at the console.
+fn console_hints() -> String {
+    match terminal_size() {
+        Some((rows, columns)) => format!("coracle.console=terminal coracle.size={rows}x{columns}"),
+        None if io::IsTerminal::is_terminal(&io::stdin()) => "coracle.console=terminal".into(),
+        None => String::new(),
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}

@@ -1,0 +1,244 @@
+//! What a machine is made of: plain data, parsed and validated here and nowhere else.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+/// Bytes in one MiB.
+pub const MIB: u64 = 1 << 20;
+
+/// Guest memory limits, in bytes. The upper one is what 40-bit guest addresses leave room for.
+const MEMORY_MIN: u64 = 32 * MIB;
+const MEMORY_MAX: u64 = 1 << 39;
+/// vCPUs a machine may have.
+const CPUS_MAX: u8 = 32;
+/// Disks a machine may have: one interrupt line each (see [`crate::x86::layout::VIRTIO_DEVICE_MAX`]).
+const DISKS_MAX: usize = 16;
+/// Virtio 1.2 section 5.2.6.1: the ID string of a disk is 20 bytes.
+const DISK_ID_MAX: usize = 20;
+
+/// Everything a person chose about a machine. As JSON, its keys are the names of the flags of `coracle run`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Config {
+    /// Kernel image; none means the built-in guest's.
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk; none means the built-in one with the built-in kernel, no initrd otherwise.
+    pub initrd: Option<PathBuf>,
+    /// Text added to the end of the kernel command line.
+    pub cmdline: String,
+    /// Number of vCPUs.
+    pub cpus: u8,
+    /// Guest memory.
+    pub memory: Size,
+    /// Disks, in the order in which the guest sees them.
+    #[serde(rename = "disk")]
+    pub disks: Vec<Disk>,
+    /// What a guest's reboot does.
+    pub on_reboot: OnReboot,
+    /// Passes Ctrl-A to the guest instead of taking it as the escape key.
+    pub no_escape: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            kernel: None,
+            initrd: None,
+            cmdline: String::new(),
+            cpus: 1,
+            memory: Size(128 * MIB),
+            disks: Vec::new(),
+            on_reboot: OnReboot::Exit,
+            no_escape: false,
+        }
+    }
+}
+
+/// A number of bytes, written `536870912`, `512M`, `512MiB` or `2G`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SizeText")]
+pub struct Size(pub u64);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SizeText {
+    Bytes(u64),
+    Text(String),
+}
+
+impl TryFrom<SizeText> for Size {
+    type Error = Error;
+
+    fn try_from(text: SizeText) -> Result<Self, Error> {
+        match text {
+            SizeText::Bytes(bytes) => Ok(Self(bytes)),
+            SizeText::Text(text) => text.parse(),
+        }
+    }
+}
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::Size(text.to_owned());
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let shift = match text[digits..].to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err(wrong()),
+        };
+        let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(wrong)
+    }
+}
+
+/// A disk, written `FILE[,ro][,id=NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// Raw image or block device.
+    pub file: PathBuf,
+    /// The guest cannot write it.
+    #[serde(default)]
+    pub ro: bool,
+    /// What the guest reads as the disk's serial.
+    #[serde(default)]
+    pub id: Option<String>,
+}
+
+impl FromStr for Disk {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |why: &str| Error::Disk {
+            disk: text.to_owned(),
+            why: why.to_owned(),
+        };
+        let mut parts = text.split(',');
+        let file = parts
+            .next()
+            .filter(|file| !file.is_empty())
+            .ok_or_else(|| wrong("it names no file"))?;
+        let mut disk = Self {
+            file: file.into(),
+            ro: false,
+            id: None,
+        };
+        for option in parts {
+            match option.split_once('=') {
+                None if option == "ro" => disk.ro = true,
+                Some(("id", id)) => disk.id = Some(id.to_owned()),
+                _ => {
+                    return Err(wrong(&format!(
+                        "'{option}' is no option of a disk: they are 'ro' and 'id=NAME' (a file whose name has a \
+                         comma goes into --config)"
+                    )));
+                }
+            }
+        }
+        Ok(disk)
+    }
+}
+
+/// What a guest's reboot does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnReboot {
+    /// Ends the run with its own exit code.
+    Exit,
+    /// Boots the machine again.
+    Restart,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("the configuration {} is not valid: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("'{0}' is not a size: give a number with a unit, for example 512M or 2G")]
+    Size(String),
+    #[error("memory of {0} bytes is out of range: a guest can have from 32M to 512G")]
+    Memory(u64),
+    #[error("memory of {0} bytes is not a multiple of 4096: give whole MiB, for example 512M")]
+    MemoryPages(u64),
+    #[error("{0} vCPUs are out of range: a guest can have 1 to {CPUS_MAX}")]
+    Cpus(u8),
+    #[error("{0} disks are too many: a guest can have {DISKS_MAX}")]
+    Disks(usize),
+    #[error("cannot use the disk '{disk}': {why}")]
+    Disk { disk: String, why: String },
+}
+
+impl Error {
+    /// Whether a file that was named is not there.
+    pub fn is_missing_file(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl Config {
+    /// Reads a configuration from JSON. Unknown keys are errors that name them.
+    pub fn from_json(path: &Path) -> Result<Self, Error> {
+        let text = fs::read(path).map_err(|source| Error::Read {
+            path: path.into(),
+            source,
+        })?;
+        serde_json::from_slice(&text).map_err(|source| Error::Json {
+            path: path.into(),
+            source,
+        })
+    }
+
+    /// Checks what single values cannot: ranges and combinations.
+    pub fn validate(&self) -> Result<(), Error> {
+        let Size(memory) = self.memory;
+        if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory) {
+            return Err(Error::Memory(memory));
+        }
+        if !memory.is_multiple_of(4096) {
+            return Err(Error::MemoryPages(memory));
+        }
+        if !(1..=CPUS_MAX).contains(&self.cpus) {
+            return Err(Error::Cpus(self.cpus));
+        }
+        if self.disks.len() > DISKS_MAX {
+            return Err(Error::Disks(self.disks.len()));
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            let wrong = |why: String| Error::Disk {
+                disk: disk.file.display().to_string(),
+                why,
+            };
+            if let Some(id) = &disk.id {
+                if id.is_empty() || id.len() > DISK_ID_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic())
+                {
+                    return Err(wrong(format!(
+                        "its id '{}' must be 1 to {DISK_ID_MAX} printable ASCII characters without blanks",
+                        id.escape_default()
+                    )));
+                }
+            }
+            let twin = self.disks[..index].iter().find(|other| other.file == disk.file);
+            if twin.is_some_and(|other| !(other.ro && disk.ro)) {
+                return Err(wrong("it is given twice, and not read-only both times".into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

@@ -1,0 +1,68 @@
+use std::io::{Read, pipe};
+
+use super::*;
+
+fn wait_until_finished(output: &Output) {
+    wait([Some(For::Reading(borrow(output.finished())))]).unwrap();
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte_in_order() {
+    let (mut reader, writer) = pipe().unwrap();
+    let output = Output::start(writer.into()).unwrap();
+    let sink = output.sink();
+    let expected: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+    let guest = thread::spawn({
+        let expected = expected.clone();
+        move || {
+            expected.iter().for_each(|byte| {
+                sink.wait_for_room();
+                sink.put(*byte);
+            })
+        }
+    });
+    let mut received = vec![0; 1000];
+    reader.read_exact(&mut received).unwrap();
+    thread::yield_now();
+    let rest = thread::spawn(move || {
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).map(|_| rest)
+    });
+    guest.join().unwrap();
+    output.close(Drain::All);
+    let tail = output.join();
+    received.extend(rest.join().unwrap().unwrap());
+    assert!(received == expected);
+    assert!(tail == expected[expected.len() - TAIL..]);
+}
+
+#[test]
+fn a_reader_that_never_reads_does_not_hold_up_the_end() {
+    let (_reader, writer) = pipe().unwrap();
+    let output = Output::start(writer.into()).unwrap();
+    let sink = output.sink();
+    let guest = thread::spawn(move || {
+        (0..1_000_000).for_each(|_| {
+            sink.wait_for_room();
+            sink.put(b'x');
+        })
+    });
+    output.release();
+    guest.join().unwrap();
+    output.close(Drain::AtOnce);
+    output.join();
+}
+
+#[test]
+fn a_closed_pipe_is_an_error_and_vcpus_go_on() {
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let output = Output::start(writer.into()).unwrap();
+    let sink = output.sink();
+    for _ in 0..4 * QUEUE_LIMIT {
+        sink.wait_for_room();
+        sink.put(b'x');
+    }
+    wait_until_finished(&output);
+    assert_eq!(output.take_error().unwrap().kind(), io::ErrorKind::BrokenPipe);
+}

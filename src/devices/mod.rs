@@ -1,0 +1,5 @@
+//! Devices of a PC that Linux expects even in the smallest machine.
+
+pub mod keyboard;
+pub mod power;
+pub mod serial;

@@ -1,0 +1,166 @@
+//! The 16550A serial port: vm-superio's registers between the guest and two byte streams.
+//!
+//! No byte is lost in either direction. Output waits, outside of the port's lock, until its sink has room.
+//! Input is taken only as far as the receive FIFO has room and the guest keeps RTS set, as a peer with RTS/CTS
+//! flow control would.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vm_superio::Serial;
+use vm_superio::serial::SerialEvents;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::BusDevice;
+use crate::interrupt::Interrupt;
+
+/// Register offsets (16550 data sheet).
+const THR: u64 = 0;
+const MCR: u64 = 4;
+const MCR_RTS: u8 = 1 << 1;
+
+/// Where the guest's output goes.
+pub trait Sink: Send + Sync {
+    /// Blocks until [`Sink::put`] has room for a byte of every vCPU.
+    fn wait_for_room(&self);
+    /// Takes a byte; never blocks.
+    fn put(&self, byte: u8);
+}
+
+/// Sink as the writer that vm-superio asks for.
+struct Output(Arc<dyn Sink>);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        bytes.iter().for_each(|&byte| self.0.put(byte));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tells whoever feeds the port that it has room again.
+struct Room {
+    event: EventFd,
+    wanted: AtomicBool,
+}
+
+impl Room {
+    fn made(&self) {
+        if self.wanted.swap(false, Ordering::AcqRel) {
+            // An eventfd's write fails only when its counter is full, and then it is readable already.
+            let _ = self.event.write(1);
+        }
+    }
+}
+
+impl SerialEvents for Room {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        self.made();
+    }
+}
+
+struct Port {
+    registers: Serial<Interrupt, Arc<Room>, Output>,
+    /// The guest has set RTS before, so a cleared RTS means "stop", not "never heard of it".
+    flow_control: bool,
+    request_to_send: bool,
+}
+
+/// A 16550A on eight addresses.
+pub struct SerialPort {
+    port: Mutex<Port>,
+    sink: Arc<dyn Sink>,
+    room: Arc<Room>,
+}
+
+impl SerialPort {
+    pub fn new(interrupt: Interrupt, sink: Arc<dyn Sink>) -> io::Result<Self> {
+        let room = Arc::new(Room {
+            event: EventFd::new(EFD_NONBLOCK)?,
+            wanted: AtomicBool::new(false),
+        });
+        let registers = Serial::with_events(interrupt, room.clone(), Output(sink.clone()));
+        let port = Port {
+            registers,
+            flow_control: false,
+            request_to_send: false,
+        };
+        Ok(Self {
+            port: Mutex::new(port),
+            sink,
+            room,
+        })
+    }
+
+    /// Becomes readable when [`SerialPort::receive`] refused bytes and there is room now.
+    pub fn room(&self) -> &EventFd {
+        &self.room.event
+    }
+
+    /// Hands input to the guest and returns how many bytes it took; [`SerialPort::room`] tells when to offer
+    /// the rest.
+    pub fn receive(&self, bytes: &[u8]) -> usize {
+        let mut port = self.lock();
+        let hold = port.flow_control && !port.request_to_send;
+        let count = if hold {
+            0
+        } else {
+            bytes.len().min(port.registers.fifo_capacity())
+        };
+        let taken = match port.registers.enqueue_raw_bytes(&bytes[..count]) {
+            Ok(taken) => taken,
+            Err(error) => {
+                log::debug!("serial port: {error}");
+                0
+            }
+        };
+        if taken < bytes.len() {
+            self.room.wanted.store(true, Ordering::Release);
+        }
+        taken
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Port> {
+        self.port.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BusDevice for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut port = self.lock();
+        // Registers are a byte wide; a wider access reads its neighbours too, as on the ISA bus.
+        for (register, byte) in (offset as u8..).zip(data) {
+            *byte = port.registers.read(register);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if offset == THR {
+            self.sink.wait_for_room();
+        }
+        let mut port = self.lock();
+        for (register, &byte) in (offset..).zip(data) {
+            if let Err(error) = port.registers.write(register as u8, byte) {
+                log::debug!("serial port: {error}");
+            }
+            if register == MCR {
+                port.request_to_send = byte & MCR_RTS != 0;
+                port.flow_control |= port.request_to_send;
+                if port.request_to_send {
+                    self.room.made();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "serial_test.rs"]
+mod tests;

@@ -1,0 +1,89 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const RBR: u64 = 0;
+const IER: u64 = 1;
+const LSR: u64 = 5;
+
+#[derive(Default)]
+struct Collected(Mutex<Vec<u8>>);
+
+impl Sink for Collected {
+    fn wait_for_room(&self) {}
+    fn put(&self, byte: u8) {
+        self.0.lock().unwrap().push(byte);
+    }
+}
+
+fn port() -> (SerialPort, Arc<Collected>, Interrupt) {
+    let interrupt = Interrupt::new().unwrap();
+    let sink = Arc::new(Collected::default());
+    (
+        SerialPort::new(interrupt.try_clone().unwrap(), sink.clone()).unwrap(),
+        sink,
+        interrupt,
+    )
+}
+
+fn read(port: &SerialPort, offset: u64) -> u8 {
+    let mut data = [0xff];
+    port.read(offset, &mut data);
+    data[0]
+}
+
+#[test]
+fn what_the_guest_transmits_reaches_the_sink() {
+    let (port, sink, _) = port();
+    b"boat".iter().for_each(|byte| port.write(THR, &[*byte]));
+    assert_eq!(*sink.0.lock().unwrap(), b"boat");
+}
+
+#[test]
+fn input_beyond_the_fifo_waits_until_the_guest_has_read() {
+    let (port, _, interrupt) = port();
+    port.write(IER, &[1]);
+    let input: Vec<u8> = (0..200).collect();
+    let mut offered = &input[..];
+    let mut received = Vec::new();
+    while received.len() < input.len() {
+        let taken = port.receive(offered);
+        offered = &offered[taken..];
+        assert!(interrupt.fd().read().is_ok(), "the guest is told about input");
+        while read(&port, LSR) & 1 != 0 {
+            received.push(read(&port, RBR));
+        }
+        assert_eq!(
+            port.room().read().is_ok(),
+            !offered.is_empty(),
+            "whoever waits is told about room"
+        );
+    }
+    assert_eq!(received, input);
+}
+
+#[test]
+fn a_guest_that_clears_rts_gets_nothing_until_it_sets_it_again() {
+    let (port, _, _) = port();
+    assert_eq!(port.receive(b"a"), 1, "a guest that never set RTS is not held up");
+    port.write(MCR, &[MCR_RTS]);
+    port.write(MCR, &[0]);
+    assert_eq!(port.receive(b"b"), 0);
+    assert!(port.room().read().is_err());
+    port.write(MCR, &[MCR_RTS]);
+    assert!(port.room().read().is_ok());
+    assert_eq!(port.receive(b"b"), 1);
+}
+
+proptest! {
+    #[test]
+    fn no_access_panics_and_input_is_never_taken_beyond_the_fifo(
+        accesses in prop::collection::vec((0u64..8, any::<bool>(), prop::collection::vec(any::<u8>(), 0..9)), 0..200)
+    ) {
+        let (port, _, _) = port();
+        for (offset, write, mut data) in accesses {
+            prop_assert!(port.receive(&data) <= data.len());
+            if write { port.write(offset, &data) } else { port.read(offset, &mut data) }
+        }
+    }
+}

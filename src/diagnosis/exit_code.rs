@@ -1,0 +1,120 @@
+//! The exit codes of `coracle`, in one place. They never change their meaning; docs/exit-codes.md is their page.
+
+/// The guest powered itself off.
+pub const POWERED_OFF: u8 = 0;
+/// The guest rebooted, and reboots end the run.
+pub const REBOOTED: u8 = 100;
+
+// 101 is what a Rust program that panicked exits with: never ours.
+
+/// The guest kernel panicked for a reason that has no code of its own. 102 to 109 are all kernel panics.
+pub const PANICKED: u8 = 102;
+/// The guest kernel panicked: no root file system.
+pub const NO_ROOT: u8 = 103;
+/// The guest kernel panicked: no program to run as init.
+pub const NO_INIT: u8 = 104;
+/// The guest kernel panicked: init, its first process, ended.
+pub const INIT_DIED: u8 = 105;
+/// The guest kernel panicked: out of memory.
+pub const OUT_OF_MEMORY: u8 = 106;
+
+/// A guest processor shut down: triple fault.
+pub const TRIPLE_FAULT: u8 = 110;
+/// KVM could not run the guest any further.
+pub const KVM_FAILED: u8 = 111;
+/// The person typed Ctrl-A x.
+pub const QUIT: u8 = 112;
+
+/// Coracle itself failed, or did not understand its arguments.
+pub const FAILED: u8 = 125;
+/// This host cannot run guests.
+pub const HOST_CANNOT: u8 = 126;
+/// A file that was named is missing.
+pub const FILE_MISSING: u8 = 127;
+
+/// Nobody reads the guest's console output any more: what a shell reports for SIGPIPE.
+pub const CONSOLE_CLOSED: u8 = 141;
+
+/// Ended by a signal: 128 and its number, as shells report it.
+pub fn from_signal(signal: i32) -> u8 {
+    signal
+        .checked_add(128)
+        .and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(FAILED)
+}
+
+/// Every code and its meaning, in order, for people.
+pub const TABLE: &[(u8, &str)] = &[
+    (POWERED_OFF, "the guest powered off"),
+    (REBOOTED, "the guest rebooted (with --on-reboot exit)"),
+    (
+        PANICKED,
+        "the guest kernel panicked, for any other reason than the next four",
+    ),
+    (NO_ROOT, "the guest kernel panicked: no root file system"),
+    (NO_INIT, "the guest kernel panicked: no init that it can run"),
+    (INIT_DIED, "the guest kernel panicked: init died"),
+    (OUT_OF_MEMORY, "the guest kernel panicked: out of memory"),
+    (TRIPLE_FAULT, "triple fault: a guest processor shut down"),
+    (KVM_FAILED, "KVM could not run the guest any further"),
+    (QUIT, "quit from the console with Ctrl-A x"),
+    (
+        FAILED,
+        "Coracle itself failed, or did not understand its arguments",
+    ),
+    (HOST_CANNOT, "this host cannot run guests: see coracle doctor"),
+    (FILE_MISSING, "a file is missing"),
+    (CONSOLE_CLOSED, "nobody reads the guest's console output any more"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../docs/exit-codes.md");
+
+    #[test]
+    fn the_page_lists_every_code_with_its_meaning() {
+        for (code, meaning) in TABLE {
+            assert!(
+                PAGE.contains(&format!("| {code} | {meaning} |")),
+                "docs/exit-codes.md lacks {code}: {meaning}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_page_lists_no_code_that_does_not_exist() {
+        let listed = PAGE
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse::<u8>().ok());
+        let codes: Vec<u8> = TABLE.iter().map(|(code, _)| *code).collect();
+        assert_eq!(listed.collect::<Vec<_>>(), codes);
+    }
+
+    #[test]
+    fn every_code_in_this_file_is_in_the_table_once() {
+        let constants = include_str!("exit_code.rs")
+            .lines()
+            .filter(|line| line.starts_with("pub const "));
+        let codes: Vec<u8> = constants
+            .filter_map(|line| line.strip_suffix(';')?.split_once(": u8 = ")?.1.parse().ok())
+            .collect();
+        assert_eq!(codes, TABLE.iter().map(|(code, _)| *code).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_signal_ends_as_a_shell_would_report_it() {
+        assert_eq!(from_signal(libc::SIGTERM), 143);
+        assert_eq!(from_signal(libc::SIGHUP), 129);
+        assert_eq!(from_signal(libc::SIGINT), 130);
+        assert_eq!(from_signal(libc::SIGPIPE), CONSOLE_CLOSED);
+    }
+
+    #[test]
+    fn a_number_that_is_no_signal_is_a_failure_of_ours() {
+        for signal in [i32::MIN, -129, 128, i32::MAX] {
+            assert_eq!(from_signal(signal), FAILED);
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Why a run ended: an [`Outcome`] and the guest's last console lines into an exit code, one explanation and one
+//! suggestion.
+//!
+//! What the console says is the guest's own word: it picks among explanations and is quoted, no more.
+
+/// The guest's last console lines, safe to show.
+mod console;
+/// The exit codes of `coracle`.
+pub mod exit_code;
+/// A Linux guest's panic.
+mod panic;
+
+use std::fmt;
+use std::io;
+
+use crate::machine::Outcome;
+use panic::Panic;
+
+/// How many console lines an explanation shows.
+const CONSOLE_LINES: usize = 6;
+
+/// What an explanation may use of the machine that ran.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub memory_mib: u64,
+    pub has_initrd: bool,
+    pub has_disk: bool,
+    /// Whether the guest was Coracle's own.
+    pub built_in: bool,
+    /// The kernel's whole command line.
+    pub command_line: String,
+}
+
+impl Facts {
+    /// The root device that the command line names; the last one counts.
+    fn root(&self) -> Option<String> {
+        self.command_line
+            .split_whitespace()
+            .rev()
+            .find_map(|word| word.strip_prefix("root="))
+            .map(console::clean)
+    }
+
+    fn has_word(&self, wanted: &str) -> bool {
+        self.command_line.split_whitespace().any(|word| word == wanted)
+    }
+
+    fn has_serial_console(&self) -> bool {
+        self.command_line
+            .split_whitespace()
+            .any(|word| word.starts_with("console=ttyS0"))
+    }
+}
+
+/// What a run's end means to whoever started it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub exit_code: u8,
+    /// None after a clean power-off.
+    pub explanation: Option<Explanation>,
+}
+
+/// One short block for stderr.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Explanation {
+    pub what: String,
+    /// The console lines that matter, at most 6, without anything that a terminal acts on.
+    pub console: Vec<String>,
+    pub cause: Option<String>,
+    pub next: Option<String>,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "coracle: {}", console::shorten(&self.what))?;
+        for line in &self.console {
+            write!(formatter, "\n  | {}", console::shorten(line))?;
+        }
+        if let Some(cause) = &self.cause {
+            write!(formatter, "\n  likely: {}", console::shorten(cause))?;
+        }
+        if let Some(next) = &self.next {
+            write!(formatter, "\n  try: {}", console::shorten(next))?;
+        }
+        Ok(())
+    }
+}
+
+/// Words an outcome. `console_tail` is the raw end of the guest's console output; 8 KiB of it are enough, and no
+/// more is looked at.
+pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Verdict {
+    let lines = console::lines(console_tail);
+    let panic = panic::find(&lines);
+    let (exit_code, explanation) = match (outcome, &panic) {
+        (Outcome::PoweredOff, _) => {
+            return Verdict {
+                exit_code: exit_code::POWERED_OFF,
+                explanation: None,
+            };
+        }
+        // A panicked Linux resets the machine, through a triple fault if nothing else works.
+        (Outcome::Reset | Outcome::TripleFault { .. }, Some(panic)) => {
+            (panic.exit_code(), panic.explain(facts))
+        }
+        (Outcome::Reset, None) => (exit_code::REBOOTED, reset(&lines, facts)),
+        (Outcome::TripleFault { .. }, None) if panic::is_restarting(&lines) => {
+            (exit_code::REBOOTED, reset(&lines, facts))
+        }
+        (Outcome::TripleFault { instruction_pointer }, None) => (
+            exit_code::TRIPLE_FAULT,
+            triple_fault(*instruction_pointer, &lines, facts),
+        ),
+        (
+            Outcome::InternalError {
+                suberror,
+                instruction_pointer,
+                instruction,
+            },
+            _,
+        ) => (
+            exit_code::KVM_FAILED,
+            internal_error(*suberror, *instruction_pointer, instruction, &lines),
+        ),
+        (Outcome::EntryFailed { reason }, _) => (exit_code::KVM_FAILED, entry_failed(*reason)),
+        (Outcome::UnexpectedExit { reason }, _) => {
+            let what =
+                format!("KVM stopped the guest with exit reason {reason}, which Coracle does not know");
+            let next = Some("coracle doctor; the host's `dmesg` may say more".into());
+            (
+                exit_code::KVM_FAILED,
+                Explanation {
+                    what,
+                    console: last(&lines),
+                    next,
+                    ..Explanation::default()
+                },
+            )
+        }
+        (Outcome::RunFailed(error), _) => (exit_code::KVM_FAILED, run_failed(error, &lines)),
+        (Outcome::Quit, panic) => (
+            exit_code::QUIT,
+            stopped("Ctrl-A x", panic.as_ref(), &lines, facts),
+        ),
+        (Outcome::Signal(number), panic) => {
+            let by = signal_name(*number).map_or_else(|| format!("signal {number}"), str::to_owned);
+            (
+                exit_code::from_signal(*number),
+                stopped(&by, panic.as_ref(), &lines, facts),
+            )
+        }
+        (Outcome::ConsoleLost(error), _) => console_lost(error),
+    };
+    Verdict {
+        exit_code,
+        explanation: Some(explanation.limited()),
+    }
+}
+
+impl Explanation {
+    fn limited(mut self) -> Self {
+        let surplus = self.console.len().saturating_sub(CONSOLE_LINES);
+        self.console.drain(..surplus);
+        self
+    }
+}
+
+fn reset(lines: &[String], facts: &Facts) -> Explanation {
+    if lines.is_empty() {
+        let (cause, next) = silence(facts);
+        return Explanation {
+            what: "the guest reset itself and had printed nothing".into(),
+            cause,
+            next,
+            ..Explanation::default()
+        };
+    }
+    Explanation {
+        what: "the guest rebooted".into(),
+        next: Some("--on-reboot restart to let it start again".into()),
+        ..Explanation::default()
+    }
+}
+
+fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Facts) -> Explanation {
+    let place = at(instruction_pointer);
+    let what =
+        format!("triple fault{place}: the guest could not handle an exception, nor the exception of failing");
+    if lines.is_empty() {
+        let cause = format!(
+            "the kernel broke off before it printed anything: {} MiB are too little for it, or it is damaged, or it \
+             needs a processor feature that is not there",
+            facts.memory_mib
+        );
+        let next = "--cmdline 'console=ttyS0 earlyprintk=serial' to see how far it comes; more --memory";
+        return Explanation {
+            what,
+            cause: Some(cause),
+            next: Some(next.into()),
+            ..Explanation::default()
+        };
+    }
+    let cause = match panic::oops(lines) {
+        Some(oops) => Some(format!("the kernel failed first: {oops}")),
+        None if facts.has_word("reboot=t") || facts.has_word("reboot=triple") => {
+            Some("the command line's reboot=t makes every reboot a triple fault".into())
+        }
+        None => None,
+    };
+    Explanation {
+        what,
+        console: last(lines),
+        cause,
+        next: None,
+    }
+}
+
+/// Linux's KVM API, section 5, `KVM_EXIT_INTERNAL_ERROR`.
+fn internal_error(
+    suberror: u32,
+    instruction_pointer: Option<u64>,
+    instruction: &[u8],
+    lines: &[String],
+) -> Explanation {
+    const ADVICE: &str = "coracle doctor, which says whether this host's KVM can run a guest kernel";
+    let place = at(instruction_pointer);
+    let bytes: Vec<String> = instruction
+        .iter()
+        .take(15)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let bytes = if bytes.is_empty() {
+        String::new()
+    } else {
+        format!(" (bytes {})", bytes.join(" "))
+    };
+    let (failure, cause) = match suberror {
+        1 if !instruction.is_empty() && instruction.iter().all(|&byte| byte == 0) => (
+            "could not emulate an instruction",
+            "the guest jumped to memory that holds no code",
+        ),
+        1 => (
+            "could not emulate an instruction",
+            "this KVM interprets guest kernels and does not know the instruction",
+        ),
+        2 => (
+            "met a second exception while it emulated one",
+            "a bug in the guest kernel's earliest code",
+        ),
+        3 => (
+            "met a fault while it delivered an interrupt",
+            "the guest's interrupt tables are broken, or not in its memory",
+        ),
+        4 => (
+            "met an exit of the processor that it does not know",
+            "a bug or an old version of the host's KVM",
+        ),
+        _ => (
+            "met an error of its own",
+            "a bug or an old version of the host's KVM",
+        ),
+    };
+    let what = format!("KVM {failure}{place}{bytes}: internal error {suberror}");
+    Explanation {
+        what,
+        console: last(lines),
+        cause: Some(cause.into()),
+        next: Some(ADVICE.into()),
+    }
+}
+
+fn entry_failed(reason: u64) -> Explanation {
+    // Intel SDM volume 3, section 27.8: bit 31 and basic reason 33. AMD APM volume 2, appendix C: VMEXIT_INVALID.
+    let refused_state = reason == 0x8000_0021 || reason == u64::from(u32::MAX) || reason == u64::MAX;
+    Explanation {
+        what: format!("the processor refused to enter the guest: hardware reason {reason:#x}"),
+        cause: refused_state
+            .then(|| "a state of the guest's registers that this processor or its KVM does not allow".into()),
+        next: Some("coracle doctor; the host's `dmesg` says more".into()),
+        ..Explanation::default()
+    }
+}
+
+fn run_failed(error: &io::Error, lines: &[String]) -> Explanation {
+    let cause = match error.raw_os_error() {
+        Some(libc::EFAULT) => Some("the guest used memory that the host could not give, or left its own"),
+        Some(libc::ENOMEM) => Some("the host is out of memory"),
+        _ => None,
+    };
+    Explanation {
+        what: console::clean(&format!("KVM could not run the guest: {error}")),
+        console: last(lines),
+        cause: cause.map(str::to_owned),
+        next: Some("coracle doctor; the host's `dmesg` may say more".into()),
+    }
+}
+
+/// A run that a person or a program ended. A guest that had stood still says why.
+fn stopped(by: &str, panic: Option<&Panic<'_>>, lines: &[String], facts: &Facts) -> Explanation {
+    if let Some(panic) = panic {
+        let what = format!(
+            "ended by {by}; the guest kernel had panicked: {}",
+            panic.summary()
+        );
+        return Explanation {
+            what,
+            ..panic.explain(facts)
+        };
+    }
+    let what = format!("ended by {by}, as if the guest's power had been cut");
+    if lines.is_empty() {
+        let (cause, next) = silence(facts);
+        return Explanation {
+            what: format!("{what}; it had printed nothing"),
+            cause,
+            next,
+            ..Explanation::default()
+        };
+    }
+    Explanation {
+        what,
+        ..Explanation::default()
+    }
+}
+
+fn console_lost(error: &io::Error) -> (u8, Explanation) {
+    let (exit_code, what) = match error.kind() {
+        io::ErrorKind::BrokenPipe => (
+            exit_code::CONSOLE_CLOSED,
+            "nobody reads the guest's console output any more: its power was cut".into(),
+        ),
+        _ => (
+            exit_code::FAILED,
+            console::clean(&format!("cannot write the guest's console output: {error}")),
+        ),
+    };
+    (
+        exit_code,
+        Explanation {
+            what,
+            ..Explanation::default()
+        },
+    )
+}
+
+/// Why a kernel may have printed nothing, and what to do.
+fn silence(facts: &Facts) -> (Option<String>, Option<String>) {
+    let (cause, next) = if facts.built_in {
+        (
+            "this host's KVM is too slow or too old for a guest kernel",
+            "coracle doctor",
+        )
+    } else if !facts.has_serial_console() {
+        (
+            "the command line does not name the serial console",
+            "--cmdline console=ttyS0",
+        )
+    } else if facts.has_word("quiet") {
+        (
+            "`quiet` on the command line hides what the kernel says",
+            "a command line without `quiet`",
+        )
+    } else {
+        (
+            "the kernel has no serial console (CONFIG_SERIAL_8250_CONSOLE), or stopped before it was up",
+            "--cmdline earlyprintk=serial to see earlier output; coracle doctor if there is still none",
+        )
+    };
+    (Some(cause.into()), Some(next.into()))
+}
+
+/// The last lines of the console.
+fn last(lines: &[String]) -> Vec<String> {
+    lines[lines.len().saturating_sub(4)..].to_vec()
+}
+
+fn at(instruction_pointer: Option<u64>) -> String {
+    instruction_pointer.map_or_else(String::new, |address| format!(" at {address:#x}"))
+}
+
+/// The names of the signals that end programs (signal(7)).
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGHUP => "SIGHUP",
+        libc::SIGINT => "SIGINT",
+        libc::SIGQUIT => "SIGQUIT",
+        libc::SIGILL => "SIGILL",
+        libc::SIGTRAP => "SIGTRAP",
+        libc::SIGABRT => "SIGABRT",
+        libc::SIGBUS => "SIGBUS",
+        libc::SIGFPE => "SIGFPE",
+        libc::SIGKILL => "SIGKILL",
+        libc::SIGSEGV => "SIGSEGV",
+        libc::SIGPIPE => "SIGPIPE",
+        libc::SIGALRM => "SIGALRM",
+        libc::SIGTERM => "SIGTERM",
+        libc::SIGSYS => "SIGSYS",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+#[path = "explain_test.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! The only module that names KVM: what it offers the machine is a VM, its vCPUs and their exits.
+
+pub mod probe;
+mod vcpu;
+
+use std::io;
+
+use kvm_bindings::{
+    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+pub use kvm_bindings::{CpuId, kvm_cpuid_entry2 as CpuIdEntry, kvm_msr_entry as Msr, kvm_segment as Segment};
+pub use kvm_bindings::{kvm_regs as Registers, kvm_sregs as SpecialRegisters};
+pub use vcpu::{Exit, Vcpu};
+
+use crate::interrupt::Interrupt;
+
+/// The API version that every KVM since Linux 2.6.22 answers.
+const API_VERSION: i32 = 12;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open /dev/kvm: {source} ({})", open_advice(.source))]
+    Open { source: io::Error },
+    #[error("/dev/kvm answers API version {0}, not {API_VERSION}: this is no KVM that Coracle knows")]
+    Version(i32),
+    #[error("KVM refused to {what}: {source} (coracle doctor says whether this host can run guests)")]
+    Call { what: &'static str, source: io::Error },
+}
+
+fn open_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "add yourself to the kvm group: sudo usermod -aG kvm $USER",
+        io::ErrorKind::NotFound => {
+            "load the module: sudo modprobe kvm_intel or kvm_amd; coracle doctor tells more"
+        }
+        _ => "coracle doctor tells more",
+    }
+}
+
+/// Words a failed KVM call.
+fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    move |error| Error::Call {
+        what,
+        source: error.into(),
+    }
+}
+
+/// The host's KVM.
+pub struct Kvm(kvm_ioctls::Kvm);
+
+impl Kvm {
+    /// Opens /dev/kvm.
+    pub fn open() -> Result<Self, Error> {
+        let kvm = kvm_ioctls::Kvm::new().map_err(|error| Error::Open { source: error.into() })?;
+        match kvm.get_api_version() {
+            API_VERSION => Ok(Self(kvm)),
+            other => Err(Error::Version(other)),
+        }
+    }
+
+    /// The CPUID leaves that this KVM can show a guest.
+    pub fn supported_cpuid(&self) -> Result<CpuId, Error> {
+        self.0
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("tell its CPUID leaves"))
+    }
+
+    /// Whether the local APIC's timer can be set to a TSC deadline. The supported CPUID leaves do not say.
+    pub fn has_tsc_deadline_timer(&self) -> bool {
+        self.0.check_extension(kvm_ioctls::Cap::TscDeadlineTimer)
+    }
+
+    /// A VM without memory, interrupt controllers or vCPUs.
+    pub fn create_vm(&self) -> Result<Vm, Error> {
+        loop {
+            match self.0.create_vm() {
+                // A signal that arrives in the middle of it interrupts the call.
+                Err(error) if error.errno() == libc::EINTR => (),
+                result => return result.map(|fd| Vm { fd }).map_err(refused("create a VM")),
+            }
+        }
+    }
+}
+
+/// A VM: guest memory, interrupt controllers, and what is wired to them.
+pub struct Vm {
+    fd: VmFd,
+}
+
+impl Vm {
+    /// Makes `memory` the guest's. To be called before [`Vm::create_interrupt_controllers`]: after it, each
+    /// region costs a grace period of several milliseconds.
+    ///
+    /// # Safety
+    /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
+    pub unsafe fn set_memory(&self, memory: &GuestMemoryMmap) -> Result<(), Error> {
+        for (slot, region) in memory.iter().enumerate() {
+            let region = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().0,
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the region is a mapping of that size, which by this function's contract outlives the VM.
+            unsafe { self.fd.set_user_memory_region(region) }.map_err(refused("take guest memory"))?;
+        }
+        Ok(())
+    }
+
+    /// Creates the local APICs, the IO-APIC, the PICs and the PIT, all inside KVM.
+    ///
+    /// `tss` and `identity_map` are the guest addresses of three pages and one page that KVM needs for itself
+    /// on Intel processors (KVM API, `KVM_SET_TSS_ADDR` and `KVM_SET_IDENTITY_MAP_ADDR`).
+    pub fn create_interrupt_controllers(&self, tss: u64, identity_map: u64) -> Result<(), Error> {
+        self.fd
+            .set_identity_map_address(identity_map)
+            .map_err(refused("place its identity map"))?;
+        self.fd
+            .set_tss_address(tss as usize)
+            .map_err(refused("place its TSS"))?;
+        self.fd
+            .create_irq_chip()
+            .map_err(refused("create interrupt controllers"))?;
+        // The speaker port is 0x61, which kernels poll while they calibrate timers.
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        self.fd.create_pit2(pit).map_err(refused("create a timer"))
+    }
+
+    /// Creates the vCPU whose local APIC has this ID.
+    pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, Error> {
+        self.fd
+            .create_vcpu(id.into())
+            .map(Vcpu::new)
+            .map_err(refused("create a vCPU"))
+    }
+
+    /// Wires an interrupt to an input of the interrupt controllers.
+    pub fn connect_interrupt(&self, interrupt: &Interrupt, line: u32) -> Result<(), Error> {
+        self.fd
+            .register_irqfd(interrupt.fd(), line)
+            .map_err(refused("connect an interrupt"))
+    }
+
+    /// Makes a 4-byte guest write of `value` to an MMIO address signal `event` instead of exiting.
+    pub fn connect_notification(&self, event: &EventFd, address: u64, value: u32) -> Result<(), Error> {
+        self.fd
+            .register_ioevent(event, &IoEventAddress::Mmio(address), value)
+            .map_err(refused("connect a notification"))
+    }
+}

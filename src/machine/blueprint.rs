@@ -1,0 +1,210 @@
+//! A machine before KVM knows of it: its files open, its devices placed, its kernel in guest memory.
+//!
+//! This is all that `coracle run --dry-run` needs, so it works on hosts without KVM.
+
+use std::fmt;
+
+use vm_memory::GuestAddress;
+
+use super::Error;
+use super::memory::Memory;
+use crate::boot::{self, CommandLine, Image, Initrd, Kernel, Protocol};
+use crate::built_in;
+use crate::config::{Config, Disk};
+use crate::virtio::block::Block;
+use crate::x86::acpi::{self, VirtioMmioWindow};
+use crate::x86::memory_map::{Kind, memory_map};
+use crate::x86::{layout, mp_table, pvh, zero_page};
+
+/// On every command line, before the text of the person: the serial console, and an end rather than a hang
+/// when the kernel panics.
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
+/// Also for the built-in kernel.
+const BUILT_IN_COMMAND_LINE: &str = "quiet";
+
+/// A disk and where the guest finds it.
+pub struct PlacedDisk {
+    pub device: Block,
+    pub window: VirtioMmioWindow,
+}
+
+/// Everything about a machine but KVM.
+pub struct Blueprint {
+    pub cpus: u8,
+    pub memory: Memory,
+    pub kernel: Kernel,
+    pub disks: Vec<PlacedDisk>,
+    pub initrd: Option<Initrd>,
+    pub command_line: String,
+    rsdp: Option<GuestAddress>,
+    config: Config,
+}
+
+impl Blueprint {
+    /// Opens the files of `config`, and fills guest memory as the kernel expects it at its entry.
+    ///
+    /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
+    pub fn new(config: &Config, console_hints: &str) -> Result<Self, Error> {
+        let kernel_image = match &config.kernel {
+            Some(path) => Image::open(path)?,
+            None => built_in::kernel().ok_or(Error::NoBuiltInGuest)?,
+        };
+        let initrd_image = match (&config.initrd, &config.kernel) {
+            (Some(path), _) => Some(Image::open(path)?),
+            (None, Some(_)) => None,
+            (None, None) => built_in::initrd(),
+        };
+        let disks = place_disks(&config.disks)?;
+
+        let memory = Memory::allocate(config.memory.0)?;
+        let guest = memory.guest();
+        let kernel = boot::load_kernel(&kernel_image, guest)?;
+        let initrd = initrd_image
+            .as_ref()
+            .map(|image| boot::load_initrd(image, guest, &kernel))
+            .transpose()?;
+
+        let mut line = CommandLine::new(COMMAND_LINE)?;
+        if config.kernel.is_none() {
+            line.append(BUILT_IN_COMMAND_LINE)?;
+            line.append(console_hints)?;
+        }
+        line.append(&root_parameters(config, initrd.is_some()))?;
+        line.append(&config.cmdline)?;
+        for disk in &disks {
+            line.append_virtio_mmio(GuestAddress(disk.window.address), disk.window.irq)?;
+        }
+        line.check(kernel.command_line_limit)?;
+        let address = GuestAddress(layout::COMMAND_LINE);
+        boot::command_line::write(&line, guest, address)?;
+
+        mp_table::write(guest, config.cpus)?;
+        // The built-in kernel knows no ACPI.
+        let rsdp = match &config.kernel {
+            Some(_) => {
+                let windows: Vec<_> = disks.iter().map(|disk| disk.window).collect();
+                Some(acpi::write(guest, config.cpus, &windows)?)
+            }
+            None => None,
+        };
+        let modules = initrd.as_ref().map(|initrd| (initrd.address.0, initrd.size));
+        match kernel.protocol {
+            Protocol::Pvh => pvh::write(guest, address, modules, rsdp)?,
+            Protocol::Linux64 => {
+                zero_page::write(guest, kernel.setup_header.as_ref(), address, modules, rsdp)?
+            }
+        }
+        Ok(Self {
+            cpus: config.cpus,
+            command_line: line.text()?,
+            memory,
+            kernel,
+            disks,
+            initrd,
+            rsdp,
+            config: config.clone(),
+        })
+    }
+}
+
+/// Opens the disks and gives each a window and an interrupt line.
+fn place_disks(disks: &[Disk]) -> Result<Vec<PlacedDisk>, Error> {
+    let windows = (layout::VIRTIO_MMIO..).step_by(layout::VIRTIO_MMIO_SIZE as usize);
+    let lines = layout::VIRTIO_IRQ_FIRST..=layout::VIRTIO_IRQ_LAST;
+    let place = |(disk, (address, irq)): (&Disk, (u64, u32))| {
+        let device = Block::open(&disk.file, disk.ro, disk.id.as_deref())?;
+        Ok(PlacedDisk {
+            device,
+            window: VirtioMmioWindow {
+                address,
+                size: layout::VIRTIO_MMIO_SIZE,
+                irq,
+            },
+        })
+    };
+    disks.iter().zip(windows.zip(lines)).map(place).collect()
+}
+
+/// Without an initrd the first disk is the root file system, unless the person says otherwise.
+fn root_parameters(config: &Config, has_initrd: bool) -> String {
+    match config.disks.first() {
+        Some(disk) if !has_initrd && !config.cmdline.split(' ').any(|word| word.starts_with("root=")) => {
+            format!("root=/dev/vda {}", if disk.ro { "ro" } else { "rw" })
+        }
+        _ => String::new(),
+    }
+}
+
+/// What `--dry-run` prints.
+impl fmt::Display for Blueprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kernel_name = match &self.config.kernel {
+            Some(path) => path.display().to_string(),
+            None => "built-in".into(),
+        };
+        writeln!(f, "kernel        {kernel_name}")?;
+        writeln!(f, "  format      {}", self.kernel.format)?;
+        writeln!(
+            f,
+            "  entry       {:#x}, {}",
+            self.kernel.entry.0, self.kernel.protocol
+        )?;
+        writeln!(f, "  ends at     {:#x}", self.kernel.end.0)?;
+        match &self.initrd {
+            Some(initrd) => writeln!(f, "initrd        {:#x}, {} bytes", initrd.address.0, initrd.size)?,
+            None => writeln!(f, "initrd        none")?,
+        }
+        writeln!(f, "command line  {}", self.command_line)?;
+        writeln!(f, "vCPUs         {}", self.cpus)?;
+        writeln!(f, "memory        {} MiB", self.config.memory.0 >> 20)?;
+        for range in memory_map(self.memory.guest()) {
+            let kind = match range.kind {
+                Kind::Ram => "RAM",
+                Kind::Reserved => "reserved",
+            };
+            writeln!(
+                f,
+                "  {:#012x} to {:#012x}  {kind}",
+                range.start,
+                range.start + range.size
+            )?;
+        }
+        writeln!(f, "tables        MP table at {:#x}", layout::MP_TABLE)?;
+        if let Some(rsdp) = self.rsdp {
+            writeln!(f, "              ACPI, RSDP at {:#x}", rsdp.0)?;
+        }
+        writeln!(f, "devices")?;
+        let ports = |first: u16, count: u16| format!("ports {first:#x} to {:#x}", first + count - 1);
+        let serial = ports(layout::SERIAL_PORT, layout::SERIAL_PORT_COUNT);
+        writeln!(
+            f,
+            "  serial console (16550A)       {serial}, IRQ {}",
+            layout::SERIAL_IRQ
+        )?;
+        let keyboard = ports(layout::KEYBOARD_PORT, layout::KEYBOARD_PORT_COUNT);
+        writeln!(f, "  keyboard controller (reset)   {keyboard}")?;
+        writeln!(
+            f,
+            "  sleep registers (power-off)   {}",
+            ports(layout::SLEEP_CONTROL_PORT, 2)
+        )?;
+        for (index, (disk, config)) in self.disks.iter().zip(&self.config.disks).enumerate() {
+            let window = disk.window;
+            let name = format!("virtio disk {index}");
+            let mode = if config.ro { "read-only" } else { "read-write" };
+            writeln!(
+                f,
+                "  {name:<29} {:#x} to {:#x}, IRQ {}: {}, {mode}",
+                window.address,
+                window.address + window.size - 1,
+                window.irq,
+                config.file.display(),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "blueprint_test.rs"]
+mod tests;

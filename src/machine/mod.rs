@@ -1,0 +1,301 @@
+//! A [`Blueprint`] becomes a running machine, and a running machine an [`Outcome`].
+
+mod blueprint;
+mod ending;
+mod memory;
+mod outcome;
+mod vcpu;
+
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+pub use blueprint::Blueprint;
+pub use outcome::Outcome;
+
+use crate::boot::{self, Kernel, Protocol};
+use crate::bus::{self, Bus};
+use crate::devices::keyboard::KeyboardController;
+use crate::devices::power::SleepRegisters;
+use crate::devices::serial::{SerialPort, Sink};
+use crate::interrupt::Interrupt;
+use crate::kvm::{self, CpuId, Kvm, Vcpu, Vm};
+use crate::virtio::block::OpenError;
+use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::x86::cpuid::{self, Topology};
+use crate::x86::{acpi, layout, mp_table, msrs, pvh, registers, zero_page};
+use blueprint::PlacedDisk;
+use ending::Ending;
+use memory::Memory;
+
+/// Why a machine could not be built or started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Kvm(#[from] kvm::Error),
+    #[error(transparent)]
+    Boot(#[from] boot::Error),
+    #[error(transparent)]
+    CommandLine(#[from] boot::command_line::Error),
+    #[error(transparent)]
+    Disk(#[from] OpenError),
+    #[error(transparent)]
+    Memory(#[from] memory::Error),
+    #[error(transparent)]
+    MpTable(#[from] mp_table::Error),
+    #[error(transparent)]
+    Acpi(#[from] acpi::Error),
+    #[error(transparent)]
+    ZeroPage(#[from] zero_page::Error),
+    #[error(transparent)]
+    StartInfo(#[from] pvh::Error),
+    #[error("cannot write the boot tables to guest memory: {0}")]
+    BootTables(#[from] vm_memory::GuestMemoryError),
+    #[error(transparent)]
+    Bus(#[from] bus::RangeTaken),
+    #[error("cannot {what}: {source}")]
+    System { what: &'static str, source: io::Error },
+    #[error(
+        "this coracle carries no built-in guest: give a kernel with --kernel FILE, or build one in with 'make guest' \
+         and build coracle again"
+    )]
+    NoBuiltInGuest,
+}
+
+impl Error {
+    /// Whether a file that was named is not there.
+    pub fn is_missing_file(&self) -> bool {
+        match self {
+            Self::Boot(error) => error.is_missing(),
+            Self::Disk(error) => error.is_missing(),
+            _ => false,
+        }
+    }
+
+    /// Whether the host cannot run any machine.
+    pub fn is_host(&self) -> bool {
+        matches!(self, Self::Kvm(_))
+    }
+}
+
+/// A machine whose first vCPU stands at the kernel's entry.
+pub struct Machine {
+    vcpus: Vec<Vcpu>,
+    shared: Arc<vcpu::Shared>,
+    serial: Arc<SerialPort>,
+    transports: Vec<Arc<MmioTransport>>,
+    /// Dropped after all that use guest memory.
+    vm: Vm,
+    memory: Memory,
+}
+
+impl Machine {
+    /// Builds the machine of `blueprint`, its console output going to `console`.
+    pub fn build(blueprint: Blueprint, console: Arc<dyn Sink>) -> Result<Self, Error> {
+        let Blueprint {
+            memory,
+            kernel,
+            disks,
+            cpus,
+            ..
+        } = blueprint;
+        let kvm = Kvm::open()?;
+        let vm = kvm.create_vm()?;
+        log::debug!("VM created");
+        // SAFETY: the machine, and what it becomes, drops the memory last.
+        unsafe { vm.set_memory(memory.guest()) }?;
+        vm.create_interrupt_controllers(layout::KVM_TSS, layout::KVM_IDENTITY_MAP)?;
+        let vcpus = create_vcpus(&kvm, &vm, cpus)?;
+        set_entry(&vcpus[0], &kernel, &memory)?;
+        log::debug!("{cpus} vCPUs created");
+
+        let ending = Arc::new(Ending::new().map_err(system("make an event"))?);
+        let mut ports = Bus::default();
+        let serial = attach_serial(&vm, &mut ports, console)?;
+        attach_ends(&mut ports, &ending)?;
+        let mut mmio = Bus::default();
+        let transports = disks
+            .into_iter()
+            .map(|disk| attach_disk(&vm, &mut mmio, &memory, disk))
+            .collect::<Result<_, _>>()?;
+        log::debug!("devices attached");
+
+        let shared = Arc::new(vcpu::Shared {
+            ports,
+            mmio,
+            memory: memory.guest().clone(),
+            ending,
+        });
+        Ok(Self {
+            vcpus,
+            shared,
+            serial,
+            transports,
+            vm,
+            memory,
+        })
+    }
+
+    /// Starts a thread for each vCPU.
+    pub fn start(self) -> Result<Running, Error> {
+        vcpu::catch_stop_signal()?;
+        let mut running = Running {
+            threads: Vec::with_capacity(self.vcpus.len()),
+            shared: self.shared,
+            serial: self.serial,
+            transports: self.transports,
+            _vm: self.vm,
+            _memory: self.memory,
+        };
+        for (index, vcpu) in self.vcpus.into_iter().enumerate() {
+            running
+                .threads
+                .push(vcpu::Thread::start(index, vcpu, running.shared.clone())?);
+        }
+        Ok(running)
+    }
+}
+
+/// A machine whose vCPUs run. Dropping it stops them.
+pub struct Running {
+    threads: Vec<vcpu::Thread>,
+    shared: Arc<vcpu::Shared>,
+    serial: Arc<SerialPort>,
+    transports: Vec<Arc<MmioTransport>>,
+    _vm: Vm,
+    _memory: Memory,
+}
+
+impl Running {
+    /// Readable once the run has ended.
+    pub fn ended(&self) -> &EventFd {
+        self.shared.ending.event()
+    }
+
+    /// The guest's console.
+    pub fn serial(&self) -> &Arc<SerialPort> {
+        &self.serial
+    }
+
+    /// Ends the run, unless it ended before.
+    pub fn end(&self, outcome: Outcome) {
+        self.shared.ending.end(outcome);
+    }
+
+    /// Waits for vCPUs and devices to stop, after the end, and says what the end was.
+    pub fn finish(mut self) -> Outcome {
+        self.stop();
+        self.shared.ending.take_outcome().unwrap_or(Outcome::Quit)
+    }
+
+    fn stop(&mut self) {
+        self.end(Outcome::Quit);
+        self.threads.drain(..).for_each(vcpu::Thread::stop);
+        self.transports.iter().for_each(|transport| transport.stop());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+fn create_vcpus(kvm: &Kvm, vm: &Vm, cpus: u8) -> Result<Vec<Vcpu>, Error> {
+    let supported = kvm.supported_cpuid()?;
+    let tsc_deadline_timer = kvm.has_tsc_deadline_timer();
+    let create = |cpu| {
+        let vcpu = vm.create_vcpu(cpu)?;
+        let mut cpuid: CpuId = supported.clone();
+        cpuid::set_topology(
+            &mut cpuid,
+            Topology {
+                cpu,
+                cpus,
+                tsc_deadline_timer,
+            },
+        );
+        vcpu.set_cpuid(&cpuid)?;
+        vcpu.set_msrs(&msrs::boot_msrs())?;
+        Ok(vcpu)
+    };
+    (0..cpus).map(create).collect()
+}
+
+/// Stands the first vCPU at the kernel's entry; the others wait for it to start them.
+fn set_entry(vcpu: &Vcpu, kernel: &Kernel, memory: &Memory) -> Result<(), Error> {
+    let mut registers = vcpu.registers()?;
+    let mut special = vcpu.special_registers()?;
+    let set = match kernel.protocol {
+        Protocol::Pvh => registers::set_pvh,
+        Protocol::Linux64 => registers::set_linux64,
+    };
+    set(memory.guest(), kernel.entry, &mut registers, &mut special)?;
+    vcpu.set_special_registers(&special)?;
+    vcpu.set_registers(&registers)?;
+    Ok(())
+}
+
+/// Makes an interrupt and wires it to a line.
+fn interrupt(vm: &Vm, line: u32) -> Result<Interrupt, Error> {
+    let interrupt = Interrupt::new().map_err(system("make an interrupt"))?;
+    vm.connect_interrupt(&interrupt, line)?;
+    Ok(interrupt)
+}
+
+fn attach_serial(vm: &Vm, ports: &mut Bus, console: Arc<dyn Sink>) -> Result<Arc<SerialPort>, Error> {
+    let serial = SerialPort::new(interrupt(vm, layout::SERIAL_IRQ)?, console);
+    let serial = Arc::new(serial.map_err(system("make the serial port"))?);
+    ports.attach(
+        layout::SERIAL_PORT.into(),
+        layout::SERIAL_PORT_COUNT.into(),
+        serial.clone(),
+    )?;
+    Ok(serial)
+}
+
+/// The devices by which a guest ends itself.
+fn attach_ends(ports: &mut Bus, ending: &Arc<Ending>) -> Result<(), Error> {
+    let power_off = {
+        let ending = ending.clone();
+        SleepRegisters::new(move || ending.end(Outcome::PoweredOff))
+    };
+    let sleep_registers = layout::SLEEP_STATUS_PORT - layout::SLEEP_CONTROL_PORT + 1;
+    ports.attach(
+        layout::SLEEP_CONTROL_PORT.into(),
+        sleep_registers.into(),
+        Arc::new(power_off),
+    )?;
+    let reset = {
+        let ending = ending.clone();
+        KeyboardController::new(move || ending.end(Outcome::Reset))
+    };
+    ports.attach(
+        layout::KEYBOARD_PORT.into(),
+        layout::KEYBOARD_PORT_COUNT.into(),
+        Arc::new(reset),
+    )?;
+    Ok(())
+}
+
+fn attach_disk(
+    vm: &Vm,
+    mmio: &mut Bus,
+    memory: &Memory,
+    disk: PlacedDisk,
+) -> Result<Arc<MmioTransport>, Error> {
+    let PlacedDisk { device, window } = disk;
+    let interrupt = interrupt(vm, window.irq)?;
+    let transport = MmioTransport::new(memory.guest().clone(), interrupt, Box::new(device));
+    let transport = Arc::new(transport.map_err(system("make a disk's notifiers"))?);
+    for (queue, notifier) in (0..).zip(transport.queue_notifiers()) {
+        vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
+    }
+    mmio.attach(window.address, window.size, transport.clone())?;
+    Ok(transport)
+}

@@ -1,0 +1,407 @@
+//! virtio over MMIO, version 2 (virtio 1.2 section 4.2).
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Queue, QueueState, QueueT};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
+use crate::bus::BusDevice;
+use crate::interrupt::Interrupt;
+
+/// Offset of QueueNotify: a queue's index, 4 bytes, written here by the driver means work for that queue.
+pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
+
+const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
+/// "virt" in little endian.
+const MAGIC: u32 = 0x7472_6976;
+const VERSION: u32 = 2;
+/// "CRCL" in little endian.
+const VENDOR_ID: u32 = 0x4c43_5243;
+
+const FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+/// A virtio device as the guest sees it.
+pub struct MmioTransport {
+    memory: Arc<GuestMemoryMmap>,
+    interrupt: VirtioInterrupt,
+    notifiers: Vec<EventFd>,
+    device_id: u32,
+    /// Feature bits offered.
+    features: u64,
+    state: Mutex<State>,
+    /// Signalled when the device comes back from its reset.
+    device_returned: Condvar,
+}
+
+struct State {
+    /// Away while it is being reset: that blocks, so it happens outside the lock.
+    device: Option<Box<dyn VirtioDevice>>,
+    /// The machine is ending: the device stays as it is.
+    stopped: bool,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: u32,
+    /// The queues as the driver describes them, unchecked until it sets DRIVER_OK.
+    queues: Vec<QueueState>,
+}
+
+impl State {
+    fn selected_queue(&self) -> Option<&QueueState> {
+        self.queues.get(self.queue_select as usize)
+    }
+
+    /// Back to what the driver finds at power-on, section 2.4.
+    fn forget_driver(&mut self) {
+        self.device_features_select = 0;
+        self.driver_features_select = 0;
+        self.driver_features = 0;
+        self.queue_select = 0;
+        for queue in &mut self.queues {
+            *queue = power_on_queue(queue.max_size);
+        }
+    }
+}
+
+fn power_on_queue(max_size: u16) -> QueueState {
+    QueueState {
+        max_size,
+        size: max_size,
+        ..Default::default()
+    }
+}
+
+impl MmioTransport {
+    pub fn new(
+        memory: Arc<GuestMemoryMmap>,
+        interrupt: Interrupt,
+        device: Box<dyn VirtioDevice>,
+    ) -> io::Result<Self> {
+        let sizes = device.queue_max_sizes();
+        Ok(Self {
+            memory,
+            interrupt: VirtioInterrupt::new(interrupt),
+            notifiers: sizes
+                .iter()
+                .map(|_| EventFd::new(libc::EFD_CLOEXEC))
+                .collect::<io::Result<_>>()?,
+            device_id: device.device_id(),
+            features: device.features() | FEATURES,
+            state: Mutex::new(State {
+                stopped: false,
+                device_features_select: 0,
+                driver_features_select: 0,
+                driver_features: 0,
+                queue_select: 0,
+                queues: sizes.iter().copied().map(power_on_queue).collect(),
+                device: Some(device),
+            }),
+            device_returned: Condvar::new(),
+        })
+    }
+
+    /// One eventfd a queue: whoever catches writes to [`QUEUE_NOTIFY`] before they become exits (KVM, by
+    /// ioeventfd with the queue's index as datamatch) writes it.
+    pub fn queue_notifiers(&self) -> &[EventFd] {
+        &self.notifiers
+    }
+
+    /// Stops the device for good. When this returns it touches neither guest memory nor its queues.
+    pub fn stop(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        drop(self.stop_device(state));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resets the device with the lock released, so that other vCPUs never wait for its I/O.
+    fn stop_device<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let mut device = loop {
+            match state.device.take() {
+                Some(device) => break device,
+                // Another thread is resetting it.
+                None => {
+                    state = self
+                        .device_returned
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
+            }
+        };
+        drop(state);
+        device.reset();
+        let mut state = self.lock();
+        state.device = Some(device);
+        self.device_returned.notify_one();
+        state
+    }
+
+    fn status(&self) -> u32 {
+        self.interrupt.0.status.load(Ordering::SeqCst)
+    }
+
+    fn read_register(&self, offset: u64) -> u32 {
+        let shared = &self.interrupt.0;
+        match offset as u32 {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => self.device_id,
+            VIRTIO_MMIO_VENDOR_ID => VENDOR_ID,
+            VIRTIO_MMIO_DEVICE_FEATURES => match self.lock().device_features_select {
+                0 => self.features as u32,
+                1 => (self.features >> 32) as u32,
+                _ => 0,
+            },
+            VIRTIO_MMIO_QUEUE_NUM_MAX => self
+                .lock()
+                .selected_queue()
+                .map_or(0, |queue| queue.max_size.into()),
+            VIRTIO_MMIO_QUEUE_READY => self.lock().selected_queue().map_or(0, |queue| queue.ready.into()),
+            VIRTIO_MMIO_INTERRUPT_STATUS => shared.pending.load(Ordering::SeqCst),
+            VIRTIO_MMIO_STATUS => self.status(),
+            // Shared memory regions that do not exist have all ones for length and base.
+            VIRTIO_MMIO_SHM_LEN_LOW
+            | VIRTIO_MMIO_SHM_LEN_HIGH
+            | VIRTIO_MMIO_SHM_BASE_LOW
+            | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
+            // The configuration of no device here changes under its driver: one generation.
+            VIRTIO_MMIO_CONFIG_GENERATION => 0,
+            // QueueReset among them: RING_RESET is not offered.
+            _ => 0,
+        }
+    }
+
+    fn write_register(&self, offset: u64, value: u32) {
+        match offset as u32 {
+            VIRTIO_MMIO_QUEUE_NOTIFY => self.notify_queue(value),
+            VIRTIO_MMIO_INTERRUPT_ACK => {
+                self.interrupt.0.pending.fetch_and(!value, Ordering::SeqCst);
+            }
+            VIRTIO_MMIO_STATUS => self.write_status(value),
+            VIRTIO_MMIO_QUEUE_READY => self.write_queue_ready(value),
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.lock().device_features_select = value,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.lock().driver_features_select = value,
+            VIRTIO_MMIO_DRIVER_FEATURES => self.write_driver_features(value),
+            VIRTIO_MMIO_QUEUE_SEL => self.lock().queue_select = value,
+            _ => self.write_queue_register(offset, value),
+        }
+    }
+
+    /// For notifications that became exits after all.
+    fn notify_queue(&self, index: u32) {
+        match self.notifiers.get(index as usize) {
+            Some(notifier) => {
+                if let Err(error) = notifier.write(1) {
+                    log::debug!("virtio: cannot notify queue {index}: {error}");
+                }
+            }
+            None => log::debug!("virtio: the driver notified queue {index}, which does not exist"),
+        }
+    }
+
+    fn write_driver_features(&self, value: u32) {
+        let mut state = self.lock();
+        // Section 2.2.1: what was agreed on stays.
+        if self.status() & VIRTIO_CONFIG_S_FEATURES_OK != 0 {
+            return log::debug!("virtio: the driver changed features after FEATURES_OK: ignored");
+        }
+        let shift = match state.driver_features_select {
+            0 => 0,
+            1 => 32,
+            select => return log::debug!("virtio: the driver accepted features of word {select}: ignored"),
+        };
+        state.driver_features &= !(u64::from(u32::MAX) << shift);
+        state.driver_features |= u64::from(value) << shift;
+    }
+
+    fn write_queue_register(&self, offset: u64, value: u32) {
+        let mut state = self.lock();
+        let selected = state.queue_select as usize;
+        let Some(queue) = state.queues.get_mut(selected) else {
+            return;
+        };
+        if queue.ready {
+            return log::debug!("virtio: the driver changed a queue that is ready: ignored");
+        }
+        match offset as u32 {
+            // 0 is no valid size either: DRIVER_OK will say so.
+            VIRTIO_MMIO_QUEUE_NUM => queue.size = value.try_into().unwrap_or(0),
+            VIRTIO_MMIO_QUEUE_DESC_LOW => set_low(&mut queue.desc_table, value),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => set_high(&mut queue.desc_table, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => set_low(&mut queue.avail_ring, value),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => set_high(&mut queue.avail_ring, value),
+            VIRTIO_MMIO_QUEUE_USED_LOW => set_low(&mut queue.used_ring, value),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => set_high(&mut queue.used_ring, value),
+            _ => log::debug!("virtio: the driver wrote {value:#x} to register {offset:#x}: ignored"),
+        }
+    }
+
+    fn write_queue_ready(&self, value: u32) {
+        let mut state = self.lock();
+        let selected = state.queue_select as usize;
+        let active = self.status() & VIRTIO_CONFIG_S_DRIVER_OK != 0;
+        let Some(queue) = state.queues.get_mut(selected) else {
+            return;
+        };
+        match value {
+            1 if active => log::debug!("virtio: the driver made a queue ready after DRIVER_OK: ignored"),
+            1 => queue.ready = true,
+            0 if active && queue.ready => {
+                queue.ready = false;
+                // Section 4.2.2.1: the device must not access a queue that is not ready. Without RING_RESET
+                // the queue can only come back with the whole device, so the whole device stops.
+                let _state = self.stop_device(state);
+                self.interrupt.need_reset();
+            }
+            0 => queue.ready = false,
+            _ => log::debug!("virtio: the driver wrote {value} to QueueReady: ignored"),
+        }
+    }
+
+    /// The driver's half of section 3.1.1, step by step.
+    fn write_status(&self, value: u32) {
+        let state = self.lock();
+        if value == 0 {
+            return self.reset(state);
+        }
+        let status = self.status();
+        let current = status & !VIRTIO_CONFIG_S_NEEDS_RESET;
+        if value & current != current || status & VIRTIO_CONFIG_S_FAILED != 0 {
+            return log::debug!(
+                "virtio: the driver changed its status from {status:#x} to {value:#x}: ignored"
+            );
+        }
+        let mut accepted = value
+            & (VIRTIO_CONFIG_S_ACKNOWLEDGE
+                | VIRTIO_CONFIG_S_DRIVER
+                | VIRTIO_CONFIG_S_FEATURES_OK
+                | VIRTIO_CONFIG_S_DRIVER_OK
+                | VIRTIO_CONFIG_S_FAILED);
+        let known = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+        let agreed = self.agrees_on(state.driver_features);
+        if current & VIRTIO_CONFIG_S_FEATURES_OK == 0 && (value & known != known || !agreed) {
+            accepted &= !VIRTIO_CONFIG_S_FEATURES_OK;
+        }
+        // FEATURES_OK must have been read back: it does not come with DRIVER_OK in one write.
+        if current & VIRTIO_CONFIG_S_FEATURES_OK == 0 || state.device.is_none() || state.stopped {
+            accepted &= !VIRTIO_CONFIG_S_DRIVER_OK;
+        }
+        self.interrupt.0.status.fetch_or(accepted, Ordering::SeqCst);
+        if accepted & !current & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+            self.activate(state);
+        }
+    }
+
+    /// Section 6.1 and 2.2: a driver must accept VERSION_1, and nothing that was not offered.
+    fn agrees_on(&self, driver_features: u64) -> bool {
+        driver_features & !self.features == 0 && driver_features & 1 << VIRTIO_F_VERSION_1 != 0
+    }
+
+    fn reset<'a>(&'a self, state: MutexGuard<'a, State>) {
+        let mut state = self.stop_device(state);
+        state.forget_driver();
+        self.interrupt.0.pending.store(0, Ordering::SeqCst);
+        // Last: a driver that polls for 0 goes on at once (section 2.4.1).
+        self.interrupt.0.status.store(0, Ordering::SeqCst);
+    }
+
+    fn activate(&self, mut state: MutexGuard<'_, State>) {
+        let features = state.driver_features;
+        let activated = self.active_queues(&state.queues, features).and_then(|queues| {
+            let device = state
+                .device
+                .as_mut()
+                .ok_or_else(|| io::Error::other("the device is being reset"))?;
+            device.activate(Activation {
+                memory: self.memory.clone(),
+                queues,
+                features,
+                interrupt: self.interrupt.clone(),
+            })
+        });
+        if let Err(error) = activated {
+            log::warn!(
+                "virtio device {}: the driver must reset it: {error}",
+                self.device_id
+            );
+            self.interrupt.need_reset();
+        }
+    }
+
+    fn active_queues(&self, states: &[QueueState], features: u64) -> io::Result<Vec<ActiveQueue>> {
+        let mut queues = Vec::with_capacity(states.len());
+        for (index, (state, notifier)) in states.iter().zip(&self.notifiers).enumerate() {
+            if !state.ready {
+                continue;
+            }
+            let event_idx_enabled = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+            let queue = Queue::try_from(QueueState {
+                event_idx_enabled,
+                ..*state
+            })
+            .map_err(|error| io::Error::other(format!("queue {index}: {error}")))?;
+            if !queue.is_valid(self.memory.as_ref()) {
+                return Err(io::Error::other(format!("queue {index} leaves guest memory")));
+            }
+            queues.push(ActiveQueue {
+                index: index as u16,
+                queue,
+                notifier: notifier.try_clone()?,
+            });
+        }
+        Ok(queues)
+    }
+}
+
+fn set_low(address: &mut u64, value: u32) {
+    *address = *address & !u64::from(u32::MAX) | u64::from(value);
+}
+
+fn set_high(address: &mut u64, value: u32) {
+    *address = *address & u64::from(u32::MAX) | u64::from(value) << 32;
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        if let Some(offset) = offset.checked_sub(CONFIG) {
+            data.fill(0);
+            if let Some(device) = &self.lock().device {
+                device.read_config(offset, data);
+            }
+            return;
+        }
+        // Section 4.2.2.2: registers are 32 bits wide and aligned.
+        match <&mut [u8; 4]>::try_from(data) {
+            Ok(data) if offset % 4 == 0 => *data = self.read_register(offset).to_le_bytes(),
+            _ => log::debug!("virtio: the driver read part of the register at {offset:#x}: ignored"),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(CONFIG) {
+            if let Some(device) = &mut self.lock().device {
+                device.write_config(offset, data);
+            }
+            return;
+        }
+        match <[u8; 4]>::try_from(data) {
+            Ok(data) if offset % 4 == 0 => self.write_register(offset, u32::from_le_bytes(data)),
+            _ => log::debug!("virtio: the driver wrote part of the register at {offset:#x}: ignored"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "mmio_test.rs"]
+mod tests;
