@@ -8,6 +8,8 @@ pub mod boot;
 pub mod built_in;
 /// Address ranges to devices.
 pub mod bus;
+/// The host's monotonic clock.
+pub mod clock;
 /// One file a subcommand.
 pub mod commands;
 /// What a machine is made of: plain data.

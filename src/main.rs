@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use coracle::clock::monotonic;
 use coracle::commands::Cli;
 use coracle::diagnosis::exit_code;
+use log::Level;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -24,14 +26,18 @@ fn main() -> ExitCode {
         .filter_module("coracle", cli.log_level())
         .parse_default_env()
         .format(|out, record| {
-            writeln!(
-                out,
-                "coracle: {}: {}",
-                record.level().as_str().to_lowercase(),
-                record.args()
-            )
+            let level = record.level().as_str().to_lowercase();
+            match record.level() {
+                Level::Debug | Level::Trace => {
+                    let now = monotonic();
+                    let (seconds, microseconds) = (now.as_secs(), now.subsec_micros());
+                    writeln!(out, "coracle: {level}: [{seconds}.{microseconds:06}] {}", record.args())
+                }
+                _ => writeln!(out, "coracle: {level}: {}", record.args()),
+            }
         })
         .init();
+    log::debug!("arguments understood");
     match cli.execute() {
         Ok(code) => code.into(),
         Err(error) => {

@@ -73,6 +73,17 @@ struct File {
 
 impl File {
     fn check(image: &Image, header: &setup_header) -> Result<File, Problem> {
+        let length = image.length()?;
+        // The high byte of the short jump over the header is its distance.
+        let header_end = SETUP_HEADER_JUMP as u64 + u64::from(header.jump >> 8);
+        if header_end > length {
+            let part = "its setup header";
+            return Err(Problem::Truncated {
+                part,
+                end: header_end,
+                length,
+            });
+        }
         let version = header.version;
         if version < VERSION_PAYLOAD || header.loadflags & LOADED_HIGH == 0 {
             return Err(Problem::NotAKernel {
@@ -84,7 +95,6 @@ impl File {
                 hint: " of Linux 3.8 or later",
             });
         }
-        let length = image.length()?;
         let sectors = match header.setup_sects {
             0 => 4,
             sectors => u64::from(sectors),

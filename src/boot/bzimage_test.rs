@@ -81,9 +81,18 @@ fn an_unknown_compression_without_a_64_bit_entry_is_refused() {
 }
 
 #[test]
+fn an_unpacked_kernel_that_does_not_fit_says_what_its_segments_need() {
+    let problem = load_bytes(&bzimage(&payload(Compression::Lz4, &elf_pvh())), &memory(MIB)).unwrap_err();
+    assert!(
+        matches!(problem, Problem::NoRoomForKernel { needs, has: MIB } if needs == DATA + DATA_MEMORY),
+        "{problem}"
+    );
+}
+
+#[test]
 fn a_corrupt_payload_of_a_known_kind_is_an_error_and_not_left_to_the_guest() {
     let mut file = bzimage(&payload(Compression::Gzip, &elf_pvh()));
-    file[PAYLOAD + 1000] ^= 1;
+    file[PAYLOAD + 500] ^= 1;
     let said = refusal(&file);
     assert!(said.starts_with("corrupt: its gzip payload"), "{said}");
 }

@@ -96,7 +96,7 @@ fn read_header(source: &mut impl Source, length: u64) -> Result<Elf64_Ehdr, Prob
 
     let foreign = |found: String| Err(Problem::NotAKernel { found, hint: "" });
     // The machine's field is at the same place in 32-bit and 64-bit files.
-    match (header.e_ident[EI_DATA as usize], header.e_machine) {
+    match (header.e_ident[EI_DATA], header.e_machine) {
         (ELFDATA2LSB, EM_X86_64) => (),
         (ELFDATA2LSB, machine) => return foreign(format!("an ELF file for {}", machine_name(machine))),
         (_, machine) => {
@@ -106,7 +106,7 @@ fn read_header(source: &mut impl Source, length: u64) -> Result<Elf64_Ehdr, Prob
             ));
         }
     }
-    if header.e_ident[EI_CLASS as usize] != ELFCLASS64 {
+    if header.e_ident[EI_CLASS] != ELFCLASS64 {
         return foreign("a 32-bit ELF file".to_string());
     }
     match header.e_type {
@@ -167,10 +167,19 @@ fn check_segments(
         let found = "a program (it asks for a dynamic loader)".to_string();
         return Err(Problem::NotAKernel { found, hint: "" });
     }
-    let mut segments = headers
-        .iter()
-        .filter(|header| header.p_type == PT_LOAD && header.p_memsz > 0)
-        .map(|header| check_segment(header, memory, length))
+    let loaded = || {
+        headers
+            .iter()
+            .filter(|header| header.p_type == PT_LOAD && header.p_memsz > 0)
+    };
+    // What to tell a person whose guest is too small for any of them.
+    let needs = loaded()
+        .filter_map(|header| header.p_paddr.checked_add(header.p_memsz))
+        .filter(|end| *end <= layout::MMIO_HOLE)
+        .max()
+        .unwrap_or(layout::HIGH_MEMORY);
+    let mut segments = loaded()
+        .map(|header| check_segment(header, memory, length, needs))
         .collect::<Result<Vec<_>, _>>()?;
     segments.sort_by_key(|segment| segment.offset);
     if segments.is_empty() {
@@ -179,7 +188,12 @@ fn check_segments(
     Ok(segments)
 }
 
-fn check_segment(header: &Elf64_Phdr, memory: &GuestMemoryMmap, length: u64) -> Result<Segment, Problem> {
+fn check_segment(
+    header: &Elf64_Phdr,
+    memory: &GuestMemoryMmap,
+    length: u64,
+    needs: u64,
+) -> Result<Segment, Problem> {
     let Elf64_Phdr {
         p_offset,
         p_filesz,
@@ -208,7 +222,7 @@ fn check_segment(header: &Elf64_Phdr, memory: &GuestMemoryMmap, length: u64) -> 
             start: p_paddr,
             end,
         }),
-        Some(needs) if needs <= layout::MMIO_HOLE => Err(Problem::NoRoomForKernel {
+        Some(end) if end <= layout::MMIO_HOLE => Err(Problem::NoRoomForKernel {
             needs,
             has: memory_size(memory),
         }),

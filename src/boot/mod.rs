@@ -105,7 +105,7 @@ fn load(mut image: &Image, memory: &GuestMemoryMmap) -> Result<Kernel, Problem> 
     let head = &mut head[..length as usize];
     image.read(0, head)?;
 
-    if head.starts_with(&[ELFMAG0 as u8, ELFMAG1, ELFMAG2, ELFMAG3]) {
+    if head.starts_with(&[ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3]) {
         let loaded = elf::load(&mut image, memory)?;
         return Ok(Kernel {
             format: Format::Elf,

@@ -52,6 +52,18 @@ pub fn refusal(bytes: &[u8]) -> String {
     load_bytes(bytes, &memory(32 * MIB)).unwrap_err().to_string()
 }
 
+/// Bytes that compress, to about half.
+pub fn noise(length: u64) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = |_| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 60) as u8
+    };
+    (0..length).map(&mut next).collect()
+}
+
 pub fn note(name: &[u8], note_type: u32, descriptor: &[u8]) -> Vec<u8> {
     let mut note = Vec::new();
     note.extend((name.len() as u32).to_le_bytes());
@@ -77,7 +89,7 @@ pub fn elf_with_notes(notes: &[u8]) -> Vec<u8> {
             b'L',
             b'F',
             2,
-            ELFDATA2LSB as u8,
+            ELFDATA2LSB,
             1,
             0,
             0,
@@ -113,8 +125,7 @@ pub fn elf_with_notes(notes: &[u8]) -> Vec<u8> {
         segment(PT_LOAD, DATA_OFFSET, DATA, 0x2000, DATA_MEMORY),
         segment(PT_NOTE, NOTE_OFFSET, CODE + 0x100, notes_size, notes_size),
     ];
-    // Data that compresses, but not to nothing.
-    let mut file: Vec<u8> = (0..0x6000u32).map(|i| (i * i / 7) as u8 & 0x3f).collect();
+    let mut file = noise(0x6000);
     file[..64].copy_from_slice(header.as_slice());
     for (index, header) in headers.iter().enumerate() {
         let offset = PROGRAM_HEADERS + 56 * index;

@@ -71,10 +71,11 @@ pub(super) struct Unpacked<'a> {
     /// Bytes that came out of the decoder so far.
     position: u64,
     length: u64,
+    room: u64,
 }
 
 impl<'a> Unpacked<'a> {
-    /// Unpacks the payload at `start..end` of `image`, unless it says to be larger than `room`.
+    /// Begins to unpack the payload at `start..end` of `image`, for a guest with `room` bytes of memory.
     pub(super) fn new(
         image: &'a Image,
         compression: Compression,
@@ -86,12 +87,6 @@ impl<'a> Unpacked<'a> {
         let mut size = [0; SIZE_TRAILER as usize];
         { image }.read(trailer, &mut size)?;
         let length = u64::from(u32::from_le_bytes(size));
-        if length > room {
-            return Err(Problem::NoRoomForKernel {
-                needs: length,
-                has: room,
-            });
-        }
 
         let end = match compression {
             Compression::Gzip => end,
@@ -114,6 +109,7 @@ impl<'a> Unpacked<'a> {
             chunk,
             position: 0,
             length,
+            room,
         };
         unpacked.head = unpacked.next(length.min(HEAD))?.to_vec();
         Ok(unpacked)
@@ -192,6 +188,13 @@ impl Source for Unpacked<'_> {
         memory: &GuestMemoryMmap,
         address: GuestAddress,
     ) -> Result<(), Problem> {
+        // Only now: the ELF headers, read before, know better how much memory a kernel needs.
+        if self.length > self.room {
+            return Err(Problem::NoRoomForKernel {
+                needs: self.length,
+                has: self.room,
+            });
+        }
         let kept = self.kept(offset, length);
         memory.write_slice(kept, address).map_err(Problem::GuestMemory)?;
         let mut done = kept.len() as u64;
@@ -200,9 +203,12 @@ impl Source for Unpacked<'_> {
         }
         while done < length {
             let chunk = self.next((length - done).min(CHUNK as u64))?;
-            memory
-                .write_slice(chunk, GuestAddress(address.0 + done))
-                .map_err(Problem::GuestMemory)?;
+            // Fresh guest memory is zero already, and the end of a kernel is megabytes of zeros.
+            if chunk.iter().any(|&byte| byte != 0) {
+                memory
+                    .write_slice(chunk, GuestAddress(address.0 + done))
+                    .map_err(Problem::GuestMemory)?;
+            }
             done += chunk.len() as u64;
         }
         Ok(())

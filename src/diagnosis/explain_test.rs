@@ -1,1 +1,518 @@
+use std::io;
 
+use proptest::prelude::*;
+
+use super::*;
+
+const NO_ROOT: &str = "\
+[    1.230000] VFS: Cannot open root device \"(null)\" or unknown-block(0,0): error -6\r
+[    1.240000] Please append a correct \"root=\" boot option; here are the available partitions:\r
+[    1.250000] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\r
+[    1.260000] CPU: 0 PID: 1 Comm: swapper/0 Not tainted 6.1.0 #1\r
+[    1.270000] Call Trace:\r
+";
+
+fn facts() -> Facts {
+    Facts {
+        memory_mib: 128,
+        command_line: "console=ttyS0 panic=-1".into(),
+        ..Facts::default()
+    }
+}
+
+fn with_initrd() -> Facts {
+    Facts {
+        has_initrd: true,
+        ..facts()
+    }
+}
+
+fn with_disk(command_line: &str) -> Facts {
+    Facts {
+        has_disk: true,
+        command_line: command_line.into(),
+        ..facts()
+    }
+}
+
+fn explained(outcome: Outcome, console: &str, facts: &Facts) -> (u8, String) {
+    let verdict = explain(&outcome, console.as_bytes(), facts);
+    (
+        verdict.exit_code,
+        verdict
+            .explanation
+            .map(|explanation| explanation.to_string())
+            .unwrap_or_default(),
+    )
+}
+
+fn panicked(message: &str) -> String {
+    format!("Linux version 6.1.0\nKernel panic - not syncing: {message}\nCall Trace:\n")
+}
+
+#[test]
+fn a_clean_power_off_needs_no_words() {
+    let verdict = explain(
+        &Outcome::PoweredOff,
+        b"Kernel panic - not syncing: just a text\n",
+        &facts(),
+    );
+    assert_eq!(
+        verdict,
+        Verdict {
+            exit_code: 0,
+            explanation: None
+        }
+    );
+}
+
+#[test]
+fn a_panic_is_explained_in_one_short_block() {
+    let (code, text) = explained(Outcome::Reset, NO_ROOT, &facts());
+    assert_eq!(code, 103);
+    assert_eq!(
+        text,
+        "coracle: the guest kernel panicked: no root device\n  \
+           | VFS: Cannot open root device \"(null)\" or unknown-block(0,0): error -6\n  \
+           | Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n  \
+           likely: no disk was given and no initrd\n  \
+           try: coracle run --disk ROOT.img --cmdline root=/dev/vda ..., or --initrd FILE"
+    );
+}
+
+#[test]
+fn a_missing_root_device_is_explained_by_what_was_given() {
+    let cases = [
+        (with_initrd(), "the initrd has no /init"),
+        (
+            with_disk("console=ttyS0"),
+            "the command line names no root device",
+        ),
+        (
+            with_disk("root=/dev/sda root=/dev/vda"),
+            "no device /dev/vda: it lacks the driver",
+        ),
+    ];
+    for (facts, cause) in cases {
+        let (code, text) = explained(Outcome::Reset, NO_ROOT, &facts);
+        assert_eq!(code, 103);
+        assert!(text.contains(cause), "{text}");
+    }
+}
+
+#[test]
+fn a_root_device_without_a_file_system_is_told_from_a_missing_one() {
+    let console = "List of all partitions:\nNo filesystem could mount root, tried: \n ext4\n\
+                   Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(254,0)\n";
+    let (code, text) = explained(Outcome::Reset, console, &with_disk("root=/dev/vda"));
+    assert_eq!(code, 103);
+    assert!(
+        text.starts_with("coracle: the guest kernel panicked: the root file system cannot be mounted\n"),
+        "{text}"
+    );
+    assert!(text.contains("or holds a partition table"), "{text}");
+}
+
+#[test]
+fn an_initrd_that_did_not_unpack_is_named_as_the_cause() {
+    let bad = format!("Initramfs unpacking failed: invalid magic at start of compressed archive\n{NO_ROOT}");
+    let (_, text) = explained(Outcome::Reset, &bad, &with_initrd());
+    assert!(
+        text.contains("could not unpack the initrd: invalid magic at start of compressed archive"),
+        "{text}"
+    );
+    assert!(text.contains("cpio -o -H newc"), "{text}");
+
+    let full = format!("Initramfs unpacking failed: write error\n{NO_ROOT}");
+    let (_, text) = explained(Outcome::Reset, &full, &with_initrd());
+    assert!(text.contains("--memory 256M"), "{text}");
+}
+
+#[test]
+fn an_init_that_cannot_be_run_is_explained_by_its_error() {
+    let message = "No working init found.  Try passing init= option to kernel. See Linux Documentation/admin-guide/init.rst for guidance.";
+    let none = panicked(message);
+    let wrong = format!(
+        "Run /init as init process\nFailed to execute /init (error -8)\n{}",
+        none.replace("Linux version 6.1.0\n", "")
+    );
+    let requested = panicked("Requested init /bin/nothing failed (error -2).");
+    let cases = [
+        (none, "none of /sbin/init, /etc/init, /bin/init and /bin/sh"),
+        (wrong, "made for another processor"),
+        (requested, "is not there"),
+    ];
+    for (console, cause) in cases {
+        let (code, text) = explained(Outcome::Reset, &console, &with_initrd());
+        assert_eq!(code, 104);
+        assert!(text.contains(cause), "{text}");
+    }
+}
+
+#[test]
+fn an_init_that_died_is_shown_with_its_last_words() {
+    let console = "Linux version 6.1.0\n/init: line 3: mout: not found\n\
+                   Kernel panic - not syncing: Attempted to kill init! exitcode=0x00007f00\nCall Trace:\n";
+    let (code, text) = explained(Outcome::Reset, console, &with_initrd());
+    assert_eq!(code, 105);
+    assert!(text.contains("init died: exit status 127\n"), "{text}");
+    assert!(text.contains("\n  | /init: line 3: mout: not found\n"), "{text}");
+    assert!(text.contains("did not find a command"), "{text}");
+}
+
+#[test]
+fn an_init_that_crashed_is_told_by_its_signal() {
+    let (code, text) = explained(
+        Outcome::Reset,
+        &panicked("Attempted to kill init! exitcode=0x0000000b"),
+        &with_initrd(),
+    );
+    assert_eq!(code, 105);
+    assert!(text.contains("init died: killed by SIGSEGV"), "{text}");
+}
+
+#[test]
+fn an_init_that_died_for_want_of_memory_or_of_a_sound_kernel_is_told_so() {
+    let died = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009\n";
+    let starved = "Out of memory: Killed process 61 (sh) total-vm:4kB, anon-rss:0kB, file-rss:0kB, shmem-rss:0kB, UID:0\n";
+    let (code, text) = explained(Outcome::Reset, &format!("{starved}{died}"), &facts());
+    assert_eq!(code, 105);
+    assert!(
+        text.contains("ran out of its 128 MiB") && text.contains("--memory 256M"),
+        "{text}"
+    );
+
+    let oops =
+        "BUG: kernel NULL pointer dereference, address: 0000000000000008\n#PF: supervisor read access\n";
+    let (_, text) = explained(Outcome::Reset, &format!("{oops}{died}"), &facts());
+    assert!(
+        text.contains("the kernel itself failed first: BUG: kernel NULL pointer dereference"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_guest_out_of_memory_is_given_more() {
+    let console = "sh invoked oom-killer: gfp_mask=0x140cca(GFP_HIGHUSER_MOVABLE|__GFP_COMP), order=0, oom_score_adj=0\n\
+                   Out of memory and no killable processes...\nKernel panic - not syncing: System is deadlocked on memory\n";
+    let (code, text) = explained(Outcome::Reset, console, &facts());
+    assert_eq!(code, 106);
+    assert!(
+        text.contains("the guest has 128 MiB of memory\n  try: more memory: --memory 256M"),
+        "{text}"
+    );
+}
+
+#[test]
+fn any_other_panic_is_shown_with_the_oops_before_it() {
+    let console = "BUG: unable to handle page fault for address: ffffffffdeadbeef\n#PF: supervisor write access in kernel mode\n\
+                   Oops: 0002 [#1] PREEMPT SMP\nRIP: 0010:broken+0x12/0x40\nCode: 00\n\
+                   Kernel panic - not syncing: Fatal exception in interrupt\n";
+    let (code, text) = explained(Outcome::Reset, console, &facts());
+    assert_eq!(code, 102);
+    assert_eq!(
+        text,
+        "coracle: the guest kernel panicked: Fatal exception in interrupt\n  \
+           | BUG: unable to handle page fault for address: ffffffffdeadbeef\n  \
+           | RIP: 0010:broken+0x12/0x40\n  \
+           | Kernel panic - not syncing: Fatal exception in interrupt\n  \
+           likely: a bug in the guest kernel or one of its modules"
+    );
+}
+
+#[test]
+fn a_panic_that_ends_in_a_triple_fault_is_a_panic() {
+    let outcome = Outcome::TripleFault {
+        instruction_pointer: Some(0x1000),
+    };
+    assert_eq!(explained(outcome, NO_ROOT, &facts()).0, 103);
+}
+
+#[test]
+fn a_reboot_is_a_reboot_through_whatever_it_came() {
+    let console = "reboot: Restarting system\nreboot: machine restart\n";
+    for outcome in [
+        Outcome::Reset,
+        Outcome::TripleFault {
+            instruction_pointer: None,
+        },
+    ] {
+        let (code, text) = explained(outcome, console, &facts());
+        assert_eq!(code, 100);
+        assert!(text.starts_with("coracle: the guest rebooted\n"), "{text}");
+    }
+}
+
+#[test]
+fn a_triple_fault_tells_its_instruction_pointer() {
+    let outcome = Outcome::TripleFault {
+        instruction_pointer: Some(0xffff_ffff_8100_0000),
+    };
+    let (code, text) = explained(outcome, "", &facts());
+    assert_eq!(code, 110);
+    assert!(
+        text.starts_with("coracle: triple fault at 0xffffffff81000000: "),
+        "{text}"
+    );
+    assert!(
+        text.contains("printed nothing: 128 MiB") && text.contains("earlyprintk=serial"),
+        "{text}"
+    );
+
+    let outcome = Outcome::TripleFault {
+        instruction_pointer: None,
+    };
+    let (_, text) = explained(
+        outcome,
+        "Booting\nPANIC: early exception 0x0e IP 10:ffffffff81000000\n",
+        &facts(),
+    );
+    assert!(text.starts_with("coracle: triple fault: "), "{text}");
+    assert!(
+        text.contains("the kernel failed first: PANIC: early exception 0x0e"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_kvm_internal_error_tells_the_instruction() {
+    let outcome = Outcome::InternalError {
+        suberror: 1,
+        instruction_pointer: Some(0x100_0200),
+        instruction: vec![0x0f, 0xc7, 0x4f, 0x10],
+    };
+    let (code, text) = explained(outcome, "Linux version 6.1.0\n", &facts());
+    assert_eq!(code, 111);
+    assert!(
+        text.contains("at 0x1000200 (bytes 0f c7 4f 10): internal error 1"),
+        "{text}"
+    );
+    assert!(
+        text.contains("interprets guest kernels") && text.contains("try: coracle doctor"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_instruction_of_zeros_is_a_jump_into_nothing() {
+    let outcome = Outcome::InternalError {
+        suberror: 1,
+        instruction_pointer: None,
+        instruction: vec![0; 15],
+    };
+    let (_, text) = explained(outcome, "", &facts());
+    assert!(text.contains("memory that holds no code"), "{text}");
+}
+
+#[test]
+fn every_failure_of_kvm_has_one_code_and_says_what_it_was() {
+    let failures = [
+        (
+            Outcome::EntryFailed { reason: 0x8000_0021 },
+            "hardware reason 0x80000021",
+        ),
+        (Outcome::UnexpectedExit { reason: 36 }, "exit reason 36"),
+        (
+            Outcome::RunFailed(io::Error::from_raw_os_error(libc::EFAULT)),
+            "Bad address",
+        ),
+        (
+            Outcome::InternalError {
+                suberror: 3,
+                instruction_pointer: None,
+                instruction: vec![],
+            },
+            "internal error 3",
+        ),
+    ];
+    for (outcome, what) in failures {
+        let (code, text) = explained(outcome, "", &facts());
+        assert_eq!(code, 111);
+        assert!(text.contains(what), "{text}");
+    }
+}
+
+#[test]
+fn a_run_ended_from_outside_says_by_what() {
+    assert_eq!(
+        explained(Outcome::Quit, "/ # ", &facts()),
+        (
+            112,
+            "coracle: ended by Ctrl-A x, as if the guest's power had been cut".into()
+        )
+    );
+    for (signal, name, code) in [
+        (libc::SIGTERM, "SIGTERM", 143),
+        (libc::SIGHUP, "SIGHUP", 129),
+        (libc::SIGINT, "SIGINT", 130),
+    ] {
+        let (actual, text) = explained(Outcome::Signal(signal), "/ # ", &facts());
+        assert_eq!(actual, code);
+        assert!(text.starts_with(&format!("coracle: ended by {name}, ")), "{text}");
+    }
+}
+
+#[test]
+fn a_guest_that_stood_still_after_its_panic_is_explained_when_it_is_ended() {
+    let (code, text) = explained(Outcome::Signal(libc::SIGTERM), NO_ROOT, &facts());
+    assert_eq!(code, 143);
+    assert!(
+        text.starts_with("coracle: ended by SIGTERM; the guest kernel had panicked: no root device\n"),
+        "{text}"
+    );
+    assert!(text.contains("likely: no disk was given"), "{text}");
+}
+
+#[test]
+fn a_kernel_that_printed_nothing_is_asked_why() {
+    let cases = [
+        (
+            Facts {
+                command_line: "quiet".into(),
+                ..facts()
+            },
+            "try: --cmdline console=ttyS0",
+        ),
+        (
+            Facts {
+                command_line: "console=ttyS0 quiet".into(),
+                ..facts()
+            },
+            "`quiet` on the command line",
+        ),
+        (
+            Facts {
+                command_line: "console=ttyS0,115200".into(),
+                ..facts()
+            },
+            "CONFIG_SERIAL_8250_CONSOLE",
+        ),
+        (
+            Facts {
+                built_in: true,
+                ..facts()
+            },
+            "try: coracle doctor",
+        ),
+    ];
+    for (facts, hint) in cases {
+        for outcome in [Outcome::Quit, Outcome::Signal(libc::SIGTERM), Outcome::Reset] {
+            let (_, text) = explained(outcome, "\r\n", &facts);
+            assert!(text.contains("printed nothing") && text.contains(hint), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_console_that_nobody_reads_ends_like_a_closed_pipe() {
+    let outcome = Outcome::ConsoleLost(io::ErrorKind::BrokenPipe.into());
+    assert_eq!(explained(outcome, "x", &facts()).0, 141);
+    let (code, text) = explained(
+        Outcome::ConsoleLost(io::Error::from_raw_os_error(libc::ENOSPC)),
+        "x",
+        &facts(),
+    );
+    assert_eq!(code, 125);
+    assert!(text.contains("No space left"), "{text}");
+}
+
+#[test]
+fn a_guest_cannot_drive_the_terminal_through_its_panic() {
+    let console = "Kernel panic - not syncing: \x1b]0;title\x07\x1b[2Jowned\x08\x08\n";
+    let (code, text) = explained(Outcome::Reset, console, &facts());
+    assert_eq!(code, 102);
+    assert!(
+        text.starts_with("coracle: the guest kernel panicked: owned\n"),
+        "{text}"
+    );
+}
+
+fn outcomes() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        Just(()).prop_map(|()| Outcome::PoweredOff),
+        Just(()).prop_map(|()| Outcome::Reset),
+        any::<Option<u64>>().prop_map(|instruction_pointer| Outcome::TripleFault { instruction_pointer }),
+        (any::<u32>(), any::<Option<u64>>(), any::<Vec<u8>>()).prop_map(
+            |(suberror, instruction_pointer, instruction)| Outcome::InternalError {
+                suberror: suberror % 6,
+                instruction_pointer,
+                instruction
+            }
+        ),
+        any::<u64>().prop_map(|reason| Outcome::EntryFailed { reason }),
+        any::<u32>().prop_map(|reason| Outcome::UnexpectedExit { reason }),
+        any::<String>().prop_map(|text| Outcome::RunFailed(io::Error::other(text))),
+        Just(()).prop_map(|()| Outcome::Quit),
+        any::<i32>().prop_map(Outcome::Signal),
+        any::<String>().prop_map(|text| Outcome::ConsoleLost(io::Error::other(text))),
+    ]
+}
+
+/// Text that looks like a kernel's, cut and mixed with anything.
+fn consoles() -> impl Strategy<Value = Vec<u8>> {
+    let fragments = prop_oneof![
+        any::<Vec<u8>>(),
+        prop::sample::select(vec![
+            "Kernel panic - not syncing: ",
+            "---[ end Kernel panic - not syncing: ",
+            "Attempted to kill init! exitcode=0x",
+            "VFS: Unable to mount root fs on ",
+            "Initramfs unpacking failed: ",
+            "Requested init (error -",
+            "No working init found",
+            "Out of memory: Killed process",
+            "Oops: ",
+            "Linux version ",
+            "[    1.5] ",
+            "\r\n",
+            "\x1b]0;",
+            "\x1b[",
+            "0000009",
+            " ]---",
+        ])
+        .prop_map(|text| text.as_bytes().to_vec()),
+    ];
+    prop::collection::vec(fragments, 0..40).prop_map(|fragments| fragments.concat())
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_guest_prints_the_explanation_is_short_and_harmless(
+        outcome in outcomes(),
+        console in consoles(),
+        memory_mib: u64,
+        has_initrd: bool,
+        has_disk: bool,
+        built_in: bool,
+        command_line: String,
+    ) {
+        let facts = Facts { memory_mib, has_initrd, has_disk, built_in, command_line };
+        let verdict = explain(&outcome, &console, &facts);
+        prop_assert_eq!(verdict.explanation.is_none(), matches!(outcome, Outcome::PoweredOff));
+        let Some(explanation) = verdict.explanation else { return Ok(()) };
+        prop_assert!(explanation.console.len() <= CONSOLE_LINES);
+        for line in explanation.to_string().split('\n') {
+            prop_assert!(!line.chars().any(char::is_control), "{:?}", line);
+            prop_assert!(line.chars().count() < 190, "{:?}", line);
+        }
+    }
+
+    #[test]
+    fn every_end_has_a_code_of_the_table_or_of_a_signal(outcome in outcomes(), console in consoles()) {
+        let code = explain(&outcome, &console, &Facts::default()).exit_code;
+        prop_assert!(code > 128 || exit_code::TABLE.iter().any(|(listed, _)| *listed == code), "{}", code);
+    }
+
+    #[test]
+    fn no_sentence_of_ours_is_cut_short(outcome in outcomes(), built_in: bool, has_disk: bool, has_initrd: bool) {
+        // Their words are the host's.
+        if matches!(outcome, Outcome::RunFailed(_) | Outcome::ConsoleLost(_)) {
+            return Ok(());
+        }
+        for console in ["", "x\n", NO_ROOT] {
+            let facts = Facts { built_in, has_disk, has_initrd, ..facts() };
+            let text = explain(&outcome, console.as_bytes(), &facts).explanation.unwrap_or_default().to_string();
+            prop_assert!(!text.lines().any(|line| line.ends_with("...")), "{}", text);
+        }
+    }
+}

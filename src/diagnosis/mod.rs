@@ -187,8 +187,7 @@ fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Fact
         format!("triple fault{place}: the guest could not handle an exception, nor the exception of failing");
     if lines.is_empty() {
         let cause = format!(
-            "the kernel broke off before it printed anything: {} MiB are too little for it, or it is damaged, or it \
-             needs a processor feature that is not there",
+            "the kernel printed nothing: {} MiB are too little for it, it is damaged, or it needs another processor",
             facts.memory_mib
         );
         let next = "--cmdline 'console=ttyS0 earlyprintk=serial' to see how far it comes; more --memory";

@@ -64,6 +64,8 @@ impl Blueprint {
             .map(|image| boot::load_initrd(image, guest, &kernel))
             .transpose()?;
 
+        log::debug!("kernel and initrd in guest memory");
+
         let mut line = CommandLine::new(COMMAND_LINE)?;
         if config.kernel.is_none() {
             line.append(BUILT_IN_COMMAND_LINE)?;
@@ -94,6 +96,7 @@ impl Blueprint {
                 zero_page::write(guest, kernel.setup_header.as_ref(), address, modules, rsdp)?
             }
         }
+        log::debug!("boot tables in guest memory");
         Ok(Self {
             cpus: config.cpus,
             command_line: line.text()?,

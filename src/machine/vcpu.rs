@@ -36,7 +36,10 @@ impl Thread {
     pub fn start(index: usize, vcpu: Vcpu, shared: Arc<Shared>) -> Result<Self, Error> {
         thread::Builder::new()
             .name(format!("vcpu-{index}"))
-            .spawn(move || run(vcpu, &shared))
+            .spawn(move || {
+                log::debug!("vCPU {index} enters the guest");
+                run(vcpu, &shared);
+            })
             .map(Self)
             .map_err(|source| Error::System {
                 what: "start a vCPU's thread",

@@ -383,7 +383,7 @@ impl BusDevice for MmioTransport {
         }
         // Section 4.2.2.2: registers are 32 bits wide and aligned.
         match <&mut [u8; 4]>::try_from(data) {
-            Ok(data) if offset % 4 == 0 => *data = self.read_register(offset).to_le_bytes(),
+            Ok(data) if offset.is_multiple_of(4) => *data = self.read_register(offset).to_le_bytes(),
             _ => log::debug!("virtio: the driver read part of the register at {offset:#x}: ignored"),
         }
     }
@@ -396,7 +396,7 @@ impl BusDevice for MmioTransport {
             return;
         }
         match <[u8; 4]>::try_from(data) {
-            Ok(data) if offset % 4 == 0 => self.write_register(offset, u32::from_le_bytes(data)),
+            Ok(data) if offset.is_multiple_of(4) => self.write_register(offset, u32::from_le_bytes(data)),
             _ => log::debug!("virtio: the driver wrote part of the register at {offset:#x}: ignored"),
         }
     }

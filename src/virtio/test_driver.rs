@@ -28,7 +28,7 @@ pub const MEMORY_SIZE: u64 = 1 << 20;
 pub const HOLE: u64 = MEMORY_SIZE;
 pub const HIGH_MEMORY: u64 = 4 << 20;
 
-/// Queue n's rings are `n * RINGS_SIZE` above these.
+/// Where queue 0 is.
 pub const DESCRIPTORS: u64 = 0x1000;
 pub const AVAILABLE: u64 = 0x2000;
 pub const USED: u64 = 0x3000;

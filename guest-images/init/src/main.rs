@@ -13,6 +13,7 @@ mod supervise;
 mod terminal;
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use cmdline::Settings;
 use end::End;
 use say::say;
 use supervise::Supervisor;
+
+const BUSYBOX: &str = "/bin/busybox";
 
 fn main() -> ExitCode {
     let boot_time = since_boot();
@@ -35,7 +38,11 @@ fn main() -> ExitCode {
     let settings = Settings::parse(&kernel_command_line);
     let command = cmdline::command(std::env::args().skip(1).collect(), &kernel_command_line);
     let console = terminal::open(&settings);
+    let console = console.as_ref();
 
+    if settings.terminal || !command.is_empty() {
+        link_applets(&supervisor);
+    }
     let end = match command.split_first() {
         Some((program, arguments)) => supervisor.run(program, arguments, console),
         None if settings.terminal => {
@@ -52,6 +59,13 @@ fn main() -> ExitCode {
         }
     };
     end::end(end, &supervisor)
+}
+
+/// Makes a link in /bin for each of busybox's commands. In the initrd they would delay every boot.
+fn link_applets(supervisor: &Supervisor) {
+    if end::is_first_process() && Path::new(BUSYBOX).exists() {
+        supervisor.run(BUSYBOX, &["--install", "-s", "/bin"].map(String::from), None);
+    }
 }
 
 /// The time since the guest's kernel started its clock.

@@ -1,21 +1,25 @@
 //! Runs the one command that the guest is for, and does PID 1's duties meanwhile: reaping and signals.
 
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::fs::File;
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::iter;
+use std::process::exit;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, alarm, setsid};
+use nix::unistd::{ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fork, setsid};
 
 use crate::end::End;
 use crate::say::complain;
 
 /// Exit status of a command that cannot be run, as in a shell.
 const CANNOT_RUN: u8 = 127;
+
+/// Where commands are looked up.
+const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 
 mod ioctl {
     use nix::libc;
@@ -56,8 +60,8 @@ impl Supervisor {
     }
 
     /// Runs `program` with the terminal, if there is one, as its own, until it ends or a signal ends the guest.
-    pub fn run(&self, program: &str, arguments: &[String], terminal: Option<File>) -> End {
-        let child = match spawn(program, arguments, terminal) {
+    pub fn run(&self, program: &str, arguments: &[String], terminal: Option<&File>) -> End {
+        let child = match spawn(program, arguments, terminal, &self.awaited) {
             Ok(child) => child,
             Err(why) => {
                 complain(format_args!("cannot run {program}: {why}"));
@@ -113,33 +117,57 @@ impl Supervisor {
     }
 }
 
-fn spawn(program: &str, arguments: &[String], terminal: Option<File>) -> io::Result<Pid> {
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
-        .env("HOME", "/root")
-        .env("PS1", "coracle guest:\\w \\$ ");
-    if std::env::var_os("TERM").is_none() {
-        command.env("TERM", "linux");
+/// Starts `program`, looked up as a shell does. What goes wrong in the child, the child says, and exits with 127.
+fn spawn(
+    program: &str,
+    arguments: &[String],
+    terminal: Option<&File>,
+    held_back: &SigSet,
+) -> Result<Pid, String> {
+    let words: Result<Vec<_>, _> = iter::once(program)
+        .chain(arguments.iter().map(String::as_str))
+        .map(CString::new)
+        .collect();
+    let words = words.map_err(|why| why.to_string())?;
+    // std's Command would not do: it wants a socket, and the guest's kernel may have none.
+    // SAFETY: this process has one thread, so the child may do all that its parent may.
+    match unsafe { fork() }.map_err(|why| why.to_string())? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let Err(why) = become_the_command(&words, terminal, held_back);
+            complain(format_args!("cannot run {program}: {why}"));
+            exit(CANNOT_RUN.into())
+        }
     }
+}
+
+/// Turns this process into the command; comes back only with an error.
+fn become_the_command(
+    words: &[CString],
+    terminal: Option<&File>,
+    held_back: &SigSet,
+) -> nix::Result<Infallible> {
     if let Some(terminal) = terminal {
-        command
-            .stdin(Stdio::from(terminal.try_clone()?))
-            .stdout(Stdio::from(terminal.try_clone()?))
-            .stderr(Stdio::from(terminal));
-        let own_the_terminal = || {
-            setsid()?;
-            // SAFETY: TIOCSCTTY takes a plain number and reads no memory; stdin is the terminal set just above.
-            unsafe { ioctl::set_controlling_terminal(libc::STDIN_FILENO, 0) }?;
-            Ok(())
-        };
-        // SAFETY: between fork and exec it makes two system calls, neither of which allocates or takes a lock.
-        unsafe { command.pre_exec(own_the_terminal) };
+        setsid()?;
+        dup2_stdin(terminal)?;
+        dup2_stdout(terminal)?;
+        dup2_stderr(terminal)?;
+        // SAFETY: TIOCSCTTY takes a plain number and reads no memory; stdin was set just above.
+        unsafe { ioctl::set_controlling_terminal(libc::STDIN_FILENO, 0) }?;
     }
-    let child = command.spawn()?;
-    let id = i32::try_from(child.id()).map_err(io::Error::other)?;
-    Ok(Pid::from_raw(id))
+    // SAFETY: installs no handler. Rust's start-up ignores SIGPIPE, which commands do not expect.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    held_back.thread_unblock()?;
+    for (name, value) in [
+        ("PATH", PATH),
+        ("HOME", "/root"),
+        ("PS1", "coracle guest:\\w \\$ "),
+    ] {
+        // SAFETY: this process has one thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(name, value) };
+    }
+    let program = words.first().ok_or(Errno::EINVAL)?;
+    execvp(program, words)
 }
 
 /// Reaps all that have ended, orphans too, and says what became of `child`.

@@ -1,1 +1,420 @@
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::FromRawFd;
 
+use tempfile::NamedTempFile;
+use virtio_bindings::virtio_mmio::*;
+
+use super::*;
+use crate::virtio::test_driver::*;
+
+#[path = "hostile_test.rs"]
+mod hostile;
+#[path = "model_test.rs"]
+mod model;
+#[path = "test_requests.rs"]
+mod requests;
+#[path = "worker_test.rs"]
+mod worker;
+
+use requests::*;
+
+const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+const FEATURES: u64 = VERSION_1 | FLUSH;
+const SECTORS: usize = 64;
+const QUEUE: u16 = 128;
+
+fn pattern() -> Vec<u8> {
+    (0..SECTORS * 512)
+        .map(|offset| (offset / 512 * 7 + offset % 251) as u8)
+        .collect()
+}
+
+fn image() -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&pattern()).unwrap();
+    file
+}
+
+fn contents(file: &NamedTempFile) -> Vec<u8> {
+    std::fs::read(file.path()).unwrap()
+}
+
+fn driver(block: Block, features: u64) -> Driver {
+    let mut driver = Driver::new(Box::new(block));
+    driver.start(features, QUEUE);
+    driver
+}
+
+fn disk() -> (Driver, NamedTempFile) {
+    let file = image();
+    (
+        driver(Block::open(file.path(), false, None).unwrap(), FEATURES),
+        file,
+    )
+}
+
+#[test]
+fn the_configuration_says_capacity_segments_and_block_size() {
+    let (driver, _file) = disk();
+    assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 2);
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG), SECTORS as u32);
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 4), 0);
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 12), 126);
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 20), 512);
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 24), 0);
+    driver.write(VIRTIO_MMIO_CONFIG, 1);
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG), SECTORS as u32);
+}
+
+#[test]
+fn a_read_returns_the_images_bytes() {
+    let (mut driver, _file) = disk();
+    let reply = read(&mut driver, 3, 4 * 512);
+    assert_eq!(
+        reply,
+        Reply {
+            status: OK,
+            data: pattern()[3 * 512..7 * 512].to_vec(),
+            used: 4 * 512 + 1
+        }
+    );
+}
+
+#[test]
+fn a_write_changes_its_sectors_and_no_other() {
+    let (mut driver, file) = disk();
+    assert_eq!(write(&mut driver, 63, &[0xaa; 512]), OK);
+    assert_eq!(write(&mut driver, 0, &[0xbb; 1024]), OK);
+    assert_eq!(flush(&mut driver), OK);
+    let mut expected = pattern();
+    expected[63 * 512..].fill(0xaa);
+    expected[..1024].fill(0xbb);
+    assert_eq!(contents(&file), expected);
+}
+
+#[test]
+fn the_id_is_padded_with_nul_to_20_bytes() {
+    let file = image();
+    for (id, expected) in [
+        (None, "\0".repeat(20)),
+        (Some("vd-1"), format!("vd-1{}", "\0".repeat(16))),
+        (Some("12345678901234567890"), "12345678901234567890".into()),
+    ] {
+        let mut driver = driver(Block::open(file.path(), false, id).unwrap(), FEATURES);
+        let reply = request(&mut driver, VIRTIO_BLK_T_GET_ID, 0, &[], 20);
+        assert_eq!(
+            reply,
+            Reply {
+                status: OK,
+                data: expected.into_bytes(),
+                used: 21
+            }
+        );
+    }
+}
+
+#[test]
+fn an_id_that_a_guest_could_not_show_is_refused() {
+    let file = image();
+    for id in ["", "123456789012345678901", "tab\there", "größe"] {
+        let error = Block::open(file.path(), false, Some(id))
+            .err()
+            .expect("the id was accepted");
+        assert!(error.to_string().contains("20 printable ASCII"), "{error}");
+        assert!(!error.is_missing());
+    }
+}
+
+#[test]
+fn a_write_past_the_end_is_an_io_error_and_changes_nothing() {
+    let (mut driver, file) = disk();
+    for (sector, sectors) in [
+        (64, 1),
+        (63, 2),
+        (0, 65),
+        (u64::MAX, 1),
+        (u64::MAX / 512 + 1, 1),
+        (1 << 55, 1),
+    ] {
+        assert_eq!(
+            write(&mut driver, sector, &vec![1; sectors * 512]),
+            IOERR,
+            "{sector}"
+        );
+    }
+    assert_eq!(contents(&file), pattern());
+}
+
+#[test]
+fn a_read_past_the_end_is_an_io_error_and_writes_only_the_status() {
+    let (mut driver, _file) = disk();
+    for (sector, sectors) in [(64, 1), (63, 2), (0, 65), (u64::MAX, 1), (u64::MAX / 512 + 1, 1)] {
+        let reply = read(&mut driver, sector, sectors * 512);
+        assert_eq!(
+            reply,
+            Reply {
+                status: IOERR,
+                data: vec![NOT_WRITTEN; sectors * 512],
+                used: 0
+            }
+        );
+    }
+}
+
+#[test]
+fn data_of_partial_sectors_is_an_io_error() {
+    let (mut driver, file) = disk();
+    assert_eq!(read(&mut driver, 0, 511).status, IOERR);
+    assert_eq!(read(&mut driver, 0, 513).status, IOERR);
+    assert_eq!(write(&mut driver, 0, &[1; 1000]), IOERR);
+    assert_eq!(contents(&file), pattern());
+}
+
+#[test]
+fn a_read_only_disk_says_so_and_stays_as_it_is() {
+    let file = image();
+    let mut driver = driver(
+        Block::open(file.path(), true, None).unwrap(),
+        FEATURES | 1 << VIRTIO_BLK_F_RO,
+    );
+    assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
+    assert_eq!(flush(&mut driver), OK);
+    assert_eq!(read(&mut driver, 0, 512).data, pattern()[..512]);
+    assert_eq!(contents(&file), pattern());
+    assert_eq!(disk().0.features() & 1 << VIRTIO_BLK_F_RO, 0);
+}
+
+#[test]
+fn requests_of_other_types_are_unsupported() {
+    let (mut driver, file) = disk();
+    for kind in [2, 3, 5, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES, u32::MAX] {
+        assert_eq!(
+            request(&mut driver, kind, 0, &[0; 16], 0).status,
+            UNSUPP,
+            "{kind}"
+        );
+    }
+    assert_eq!(contents(&file), pattern());
+}
+
+#[test]
+fn a_header_cut_short_is_an_io_error() {
+    let (mut driver, _file) = disk();
+    for length in [0, 1, 15] {
+        let pending = offer(
+            &mut driver,
+            &header(VIRTIO_BLK_T_IN, 0)[..length],
+            513,
+            &plain(512),
+        );
+        assert_eq!(finish(&mut driver, pending).status, IOERR);
+    }
+}
+
+#[test]
+fn where_descriptors_begin_and_end_means_nothing() {
+    let (mut driver, _file) = disk();
+    let all: Vec<usize> = (0..100).collect();
+    for (readable, writable) in [
+        (vec![], vec![]),
+        (vec![1, 5, 5, 15], vec![1, 2, 3, 1023, 1024]),
+        (vec![8], vec![512]),
+        ((0..16).collect(), all),
+    ] {
+        for indirect in [false, true] {
+            let framing = Framing {
+                readable: readable.clone(),
+                writable: writable.clone(),
+                indirect,
+            };
+            let pending = offer(&mut driver, &header(VIRTIO_BLK_T_IN, 5), 1025, &framing);
+            let reply = finish(&mut driver, pending);
+            assert_eq!(
+                reply,
+                Reply {
+                    status: OK,
+                    data: pattern()[5 * 512..7 * 512].to_vec(),
+                    used: 1025
+                }
+            );
+        }
+    }
+}
+
+#[test]
+fn buffers_outside_guest_memory_are_an_io_error_if_the_status_is_inside() {
+    let (mut driver, file) = disk();
+    driver.put(&header(VIRTIO_BLK_T_OUT, 0), DATA);
+    for address in [HOLE - 256, HOLE, u64::MAX - 100, u64::MAX] {
+        driver.describe(DESCRIPTORS, 0, (DATA, 16, NEXT, 1));
+        driver.describe(DESCRIPTORS, 1, (address, 512, NEXT, 2));
+        driver.describe(DESCRIPTORS, 2, (DATA + 32, 1, WRITE, 0));
+        driver.put(&[NOT_WRITTEN], DATA + 32);
+        driver.offer(0);
+        let pending = Pending {
+            head: 0,
+            writable: vec![(DATA + 32, 1)],
+        };
+        assert_eq!(finish(&mut driver, pending).status, IOERR);
+    }
+    assert_eq!(contents(&file), pattern());
+}
+
+/// Descriptors of the main table, descriptors of the indirect table, and the head that is offered.
+type BrokenChain = (
+    &'static [(u64, u32, u16, u16)],
+    &'static [(u64, u32, u16, u16)],
+    u16,
+);
+
+#[test]
+fn a_chain_whose_driver_cannot_be_answered_makes_the_device_need_a_reset() {
+    let chains: [BrokenChain; 11] = [
+        // Loops, at once and later.
+        (&[(DATA, 16, NEXT, 0)], &[], 0),
+        (&[(DATA, 16, NEXT, 1), (DATA, 1, WRITE | NEXT, 0)], &[], 0),
+        // Leaves its table.
+        (&[(DATA, 16, NEXT, QUEUE)], &[], 0),
+        // Begins outside of it.
+        (&[], &[], QUEUE),
+        (&[], &[], u16::MAX),
+        // Nothing writable, nothing but an empty buffer, nothing reachable.
+        (&[(DATA, 16, 0, 0)], &[], 0),
+        (&[(DATA, 16, NEXT, 1), (DATA, 0, WRITE, 0)], &[], 0),
+        (
+            &[
+                (DATA, 16, NEXT, 1),
+                (DATA, 1, NEXT | WRITE, 2),
+                (HOLE, 1, WRITE, 0),
+            ],
+            &[],
+            0,
+        ),
+        // Indirect tables: of half a descriptor, outside guest memory, in an indirect table.
+        (
+            &[(TABLES, 24, INDIRECT, 0)],
+            &[(DATA, 16, NEXT, 1), (DATA, 1, WRITE, 0)],
+            0,
+        ),
+        (&[(HOLE, 32, INDIRECT, 0)], &[], 0),
+        (&[(TABLES, 16, INDIRECT, 0)], &[(TABLES, 16, INDIRECT, 0)], 0),
+    ];
+    let (mut driver, file) = disk();
+    for (index, (main, indirect, head)) in chains.into_iter().enumerate() {
+        for (table, descriptors) in [(DESCRIPTORS, main), (TABLES, indirect)] {
+            for (index, descriptor) in descriptors.iter().enumerate() {
+                driver.describe(table, index as u16, *descriptor);
+            }
+        }
+        driver.put(&header(VIRTIO_BLK_T_OUT, 0), DATA);
+        driver.offer(head);
+        driver.notify();
+        assert_eq!(driver.wait(), VIRTIO_MMIO_INT_CONFIG, "chain {index}");
+        assert!(driver.needs_reset());
+        assert_eq!(driver.take_used(), None);
+        driver.reset();
+        driver.start(FEATURES, QUEUE);
+        assert_eq!(read(&mut driver, 0, 512).status, OK);
+    }
+    assert_eq!(contents(&file), pattern());
+}
+
+#[test]
+fn an_indirect_chain_is_as_long_as_its_queue_at_most() {
+    let (mut driver, _file) = disk();
+    for length in [QUEUE, QUEUE + 1] {
+        driver.put(&header(VIRTIO_BLK_T_FLUSH, 0), DATA);
+        for index in 0..length - 1 {
+            driver.describe(TABLES, index, (DATA, 16, NEXT, index + 1));
+        }
+        driver.describe(TABLES, length - 1, (DATA + 16, 1, WRITE, 0));
+        driver.describe(DESCRIPTORS, 0, (TABLES, 16 * u32::from(length), INDIRECT, 0));
+        driver.offer(0);
+        driver.notify();
+        driver.wait();
+        assert_eq!(driver.needs_reset(), length > QUEUE);
+    }
+}
+
+#[test]
+fn more_chains_than_the_queue_has_make_the_device_need_a_reset() {
+    let (mut driver, _file) = disk();
+    for _ in 0..=QUEUE {
+        driver.offer(0);
+    }
+    driver.notify();
+    while !driver.needs_reset() {
+        driver.wait();
+    }
+}
+
+#[test]
+fn a_failed_write_and_a_failed_read_are_io_errors() {
+    // SAFETY: the name is a C string, and the new descriptor has no other owner.
+    let file = unsafe { File::from_raw_fd(libc::memfd_create(c"disk".as_ptr(), libc::MFD_ALLOW_SEALING)) };
+    file.set_len(8 * 512).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    let mut driver = driver(Block::open(Path::new(&path), false, None).unwrap(), FEATURES);
+    assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
+    file.set_len(4 * 512).unwrap();
+    assert_eq!(read(&mut driver, 3, 1024).status, IOERR);
+    assert_eq!(read(&mut driver, 3, 512).status, OK);
+    // SAFETY: the descriptor is open; adding a seal touches no memory.
+    assert_eq!(
+        unsafe {
+            libc::fcntl(
+                std::os::fd::AsRawFd::as_raw_fd(&file),
+                libc::F_ADD_SEALS,
+                libc::F_SEAL_WRITE,
+            )
+        },
+        0
+    );
+    assert_eq!(write(&mut driver, 0, &[2; 512]), IOERR);
+    assert_eq!(read(&mut driver, 0, 512).data, [1; 512]);
+}
+
+/// A disk whose writes go nowhere and whose flushes fail.
+fn unflushable() -> Block {
+    let file = File::options().read(true).write(true).open("/dev/null").unwrap();
+    let disk = Disk {
+        image: Image::over(file, 4096, false),
+        id: Id::default(),
+    };
+    Block {
+        disk: Arc::new(disk),
+        worker: None,
+    }
+}
+
+#[test]
+fn a_failed_flush_is_an_io_error_and_so_are_those_after_it() {
+    let mut driver = driver(unflushable(), FEATURES);
+    assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
+    assert_eq!(flush(&mut driver), IOERR);
+    driver.reset();
+    driver.start(FEATURES, QUEUE);
+    assert_eq!(flush(&mut driver), IOERR);
+}
+
+#[test]
+fn writes_are_flushed_for_a_driver_that_cannot_flush() {
+    let mut driver = driver(unflushable(), VERSION_1);
+    assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
+}
+
+#[test]
+fn a_sparse_image_larger_than_4_gib_is_addressed_in_full() {
+    let mut file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(5 << 30).unwrap();
+    let mut driver = driver(Block::open(file.path(), false, None).unwrap(), FEATURES);
+    let last = (5u64 << 30) / 512 - 1;
+    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG), (last + 1) as u32);
+    assert_eq!(write(&mut driver, last, &[7; 512]), OK);
+    file.seek(SeekFrom::Start(last * 512)).unwrap();
+    let mut sector = Vec::new();
+    file.read_to_end(&mut sector).unwrap();
+    assert_eq!(sector, [7; 512]);
+    assert_eq!(write(&mut driver, last + 1, &[7; 512]), IOERR);
+}

@@ -111,7 +111,3 @@ pub fn put(buffers: &Buffers, mut bytes: &[u8]) -> u64 {
     }
     (before - bytes.len()) as u64
 }
-
-#[cfg(test)]
-#[path = "chain_test.rs"]
-mod tests;

@@ -75,7 +75,7 @@ impl Image {
         if size == 0 {
             return Err(OpenError::Empty { path: path.into() });
         }
-        if size % SECTOR_SIZE != 0 {
+        if !size.is_multiple_of(SECTOR_SIZE) {
             return Err(OpenError::PartialSector {
                 path: path.into(),
                 size,
@@ -106,7 +106,7 @@ impl Image {
     pub fn locate(&self, sector: u64, length: u64) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR_SIZE)?;
         let end = offset.checked_add(length)?;
-        (length % SECTOR_SIZE == 0 && end <= self.size).then_some(offset)
+        (length.is_multiple_of(SECTOR_SIZE) && end <= self.size).then_some(offset)
     }
 
     /// Fills `buffers` from `offset` on.
@@ -221,8 +221,11 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
 fn advice(kind: io::ErrorKind, read_only: bool) -> &'static str {
     match kind {
         io::ErrorKind::PermissionDenied if read_only => "check its permissions with ls -l",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+        io::ErrorKind::PermissionDenied => {
             "check its permissions with ls -l, or attach it read-only: add ,ro"
+        }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::ExecutableFileBusy => {
+            "attach it read-only: add ,ro"
         }
         _ => "check the path and the file",
     }

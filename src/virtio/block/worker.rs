@@ -114,7 +114,7 @@ impl ServedQueue<'_> {
         loop {
             self.queue.disable_notification(self.memory)?;
             let next_used = self.queue.next_used();
-            let served = self.serve_available();
+            let served = self.serve_batch();
             // Completions before a broken chain count too.
             if self.queue.next_used() != next_used && self.queue.needs_notification(self.memory)? {
                 self.interrupt.notify_used();
@@ -127,9 +127,11 @@ impl ServedQueue<'_> {
         }
     }
 
-    fn serve_available(&mut self) -> Result<(), QueueError> {
+    fn serve_batch(&mut self) -> Result<(), QueueError> {
         let memory = self.memory;
-        while !self.stopped() {
+        // Not those that arrive meanwhile: the driver would hear of the first only after the last.
+        let end = self.queue.avail_idx(memory, Ordering::Acquire)?.0;
+        while self.queue.next_avail() != end && !self.stopped() {
             let Some(descriptors) = self.queue.iter(memory)?.next() else {
                 break;
             };

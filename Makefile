@@ -1,0 +1,59 @@
+# make run     boots a Linux guest to its shell (without a terminal: a short demonstration)
+# make test    passes the tests
+# make check   formatting, lints, documentation, dependencies
+# make guest   builds the built-in guest that coracle carries
+# make bench   start-up time on this host, and boot time on the deterministic clock beside containers
+#
+# Each installs what is missing first, and does nothing twice.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+say = @printf '%s\n' '--- $(1)' >&2
+
+# The kernel, the crates and the nested machine's packages come at the same time.
+PARALLEL := $(MAKE) --no-print-directory --jobs=3
+
+.PHONY: help run test check guest bench build
+.PHONY: prepared crates nested formats
+
+help:
+	@sed -n 's/^# \?//p' Makefile | sed '/^$$/q'
+
+run: build
+	@tools/run
+
+test: build formats
+	$(call say,running the tests: this host's own first, then Linux guests)
+	@cargo test --quiet --workspace
+
+check:
+	cargo fmt --all --check
+	cargo clippy --quiet --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
+	@tools/one-of-each-crate
+
+bench: build
+	cargo bench --quiet --bench start
+	cargo bench --quiet --bench boot
+
+build: prepared
+	@cargo build --release --quiet
+
+guest:
+	@guest-images/build
+
+prepared:
+	@$(PARALLEL) guest crates nested
+
+# Without the guest inside, while that is still being built: what comes after compiles one crate.
+crates:
+	@tools/crates
+
+# Only a host that cannot run Linux guests needs the nested machine.
+nested:
+	@tools/hardware-virtualization || tests/nested/prepare
+
+formats:
+	@guest-images/build formats

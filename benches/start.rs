@@ -1,0 +1,78 @@
+//! From the start of the process to the first KVM_RUN, on the host's own KVM, with the phases in between.
+//!
+//! `cargo bench --bench start [-- RUNS]`. The guest is the built-in one, its files in the page cache after the first
+//! run, which is not counted. Wall clock, so only a quiet machine gives figures to keep. Each phase ends with a line
+//! that `coracle run -v` logs with the time of the host's monotonic clock.
+
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use coracle::clock::monotonic;
+
+/// What the log says last before the first KVM_RUN.
+const LAST: &str = "vCPU 0 enters the guest";
+
+fn main() {
+    // Cargo passes --bench.
+    let runs = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20);
+    if coracle::built_in::kernel().is_none() {
+        println!("start: there is no built-in guest to start; 'make guest' builds it");
+        return;
+    }
+    start();
+    let runs: Vec<_> = (0..runs).map(|_| start()).collect();
+    println!("process start to first KVM_RUN, median of {} runs (milliseconds: phase, since the start)", runs.len());
+    let mut before = Duration::ZERO;
+    for index in 0..runs[0].len() {
+        let median = median(runs.iter().map(|phases| phases[index].1));
+        let phase = median.saturating_sub(before);
+        println!("{:>9.3} {:>9.3}  {}", milliseconds(phase), milliseconds(median), runs[0][index].0);
+        before = median;
+    }
+    let totals = || runs.iter().filter_map(|phases| phases.last()).map(|phase| phase.1);
+    let (least, most) = (totals().min().unwrap_or_default(), totals().max().unwrap_or_default());
+    println!("range {:.3} to {:.3}", milliseconds(least), milliseconds(most));
+}
+
+/// Starts a guest, and ends it once it runs; each phase with the time since the start at its end.
+fn start() -> Vec<(String, Duration)> {
+    let begin = monotonic();
+    let mut coracle = Command::new(env!("CARGO_BIN_EXE_coracle"))
+        .args(["run", "-v"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("coracle starts");
+    let log = BufReader::new(coracle.stderr.take().expect("stderr is a pipe"));
+    let mut phases = Vec::new();
+    for line in log.lines() {
+        let line = line.expect("the log is text");
+        let Some((time, phase)) =
+            line.strip_prefix("coracle: debug: [").and_then(|line| line.split_once("] "))
+        else {
+            panic!("coracle run: {line}");
+        };
+        let time = Duration::from_secs_f64(time.parse().expect("a log line has a time"));
+        phases.push((phase.to_owned(), time.saturating_sub(begin)));
+        if phase == LAST {
+            break;
+        }
+    }
+    coracle.kill().expect("coracle runs");
+    coracle.wait().expect("coracle ends");
+    assert_eq!(phases.last().map(|phase| phase.0.as_str()), Some(LAST), "the guest never started");
+    phases
+}
+
+fn median(values: impl Iterator<Item = Duration>) -> Duration {
+    let mut values: Vec<_> = values.collect();
+    values.sort();
+    values[values.len() / 2]
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -1,0 +1,182 @@
+//! Tables, rings and headers that no driver in its right mind would write.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SIZE: u16 = 16;
+const TABLE_SIZE: u64 = 8;
+/// Behind the image in its file: not the disk's.
+const BEYOND: &[u8] = &[0x99; 4096];
+
+type Descriptor = (u64, u32, u16, u16);
+
+#[derive(Clone, Debug)]
+struct Attack {
+    main: Vec<Descriptor>,
+    indirect: Vec<Descriptor>,
+    headers: Vec<(u32, u64)>,
+    heads: Vec<u16>,
+    /// Added to the number of heads for the available ring's index.
+    surplus: u16,
+}
+
+fn header_fields() -> impl Strategy<Value = (u32, u64)> {
+    let kind = prop_oneof![4 => prop::sample::select(vec![0u32, 1, 4, 8]), 1 => any::<u32>()];
+    let sector = prop_oneof![4 => 0..SECTORS as u64 + 1, 1 => any::<u64>()];
+    (kind, sector)
+}
+
+fn descriptor(
+    address: impl Strategy<Value = u64>,
+    flags: std::ops::Range<u16>,
+) -> impl Strategy<Value = Descriptor> {
+    let length = prop_oneof![
+        4 => prop::sample::select(vec![0u32, 1, 15, 16, 17, 32, 512, 513, 1024, 4096]),
+        1 => any::<u32>(),
+        1 => Just(u32::MAX),
+    ];
+    (
+        address,
+        length,
+        flags,
+        prop_oneof![8 => 0..SIZE, 1 => any::<u16>()],
+    )
+}
+
+/// `addresses` for buffers, `tables` for indirect tables.
+fn attack(
+    addresses: impl Strategy<Value = u64> + Clone + 'static,
+    tables: impl Strategy<Value = u64> + Clone + 'static,
+) -> impl Strategy<Value = Attack> {
+    let direct = descriptor(addresses.clone(), 0..4);
+    let table = descriptor(tables, 4..8).prop_map(|(address, length, flags, next)| {
+        (
+            address,
+            if length % 3 == 0 {
+                length
+            } else {
+                16 * (length % (TABLE_SIZE as u32 + 1))
+            },
+            flags,
+            next,
+        )
+    });
+    (
+        prop::collection::vec(prop_oneof![4 => direct, 1 => table], usize::from(SIZE)),
+        prop::collection::vec(descriptor(addresses, 0..4), TABLE_SIZE as usize),
+        prop::collection::vec(header_fields(), 1..8),
+        prop::collection::vec(prop_oneof![8 => 0..SIZE, 1 => any::<u16>()], 1..usize::from(SIZE)),
+        prop_oneof![8 => Just(0u16), 1 => any::<u16>()],
+    )
+        .prop_map(|(main, indirect, headers, heads, surplus)| Attack {
+            main,
+            indirect,
+            headers,
+            heads,
+            surplus,
+        })
+}
+
+fn buffer_address() -> impl Strategy<Value = u64> + Clone {
+    prop_oneof![
+        8 => (0u64..64).prop_map(|slot| DATA + 16 * slot),
+        2 => DATA..MEMORY_SIZE,
+        1 => HOLE - 64..HOLE + 64,
+        1 => HIGH_MEMORY + MEMORY_SIZE - 64..HIGH_MEMORY + MEMORY_SIZE,
+        1 => u64::MAX - 64..=u64::MAX,
+    ]
+}
+
+fn any_address() -> impl Strategy<Value = u64> + Clone {
+    prop_oneof![
+        4 => buffer_address(),
+        1 => DESCRIPTORS..USED + 0x100,
+        1 => TABLES..TABLES + 0x100,
+        1 => any::<u64>(),
+    ]
+}
+
+fn attacked_image() -> (Driver, NamedTempFile) {
+    let mut file = image();
+    let block = Block::open(file.path(), false, Some("hostile")).unwrap();
+    file.write_all(BEYOND).unwrap();
+    (Driver::new(Box::new(block)), file)
+}
+
+/// Starts the device on the attack and waits until it has dealt with it. Returns what memory was before.
+fn launch(driver: &mut Driver, attack: &Attack) -> Vec<u8> {
+    assert!(driver.negotiate(FEATURES));
+    driver.set_up_queue(SIZE);
+    for (table, descriptors) in [(DESCRIPTORS, &attack.main), (TABLES, &attack.indirect)] {
+        for (index, descriptor) in descriptors.iter().enumerate() {
+            driver.describe(table, index as u16, *descriptor);
+        }
+    }
+    for slot in 0..64 {
+        let (kind, sector) = attack.headers[slot % attack.headers.len()];
+        driver.put(&header(kind, sector), DATA + 16 * slot as u64);
+    }
+    for head in &attack.heads {
+        driver.offer(*head);
+    }
+    let index = driver.next_available().wrapping_add(attack.surplus);
+    driver.put(&index.to_le_bytes(), AVAILABLE + 2);
+    let memory = driver.bytes(0, MEMORY_SIZE as usize);
+    driver.driver_ok();
+    // Something is available, or too much is: one interrupt comes in any case, and the last one comes with the
+    // end of the thread or before the reset.
+    if index != 0 {
+        driver.wait();
+    }
+    driver.reset();
+    memory
+}
+
+fn survives(driver: &mut Driver, file: &NamedTempFile) -> Result<(), TestCaseError> {
+    prop_assert!(
+        contents(file)[SECTORS * 512..] == *BEYOND,
+        "the file changed behind the image"
+    );
+    driver.start(FEATURES, QUEUE);
+    prop_assert_eq!(write(driver, 9, &[0x42; 512]), OK);
+    prop_assert_eq!(read(driver, 9, 512).data, vec![0x42; 512]);
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_rings_say_the_disk_survives_it(attack in attack(any_address(), any_address())) {
+        let (mut driver, file) = attacked_image();
+        launch(&mut driver, &attack);
+        survives(&mut driver, &file)?;
+    }
+
+    #[test]
+    fn guest_memory_changes_only_where_descriptors_say_write(attack in attack(buffer_address(), Just(TABLES))) {
+        let (mut driver, file) = attacked_image();
+        let before = launch(&mut driver, &attack);
+        let mut after = driver.bytes(0, MEMORY_SIZE as usize);
+        let mut forgive = |range: std::ops::Range<usize>| after[range.clone()].copy_from_slice(&before[range]);
+        forgive(USED as usize..USED as usize + 4 + 8 * usize::from(SIZE) + 2);
+        for (address, length, flags, _) in attack.main.iter().chain(&attack.indirect) {
+            if flags & WRITE != 0 {
+                let start = (*address).min(MEMORY_SIZE) as usize;
+                let end = address.saturating_add((*length).into()).min(MEMORY_SIZE) as usize;
+                forgive(start..end);
+            }
+        }
+        prop_assert!(before == after, "guest memory changed outside of writable descriptors");
+        survives(&mut driver, &file)?;
+    }
+
+    #[test]
+    fn the_configuration_is_read_at_any_offset(offset in any::<u64>(), width in 0usize..16) {
+        let file = image();
+        let mut block = Block::open(file.path(), true, None).unwrap();
+        let mut data = vec![0; width];
+        block.read_config(offset, &mut data);
+        block.write_config(offset, &data);
+        prop_assert!(offset < CONFIG_SIZE as u64 || data.iter().all(|byte| *byte == 0));
+    }
+}

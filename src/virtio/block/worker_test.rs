@@ -1,0 +1,134 @@
+//! The I/O thread: when it lives, and that no wake-up gets lost between it and the driver.
+
+use super::*;
+
+/// The threads of this process with this name.
+fn threads(name: &str) -> usize {
+    let names = std::fs::read_dir("/proc/self/task").unwrap();
+    names
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .filter(|comm| comm.trim_end() == name)
+        .count()
+}
+
+#[test]
+fn chains_offered_before_driver_ok_are_served_with_one_interrupt() {
+    let file = image();
+    let mut driver = Driver::new(Box::new(Block::open(file.path(), false, None).unwrap()));
+    assert!(driver.negotiate(FEATURES));
+    driver.set_up_queue(QUEUE);
+    for _ in 0..10 {
+        offer(&mut driver, &header(VIRTIO_BLK_T_IN, 0), 513, &plain(512));
+    }
+    driver.driver_ok();
+    assert_eq!(driver.wait(), VIRTIO_MMIO_INT_VRING);
+    assert_eq!(std::iter::from_fn(|| driver.take_used()).count(), 10);
+    driver.reset();
+    assert!(!driver.interrupted());
+}
+
+#[test]
+fn a_disk_thread_lives_from_driver_ok_to_reset() {
+    let file = image();
+    let mut driver = Driver::new(Box::new(
+        Block::open(file.path(), false, Some("threaded")).unwrap(),
+    ));
+    assert_eq!(threads("disk-threaded"), 0);
+    for _ in 0..3 {
+        driver.start(FEATURES, QUEUE);
+        assert_eq!(read(&mut driver, 0, 512).status, OK);
+        assert_eq!(threads("disk-threaded"), 1);
+        driver.reset();
+        assert_eq!(threads("disk-threaded"), 0);
+    }
+    driver.start(FEATURES, QUEUE);
+    driver.transport.stop();
+    assert_eq!(threads("disk-threaded"), 0);
+    driver.reset();
+    drop(driver);
+    let mut driver = self::driver(
+        Block::open(file.path(), false, Some("threaded")).unwrap(),
+        FEATURES,
+    );
+    assert_eq!(read(&mut driver, 0, 512).status, OK);
+    drop(driver);
+    assert_eq!(threads("disk-threaded"), 0);
+}
+
+#[test]
+fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing() {
+    let (mut driver, _file) = disk();
+    for _ in 0..300 {
+        for _ in 0..8 {
+            offer(
+                &mut driver,
+                &header(VIRTIO_BLK_T_IN, 0),
+                64 * 512 + 1,
+                &plain(64 * 512),
+            );
+            driver.notify();
+        }
+        driver.reset();
+        let before = driver.bytes(0, MEMORY_SIZE as usize);
+        driver.notify();
+        std::thread::yield_now();
+        assert!(
+            before == driver.bytes(0, MEMORY_SIZE as usize),
+            "guest memory changed after the reset"
+        );
+        driver.start(FEATURES, QUEUE);
+    }
+}
+
+/// Keeps up to `depth` reads in flight, notifies only when the device asks, and waits for an interrupt only
+/// when nothing is there: a wake-up lost on either side is a hang.
+fn ping_pong(features: u64, depth: u16) {
+    const REQUESTS: u64 = 20_000;
+    let file = image();
+    let mut driver = driver(Block::open(file.path(), false, None).unwrap(), features);
+    driver.put(&header(VIRTIO_BLK_T_IN, 0), DATA);
+    for slot in 0..depth {
+        let buffer = DATA + 0x1000 + 1024 * u64::from(slot);
+        driver.describe(DESCRIPTORS, 2 * slot, (DATA, 16, NEXT, 2 * slot + 1));
+        driver.describe(DESCRIPTORS, 2 * slot + 1, (buffer, 513, WRITE, 0));
+    }
+    let mut free: Vec<u16> = (0..depth).map(|slot| 2 * slot).collect();
+    let (mut offered, mut completed, mut notifications, mut interrupts) = (0, 0, 0, 0);
+    while completed < REQUESTS {
+        let before = driver.next_available();
+        while offered < REQUESTS
+            && let Some(head) = free.pop()
+        {
+            driver.offer(head);
+            offered += 1;
+        }
+        if driver.next_available() != before && driver.notify_if_wanted(before) {
+            notifications += 1;
+        }
+        while let Some((head, length)) = driver.take_used() {
+            assert_eq!(length, 513);
+            free.push(head as u16);
+            completed += 1;
+        }
+        if completed < REQUESTS && (free.is_empty() || offered == REQUESTS) && !driver.want_interrupt() {
+            driver.wait();
+            interrupts += 1;
+        }
+    }
+    assert!(notifications > 0 && interrupts > 0);
+    println!("{features:#x}, depth {depth}: {notifications} notifications, {interrupts} waits");
+}
+
+#[test]
+fn no_wake_up_is_lost_with_an_event_index() {
+    for depth in [1, 4, 64] {
+        ping_pong(FEATURES | EVENT_IDX, depth);
+    }
+}
+
+#[test]
+fn no_wake_up_is_lost_without_an_event_index() {
+    for depth in [1, 64] {
+        ping_pong(FEATURES, depth);
+    }
+}

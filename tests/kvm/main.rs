@@ -1,0 +1,1 @@
+//! Whole-program tests on real KVM with tiny guests.

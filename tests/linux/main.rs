@@ -1,0 +1,2 @@
+//! Linux guests, in the nested machine where the host cannot run them.
+fn main() {}
