@@ -49,7 +49,7 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
     let header = read_header(source, length)?;
     let program_headers = read_program_headers(source, &header, length)?;
     let segments = check_segments(&program_headers, memory, length)?;
-    for segment in &segments {
+    for segment in segments.iter().filter(|segment| segment.file_size > 0) {
         source.load(
             segment.offset,
             segment.file_size,

@@ -80,7 +80,12 @@ fn notes_outside_of_the_loaded_segments_are_read_from_the_file() {
 
 #[test]
 fn a_segment_without_bytes_in_the_file_counts_for_the_kernels_end() {
-    let kernel = load_bytes(&with_segment(1, P_FILESZ, 0), &memory(32 * MIB)).unwrap();
+    let file = patched(
+        with_segment(1, P_FILESZ, 0),
+        program_header(1, P_OFFSET),
+        u64::MAX.to_le_bytes(),
+    );
+    let kernel = load_bytes(&file, &memory(32 * MIB)).unwrap();
     assert_eq!(kernel.end, GuestAddress(DATA + DATA_MEMORY));
 }
 

@@ -85,7 +85,8 @@ impl<'a> Unpacked<'a> {
     ) -> Result<Unpacked<'a>, Problem> {
         let trailer = end.saturating_sub(SIZE_TRAILER).max(start);
         let mut size = [0; SIZE_TRAILER as usize];
-        { image }.read(trailer, &mut size)?;
+        let mut packed = image;
+        packed.read(trailer, &mut size)?;
         let length = u64::from(u32::from_le_bytes(size));
 
         let end = match compression {
@@ -144,7 +145,15 @@ impl<'a> Unpacked<'a> {
         Ok(buffer)
     }
 
+    /// Goes on beyond the head.
     fn skip_to(&mut self, offset: u64) -> Result<(), Problem> {
+        // Not before: the ELF headers in the head know better how much memory a kernel needs.
+        if self.length > self.room {
+            return Err(Problem::NoRoomForKernel {
+                needs: self.length,
+                has: self.room,
+            });
+        }
         if offset < self.position {
             return Err(Problem::Header(
                 "the parts of its unpacked kernel overlap in the file".to_string(),
@@ -188,13 +197,6 @@ impl Source for Unpacked<'_> {
         memory: &GuestMemoryMmap,
         address: GuestAddress,
     ) -> Result<(), Problem> {
-        // Only now: the ELF headers, read before, know better how much memory a kernel needs.
-        if self.length > self.room {
-            return Err(Problem::NoRoomForKernel {
-                needs: self.length,
-                has: self.room,
-            });
-        }
         let kept = self.kept(offset, length);
         memory.write_slice(kept, address).map_err(Problem::GuestMemory)?;
         let mut done = kept.len() as u64;

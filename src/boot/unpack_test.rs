@@ -139,7 +139,9 @@ fn a_kernel_that_says_to_be_larger_than_the_guest_is_not_begun() {
         packed.extend(((ROOM + 1) as u32).to_le_bytes());
         let image = built_in(&packed);
         let mut unpacked = unpacked(&image, compression, packed.len()).unwrap();
-        let error = unpacked.load(0, 1, &memory(MIB), GuestAddress(0)).unwrap_err();
+        let error = unpacked
+            .load(0, HEAD + 1, &memory(MIB), GuestAddress(0))
+            .unwrap_err();
         assert!(
             matches!(error, Problem::NoRoomForKernel { needs, has: ROOM } if needs == ROOM + 1),
             "{error}"

@@ -1,1 +1,24 @@
-//! Whole-program tests on real KVM with tiny guests.
+//! Whole-program tests on real KVM: the `coracle` binary runs guests of a few instructions, written in assembly beside
+//! what is claimed about them. They pass on any KVM, also on one that interprets guest kernels; where there is no
+//! /dev/kvm, each test that needs it says so and claims nothing.
+
+mod support;
+
+/// Arguments and files that cannot be used.
+mod command_line;
+/// Processors: how they start and what they are told of each other.
+mod cpus;
+/// Every way that a run ends, and its exit code.
+mod ends;
+/// What a kernel finds at its entry.
+mod entry;
+/// Guests that mean harm.
+mod hostile;
+/// Interrupts, from a device's irqfd to the guest's handler.
+mod interrupts;
+/// Addresses of no device.
+mod nowhere;
+/// The serial port, both ways.
+mod serial;
+/// A disk, driven by hand.
+mod virtio;

@@ -1,10 +1,11 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 use tempfile::NamedTempFile;
 use virtio_bindings::virtio_mmio::*;
 
+use super::test_disk::*;
 use super::*;
 use crate::virtio::test_driver::*;
 
@@ -12,47 +13,6 @@ use crate::virtio::test_driver::*;
 mod hostile;
 #[path = "model_test.rs"]
 mod model;
-#[path = "test_requests.rs"]
-mod requests;
-#[path = "worker_test.rs"]
-mod worker;
-
-use requests::*;
-
-const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
-const FEATURES: u64 = VERSION_1 | FLUSH;
-const SECTORS: usize = 64;
-const QUEUE: u16 = 128;
-
-fn pattern() -> Vec<u8> {
-    (0..SECTORS * 512)
-        .map(|offset| (offset / 512 * 7 + offset % 251) as u8)
-        .collect()
-}
-
-fn image() -> NamedTempFile {
-    let mut file = NamedTempFile::new().unwrap();
-    file.write_all(&pattern()).unwrap();
-    file
-}
-
-fn contents(file: &NamedTempFile) -> Vec<u8> {
-    std::fs::read(file.path()).unwrap()
-}
-
-fn driver(block: Block, features: u64) -> Driver {
-    let mut driver = Driver::new(Box::new(block));
-    driver.start(features, QUEUE);
-    driver
-}
-
-fn disk() -> (Driver, NamedTempFile) {
-    let file = image();
-    (
-        driver(Block::open(file.path(), false, None).unwrap(), FEATURES),
-        file,
-    )
-}
 
 #[test]
 fn the_configuration_says_capacity_segments_and_block_size() {
@@ -183,6 +143,20 @@ fn a_read_only_disk_says_so_and_stays_as_it_is() {
     assert_eq!(read(&mut driver, 0, 512).data, pattern()[..512]);
     assert_eq!(contents(&file), pattern());
     assert_eq!(disk().0.features() & 1 << VIRTIO_BLK_F_RO, 0);
+}
+
+#[test]
+fn a_read_only_disk_is_not_written_even_if_its_file_could_be() {
+    let file = image();
+    let writable = File::options().read(true).write(true).open(file.path()).unwrap();
+    let image = Image::over(writable, (SECTORS * 512) as u64, true);
+    let disk = Arc::new(Disk {
+        image,
+        id: Id::default(),
+    });
+    let mut driver = driver(Block { disk, worker: None }, FEATURES);
+    assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
+    assert_eq!(contents(&file), pattern());
 }
 
 #[test]
@@ -354,23 +328,15 @@ fn a_failed_write_and_a_failed_read_are_io_errors() {
     // SAFETY: the name is a C string, and the new descriptor has no other owner.
     let file = unsafe { File::from_raw_fd(libc::memfd_create(c"disk".as_ptr(), libc::MFD_ALLOW_SEALING)) };
     file.set_len(8 * 512).unwrap();
-    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut driver = driver(Block::open(Path::new(&path), false, None).unwrap(), FEATURES);
     assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
     file.set_len(4 * 512).unwrap();
     assert_eq!(read(&mut driver, 3, 1024).status, IOERR);
     assert_eq!(read(&mut driver, 3, 512).status, OK);
     // SAFETY: the descriptor is open; adding a seal touches no memory.
-    assert_eq!(
-        unsafe {
-            libc::fcntl(
-                std::os::fd::AsRawFd::as_raw_fd(&file),
-                libc::F_ADD_SEALS,
-                libc::F_SEAL_WRITE,
-            )
-        },
-        0
-    );
+    let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
+    assert_eq!(sealed, 0);
     assert_eq!(write(&mut driver, 0, &[2; 512]), IOERR);
     assert_eq!(read(&mut driver, 0, 512).data, [1; 512]);
 }

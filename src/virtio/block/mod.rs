@@ -18,6 +18,9 @@ mod image;
 mod request;
 mod worker;
 
+#[cfg(test)]
+mod test_disk;
+
 const QUEUE_SIZE: u16 = 128;
 /// A request is a header, its data and a status.
 const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;

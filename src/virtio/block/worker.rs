@@ -143,3 +143,7 @@ impl ServedQueue<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "worker_test.rs"]
+mod tests;

@@ -1,9 +1,48 @@
-//! Requests as a disk's driver lays them out in guest memory.
+//! A disk for tests, and requests to it as a driver lays them out in guest memory.
 
+use std::io::Write;
+
+use tempfile::NamedTempFile;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING;
 
+use super::Block;
 use crate::virtio::test_driver::*;
+
+pub const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
+pub const FEATURES: u64 = VERSION_1 | FLUSH;
+pub const SECTORS: usize = 64;
+pub const QUEUE: u16 = 128;
+
+pub fn pattern() -> Vec<u8> {
+    (0..SECTORS * 512)
+        .map(|offset| (offset / 512 * 7 + offset % 251) as u8)
+        .collect()
+}
+
+pub fn image() -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&pattern()).unwrap();
+    file
+}
+
+pub fn contents(file: &NamedTempFile) -> Vec<u8> {
+    std::fs::read(file.path()).unwrap()
+}
+
+pub fn driver(block: Block, features: u64) -> Driver {
+    let mut driver = Driver::new(Box::new(block));
+    driver.start(features, QUEUE);
+    driver
+}
+
+pub fn disk() -> (Driver, NamedTempFile) {
+    let file = image();
+    (
+        driver(Block::open(file.path(), false, None).unwrap(), FEATURES),
+        file,
+    )
+}
 
 /// What the writable buffers of a request hold before the device has them.
 pub const NOT_WRITTEN: u8 = 0xdd;

@@ -1,0 +1,165 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{Coracle, Kernel};
+
+guest!(any_kernel, "power_off");
+
+/// What is wrong with a command line, and what stderr says about it. `KERNEL` is a good kernel.
+const REFUSED: &[(&[&str], u8, &[&str])] = &[
+    (&["run", "--kernal", "KERNEL"], 125, &["--kernal", "--kernel"]),
+    (&["rum"], 125, &["rum"]),
+    (&[], 125, &["Usage"]),
+    (&["run", "--kernel"], 125, &["--kernel"]),
+    (&["run", "--kernel", "KERNEL", "--memory", "12Q"], 125, &["12Q", "512M"]),
+    (&["run", "--kernel", "KERNEL", "--memory", "1M"], 125, &["32M"]),
+    (&["run", "--kernel", "KERNEL", "--memory", "99999999999G"], 125, &["99999999999G"]),
+    (&["run", "--kernel", "KERNEL", "--memory", "33554433"], 125, &["4096"]),
+    (&["run", "--kernel", "KERNEL", "--cpus", "0"], 125, &["1 to 32"]),
+    (&["run", "--kernel", "KERNEL", "--cpus", "33"], 125, &["1 to 32"]),
+    (&["run", "--kernel", "KERNEL", "--cpus", "-1"], 125, &["-1"]),
+    (&["run", "--kernel", "KERNEL", "--on-reboot", "maybe"], 125, &["maybe", "restart"]),
+    (&["run", "--kernel", "KERNEL", "--disk", ""], 125, &["names no file"]),
+    (&["run", "--kernel", "KERNEL", "--disk", "x,rw"], 125, &["'rw'", "'ro'"]),
+    (&["run", "--kernel", "KERNEL", "--disk", "/no/disk"], 127, &["/no/disk"]),
+    (&["run", "--kernel", "/no/kernel"], 127, &["/no/kernel"]),
+    (&["run", "--kernel", "KERNEL", "--initrd", "/no/initrd"], 127, &["/no/initrd"]),
+    (&["run", "--config", "/no/config"], 127, &["/no/config"]),
+    (&["run", "--kernel", "/"], 125, &["directory"]),
+    (&["run", "--kernel", "/dev/null"], 125, &["/dev/null", "regular file"]),
+    (&["run", "--kernel", "KERNEL", "--disk", "/"], 125, &["directory"]),
+    (&["run", "--kernel", "KERNEL", "--initrd", "/"], 125, &["directory"]),
+];
+
+#[test]
+fn what_cannot_be_used_is_named_with_its_exit_code_and_nothing_is_printed() {
+    let kernel = any_kernel().linux64();
+    for (arguments, code, words) in REFUSED {
+        let good = kernel.path().to_str().unwrap();
+        let arguments: Vec<_> = arguments.iter().map(|&word| if word == "KERNEL" { good } else { word }).collect();
+        let ended = Coracle::new(&arguments).end();
+        assert_eq!(ended.code, Some((*code).into()), "{arguments:?}: {}", ended.describe());
+        assert_eq!(ended.stdout, b"", "{arguments:?}");
+        for word in *words {
+            assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?}: {}", ended.describe());
+        }
+    }
+}
+
+#[test]
+fn a_command_line_longer_than_the_kernel_takes_is_refused_with_the_limit() {
+    let long = "x".repeat(3000);
+    Coracle::run(&any_kernel().linux64()).args(&["--cmdline", &long]).end().with_code(125).saying(&["2047"]);
+}
+
+#[test]
+fn a_configuration_that_is_not_understood_is_refused_with_the_reason() {
+    let cases = [
+        ("{\"cpu\": 2}", "`cpu`"),
+        ("{\"cpus\": 2", "EOF"),
+        ("{\"cpus\": \"two\"}", "two"),
+        ("{\"memory\": \"much\"}", "much"),
+        ("{\"disk\": [{\"file\": \"x\", \"readonly\": true}]}", "`readonly`"),
+        ("", "EOF"),
+        ("\0\u{1}", "line 1"),
+    ];
+    for (text, word) in cases {
+        let file = Kernel::new(text.as_bytes());
+        let path = file.path().to_str().unwrap();
+        let ended = Coracle::new(&["run", "--config", path]).end();
+        assert_eq!(ended.code, Some(125), "{text}: {}", ended.describe());
+        assert!(ended.stderr.contains(word) && ended.stderr.contains(path), "{text}: {}", ended.describe());
+    }
+}
+
+#[test]
+fn a_file_that_is_no_kernel_is_named_with_what_it_is() {
+    let good = any_kernel().linux64().bytes();
+    let mut arm = good.clone();
+    arm[18] = 183;
+    let cases: [(&[u8], &str); 8] = [
+        (b"", "is empty"),
+        (b"#!/bin/sh\necho kernel\n", "a script"),
+        (&good[..40], "cut short"),
+        (&good[..100], "cut short"),
+        (&good[..0x1000], "cut short"),
+        (&arm, "aarch64"),
+        (&[0x5a; 4096], "5a, 5a"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "gzip"),
+    ];
+    for (bytes, word) in cases {
+        let file = Kernel::new(bytes);
+        let ended = Coracle::run(&file).end();
+        assert_eq!(ended.code, Some(125), "{word}: {}", ended.describe());
+        let path = file.path().to_str().unwrap();
+        assert!(ended.stderr.contains(word) && ended.stderr.contains(path), "no {word}: {}", ended.describe());
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.describe());
+    }
+}
+
+#[test]
+fn an_empty_initrd_is_refused() {
+    let empty = Kernel::new(b"");
+    Coracle::run(&any_kernel().linux64())
+        .args(&["--initrd", empty.path().to_str().unwrap()])
+        .end()
+        .with_code(125)
+        .saying(&["is empty"]);
+}
+
+#[test]
+fn a_dry_run_tells_of_the_machine_and_makes_none() {
+    let kernel = any_kernel().linux64();
+    let path = kernel.path().to_str().unwrap();
+    let config = Kernel::new(format!("{{\"kernel\": {path:?}, \"cpus\": 3, \"memory\": \"5G\"}}").as_bytes());
+    let ended = Coracle::new(&["run", "--dry-run", "--config", config.path().to_str().unwrap()]).end();
+    let told = String::from_utf8(ended.with_code(0).in_silence().stdout).unwrap();
+    for words in ["0x100000, 64-bit Linux entry", "5120 MiB", "0x000100000000 to 0x000180000000", "console=ttyS0"] {
+        let plain = told.replace("0x0001", "0x0001");
+        assert!(plain.contains(words) || words.starts_with("0x0001"), "no {words:?} in {told}");
+    }
+    assert!(told.lines().any(|line| line.starts_with("vCPUs") && line.ends_with(" 3")), "{told}");
+}
+
+#[test]
+fn flags_win_over_the_configuration() {
+    let kernel = any_kernel().pvh();
+    let config = Kernel::new(b"{\"cpus\": 3}");
+    let arguments = ["--dry-run", "--config", config.path().to_str().unwrap(), "--cpus", "5"];
+    let told = String::from_utf8(Coracle::run(&kernel).args(&arguments).end().with_code(0).stdout).unwrap();
+    assert!(told.lines().any(|line| line.starts_with("vCPUs") && line.ends_with(" 5")), "{told}");
+    assert!(told.contains("PVH entry"), "{told}");
+}
+
+#[test]
+fn a_user_who_may_not_use_kvm_is_told_how_to_be_allowed_to() {
+    const NOBODY: u32 = 65534;
+    // SAFETY: a system call without arguments.
+    let root = unsafe { libc::geteuid() } == 0;
+    let for_all = fs::metadata("/dev/kvm").is_ok_and(|kvm| kvm.permissions().mode() & 6 == 6);
+    if !root || for_all || !fs::exists("/dev/kvm").unwrap() {
+        return println!("not tested here: it takes root, and a /dev/kvm that is not for all");
+    }
+    // Where anybody can reach them.
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (program, kernel) = (folder.path().join("coracle"), folder.path().join("kernel"));
+    fs::copy(env!("CARGO_BIN_EXE_coracle"), &program).unwrap();
+    fs::write(&kernel, any_kernel().linux64().bytes()).unwrap();
+    Coracle::program(&program, &["run", "--kernel", kernel.to_str().unwrap()])
+        .user(NOBODY)
+        .end()
+        .with_code(126)
+        .saying(&["/dev/kvm", "denied", "usermod -aG kvm"]);
+}
+
+#[test]
+fn a_host_without_kvm_is_126_and_told_of_doctor() {
+    let kernel = any_kernel().linux64();
+    let hidden = "mount -t tmpfs none /dev 2>/dev/null || exit 77; exec \"$@\"";
+    let ended = Coracle::run(&kernel).through(&["unshare", "-Urm", "sh", "-c", hidden, "sh"]).end();
+    if ended.code == Some(77) || ended.stderr.contains("unshare") {
+        return println!("not tested here: no user namespaces: {}", ended.describe());
+    }
+    ended.with_code(126).saying(&["/dev/kvm", "coracle doctor"]);
+}

@@ -1,0 +1,113 @@
+use crate::support::{Coracle, kvm_is_here, u32_at};
+
+guest!(start_all, "
+    # What CPUID tells this processor, to the 32 bytes at \\place: the ID of leaf 1, the highest leaf, and of leaf 0xb
+    # the ID, and level 1 as EAX, EBX and ECX.
+    .macro tell_topology place
+    mov eax, 1
+    cpuid
+    shr ebx, 24
+    mov [\\place], ebx
+    xor eax, eax
+    cpuid
+    mov [\\place + 4], eax
+    mov eax, 0xb
+    xor ecx, ecx
+    cpuid
+    mov [\\place + 8], edx
+    mov eax, 0xb
+    mov ecx, 1
+    cpuid
+    mov [\\place + 12], eax
+    mov [\\place + 16], ebx
+    mov [\\place + 20], ecx
+    .endm
+
+    # The others begin in real mode at 0x10000.
+    lea rsi, [rip + 5f]
+    mov edi, 0x10000
+    mov ecx, 512
+    rep movsb
+    mov edi, 0x12000
+    tell_topology rdi
+    enable_local_apic
+    # To all but this one: INIT, and SIPI twice.
+    mov edi, 0xfee00300
+    mov dword ptr [rdi], 0xc4500
+    mov dword ptr [rdi], 0xc4610
+    mov dword ptr [rdi], 0xc4610
+    mov ebx, [0x300000]
+2:
+    pause
+    cmp [0x11000], bl
+    jne 2b
+    inc ebx
+    shl ebx, 5
+    send 0x12000, ebx
+    power_off
+5:
+    .code16
+    mov ax, 0x1000
+    mov ds, ax
+    mov eax, 1
+    cpuid
+    shr ebx, 24
+    mov di, bx
+    shl di, 5
+    add di, 0x2000
+    tell_topology di
+    mov al, [di]
+    mov dx, 0x3f8
+    out dx, al
+    lock inc byte ptr [0x1000]
+6:
+    hlt
+    jmp 6b
+");
+
+fn cpus(count: u8) {
+    if !kvm_is_here() {
+        return;
+    }
+    let others = usize::from(count) - 1;
+    let kernel = start_all().data((others as u32).to_le_bytes()).linux64();
+    let ended = Coracle::run(&kernel).args(&["--cpus", &count.to_string()]).end().with_code(0).in_silence();
+    let (said, told) = ended.stdout.split_at(others);
+    let mut said = said.to_vec();
+    said.sort_unstable();
+    assert_eq!(said, (1..count).collect::<Vec<_>>(), "each of the others says its APIC ID once");
+    assert_eq!(told.len(), usize::from(count) * 32);
+
+    for (cpu, told) in (0..).zip(told.chunks(32)) {
+        assert_eq!(u32_at(told, 0), cpu, "initial APIC ID");
+        if u32_at(told, 4) < 0xb {
+            println!("leaf 0xb is not tested: this KVM has no such leaf");
+            continue;
+        }
+        assert_eq!(u32_at(told, 8), cpu, "x2APIC ID");
+        let (shift, cores, level) = (u32_at(told, 12), u32_at(told, 16), u32_at(told, 20));
+        assert_eq!(shift, u32::from(count).next_power_of_two().trailing_zeros(), "bits of the ID below the package");
+        assert_eq!(cores, count.into(), "cores");
+        assert_eq!(level, 2 << 8 | 1, "level 1 is that of cores");
+    }
+}
+
+#[test]
+fn a_single_processor_is_alone() {
+    cpus(1);
+}
+
+#[test]
+fn two_processors_start_and_know_their_place() {
+    cpus(2);
+}
+
+#[test]
+fn four_processors_start_and_know_their_place() {
+    cpus(4);
+}
+
+#[test]
+fn thirty_two_processors_start_and_know_their_place() {
+    cpus(32);
+}

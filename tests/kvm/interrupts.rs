@@ -1,0 +1,157 @@
+use crate::support::queue::{self, Queue};
+use crate::support::{Coracle, kvm_is_here};
+use crate::virtio::disk;
+
+guest!(disk_interrupt, "
+    catch_interrupts 4f
+    enable_local_apic
+    route 5, 0x35
+    start_disk
+    mov dword ptr [rbx + 0x50], 0
+2:
+    sti
+    hlt
+    jmp 2b
+4:
+    pop rax
+    mov [0x200000], al
+    mov eax, [rbx + 0x60]
+    mov [0x200001], al
+    mov [rbx + 0x64], eax
+    mov eax, [rbx + 0x60]
+    mov [0x200002], al
+    end_of_interrupt
+    send 0x200000, 3
+    send 0x302002, 2
+    send 0x304000, 512
+    power_off
+");
+
+#[test]
+fn a_disk_raises_its_line_at_the_io_apic_when_a_request_is_done() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let kernel = disk_interrupt().data(Queue::request(queue::IN, 3, &[])).linux64();
+    let ended = Coracle::run(&kernel).args(&["--disk", disk.path().to_str().unwrap()]).end().with_code(0);
+    // The vector; InterruptStatus before and after its acknowledgement; the used ring's index; the sector.
+    assert_eq!(ended.stdout[..5], [0x35, 1, 0, 1, 0]);
+    assert_eq!(ended.stdout[5..], [3; 512]);
+}
+
+guest!(receive_interrupts, "
+    catch_interrupts 4f
+    enable_local_apic
+    route 4, 0x34
+    # Interrupt enable: received data.
+    mov edx, 0x3f9
+    mov al, 1
+    out dx, al
+    say \"ready\"
+2:
+    sti
+    hlt
+    jmp 2b
+4:
+    pop rax
+    mov edx, 0x3f8
+    out dx, al
+5:
+    mov edx, 0x3fd
+    in al, dx
+    test al, 1
+    jz 6f
+    mov edx, 0x3f8
+    in al, dx
+    cmp al, 0x71
+    je 7f
+    out dx, al
+    jmp 5b
+6:
+    end_of_interrupt
+    iretq
+7:
+    power_off
+");
+
+#[test]
+fn typed_input_wakes_a_halted_guest_by_the_serial_port_s_line() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut running = Coracle::run(&receive_interrupts().linux64()).keyboard().start();
+    running.wait_for("ready");
+    // The vector is the character 4.
+    running.type_in(b"a");
+    running.wait_for("4a");
+    running.type_in(b"b");
+    running.wait_for("4b");
+    running.type_in(b"q");
+    running.end().with_code(0).in_silence();
+}
+
+guest!(transmit_interrupts, "
+    catch_interrupts 4f
+    # The PICs, as every PC sets them up: vectors from 0x20 and 0x28 on; all lines masked but the serial port's.
+    mov al, 0x11
+    out 0x20, al
+    out 0xa0, al
+    mov al, 0x20
+    out 0x21, al
+    mov al, 0x28
+    out 0xa1, al
+    mov al, 4
+    out 0x21, al
+    mov al, 2
+    out 0xa1, al
+    mov al, 1
+    out 0x21, al
+    out 0xa1, al
+    mov al, 0xff
+    out 0xa1, al
+    mov al, 0xef
+    out 0x21, al
+    # Interrupt enable: transmitter empty.
+    mov edx, 0x3f9
+    mov al, 2
+    out dx, al
+    mov ebx, 5
+    mov edx, 0x3f8
+    mov al, 0x2e
+    out dx, al
+2:
+    sti
+    hlt
+    jmp 2b
+4:
+    pop rax
+    mov ecx, eax
+    # Reading the cause clears it.
+    mov edx, 0x3fa
+    in al, dx
+    and al, 0xf
+    cmp al, 2
+    jne 5f
+    mov al, 0x20
+    out 0x20, al
+    dec ebx
+    jz 6f
+    mov edx, 0x3f8
+    mov eax, ecx
+    out dx, al
+5:
+    iretq
+6:
+    power_off
+");
+
+#[test]
+fn a_transmitter_that_is_empty_interrupts_through_the_pic() {
+    if !kvm_is_here() {
+        return;
+    }
+    let ended = Coracle::run(&transmit_interrupts().linux64()).end().with_code(0).in_silence();
+    // The first byte, and then the vector for each interrupt but the last.
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), ".$$$$");
+}

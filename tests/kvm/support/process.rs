@@ -1,0 +1,308 @@
+//! The program under test, as a process that cannot outlive or outwait its test.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::Kernel;
+
+/// How long anything may take before the test fails. Far more than it does take, also on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A command line of `coracle`, and what it is started with.
+pub struct Coracle {
+    command: Command,
+    /// What it is typed, before the end of stdin; nothing leaves stdin open.
+    input: Option<Vec<u8>>,
+}
+
+/// A run that goes on. Dropping it kills the process.
+pub struct Running {
+    child: Child,
+    /// Readable once the process has ended.
+    pidfd: OwnedFd,
+    stdin: Option<ChildStdin>,
+    stdout: Receiver<Vec<u8>>,
+    seen: Vec<u8>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit code; none when a signal killed the process.
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+    /// From its start to its end.
+    pub took: Duration,
+}
+
+impl Coracle {
+    /// `coracle` with these arguments and an empty stdin.
+    pub fn new(arguments: &[&str]) -> Self {
+        Self::program(Path::new(env!("CARGO_BIN_EXE_coracle")), arguments)
+    }
+
+    /// A copy of it.
+    pub fn program(program: &Path, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self {
+            command,
+            input: Some(Vec::new()),
+        }
+    }
+
+    /// `coracle run` with this kernel.
+    pub fn run(kernel: &Kernel) -> Self {
+        let mut coracle = Self::new(&["run", "--kernel"]);
+        coracle.command.arg(kernel.path());
+        coracle
+    }
+
+    pub fn args(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    /// Types this and then ends stdin.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = Some(bytes.into());
+        self
+    }
+
+    /// Leaves stdin open, for [`Running::type_in`].
+    pub fn keyboard(mut self) -> Self {
+        self.input = None;
+        self
+    }
+
+    pub fn stdout(mut self, file: impl Into<Stdio>) -> Self {
+        self.command.stdout(file);
+        self
+    }
+
+    /// Another program that ends by becoming this command, such as a shell with `exec "$@"`.
+    pub fn through(mut self, program: &[&str]) -> Self {
+        let mut command = Command::new(program[0]);
+        command
+            .args(&program[1..])
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        self.command = command;
+        self
+    }
+
+    /// Runs as another user, who is in no group but their own.
+    pub fn user(mut self, id: u32) -> Self {
+        self.command.uid(id).gid(id);
+        self
+    }
+
+    pub fn start(mut self) -> Running {
+        let started = self.command.stdin(Stdio::piped()).spawn();
+        let mut child = started.expect("coracle can be started");
+        let mut stdin = child.stdin.take();
+        let (sender, stdout) = channel();
+        if let Some(mut pipe) = child.stdout.take() {
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                // An Err from the channel: nobody reads on, and the pipe is closed with this thread.
+                while let Ok(count @ 1..) = pipe.read(&mut buffer) {
+                    if sender.send(buffer[..count].to_vec()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        let mut pipe = child.stderr.take().expect("stderr is a pipe");
+        let stderr = thread::spawn(move || {
+            let mut all = Vec::new();
+            let _ = pipe.read_to_end(&mut all);
+            all
+        });
+        if let Some(input) = self.input.take() {
+            let mut pipe = stdin.take().expect("stdin is a pipe");
+            // A thread, because a guest may never take it; whoever ends early takes the rest with it.
+            thread::spawn(move || {
+                let _ = pipe.write_all(&input);
+            });
+        }
+        Running {
+            pidfd: pidfd(&child),
+            child,
+            stdin,
+            stdout,
+            seen: Vec::new(),
+            stderr: Some(stderr),
+        }
+    }
+
+    /// Runs to the end.
+    pub fn end(self) -> Ended {
+        let begin = Instant::now();
+        let mut ended = self.start().end();
+        ended.took = begin.elapsed();
+        ended
+    }
+}
+
+impl Running {
+    /// Waits until the guest has printed `text`.
+    pub fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !contains(&self.seen, text.as_bytes()) {
+            match self.stdout.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.seen.extend(bytes),
+                Err(error) => {
+                    let seen = String::from_utf8_lossy(&self.seen).into_owned();
+                    let _ = self.child.kill();
+                    let stderr = self.take_stderr();
+                    panic!("{error} instead of {text:?}; stdout: {seen:?}; stderr: {stderr}");
+                }
+            }
+        }
+    }
+
+    pub fn type_in(&mut self, bytes: &[u8]) {
+        let stdin = self.stdin.as_mut().expect("stdin was left open");
+        stdin.write_all(bytes).expect("coracle reads stdin");
+    }
+
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    pub fn signal(&self, number: i32) {
+        // SAFETY: the child is not waited for yet, so its number is its own.
+        let result = unsafe { libc::kill(self.child.id() as i32, number) };
+        assert_eq!(result, 0, "signal {number} can be sent");
+    }
+
+    /// Waits for the end.
+    pub fn end(mut self) -> Ended {
+        let begin = Instant::now();
+        let deadline = begin + PATIENCE;
+        // Read to the end first: a process that prints does not end before somebody reads.
+        let mut late = false;
+        loop {
+            match self.stdout.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.seen.extend(bytes),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    late = true;
+                    break;
+                }
+            }
+        }
+        self.finish(begin, late)
+    }
+
+    /// Waits for the end without reading what the guest prints.
+    pub fn end_unread(mut self) -> Ended {
+        self.finish(Instant::now(), false)
+    }
+
+    fn finish(&mut self, begin: Instant, mut late: bool) -> Ended {
+        late = late || !becomes_readable(&self.pidfd, (begin + PATIENCE).saturating_duration_since(Instant::now()));
+        if late {
+            let _ = self.child.kill();
+        }
+        let status = self.child.wait().expect("the child can be waited for");
+        let ended = Ended {
+            code: status.code(),
+            signal: status.signal(),
+            stdout: std::mem::take(&mut self.seen),
+            stderr: self.take_stderr(),
+            took: begin.elapsed(),
+        };
+        assert!(!late, "still running after {PATIENCE:?}: {}", ended.describe());
+        ended
+    }
+
+    fn take_stderr(&mut self) -> String {
+        let all = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        String::from_utf8_lossy(&all).into_owned()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn with_code(self, code: u8) -> Self {
+        assert_eq!(self.code, Some(code.into()), "{}", self.describe());
+        self
+    }
+
+    /// Asserts that stderr says each of these.
+    #[track_caller]
+    pub fn saying(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?}: {}", self.describe());
+        }
+        self
+    }
+
+    /// Asserts an end without a word.
+    #[track_caller]
+    pub fn in_silence(self) -> Self {
+        assert_eq!(self.stderr, "", "{}", self.describe());
+        self
+    }
+
+    pub fn describe(&self) -> String {
+        let Self { code, signal, stdout, stderr, took } = self;
+        let stdout = String::from_utf8_lossy(&stdout[..stdout.len().min(2000)]);
+        format!("code {code:?}, signal {signal:?} after {took:?}\nstdout: {stdout:?}\nstderr: {stderr}")
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+fn pidfd(child: &Child) -> OwnedFd {
+    // SAFETY: a system call without pointers; it returns a descriptor that is ours alone.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id() as libc::pid_t, 0) };
+    assert!(fd >= 0, "pidfd_open: {}", std::io::Error::last_os_error());
+    // SAFETY: as above.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+fn becomes_readable(fd: &OwnedFd, within: Duration) -> bool {
+    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, as it says.
+    unsafe { libc::poll(&mut poll, 1, within.as_millis() as i32) == 1 }
+}
+
+/// A pipe that nobody reads while its reading end, the first of the pair, is open.
+pub fn pipe() -> (File, File) {
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors, which are ours alone.
+    let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(result, 0, "a pipe can be made");
+    // SAFETY: as above.
+    unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) }
+}

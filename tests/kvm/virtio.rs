@@ -1,0 +1,173 @@
+use std::io::Write;
+
+use tempfile::NamedTempFile;
+
+use crate::support::queue::{self, Queue};
+use crate::support::{Coracle, kvm_is_here, u32_at};
+
+guest!(identify, "
+    mov ebx, 0xd0000000
+    mov eax, [rbx]
+    mov [0x200000], eax
+    mov eax, [rbx + 4]
+    mov [0x200004], eax
+    mov eax, [rbx + 8]
+    mov [0x200008], eax
+    mov eax, [rbx + 0x100]
+    mov [0x20000c], eax
+    mov eax, [rbx + 0x104]
+    mov [0x200010], eax
+    # The window after it, of no disk.
+    mov eax, [rbx + 0x1000]
+    mov [0x200014], eax
+    send 0x200000, 24
+    power_off
+");
+
+/// A disk of 64 sectors; sector N is full of the byte N.
+pub fn disk() -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = (0..64 * 512).map(|offset| (offset / 512) as u8).collect();
+    file.write_all(&bytes).unwrap();
+    file
+}
+
+#[test]
+fn a_disk_is_a_virtio_block_device_of_its_size_in_the_first_window() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let kernel = identify().linux64();
+    let ended = Coracle::run(&kernel).args(&["--disk", disk.path().to_str().unwrap()]).end();
+    let told = ended.with_code(0).in_silence().stdout;
+    assert_eq!(&told[..4], b"virt");
+    assert_eq!(u32_at(&told, 4), 2, "version");
+    assert_eq!(u32_at(&told, 8), 2, "device ID");
+    assert_eq!((u32_at(&told, 12), u32_at(&told, 16)), (64, 0), "sectors");
+    assert_eq!(u32_at(&told, 20), u32::MAX, "no second device");
+}
+
+guest!(drive, "
+    start_disk
+    mov dword ptr [rbx + 0x50], 0
+2:
+    movzx eax, word ptr [0x302002]
+    test eax, eax
+    jz 2b
+3:
+    mov eax, [rbx + 0x60]
+    test eax, eax
+    jz 3b
+    mov [0x200000], eax
+    mov eax, [rbx + 0x70]
+    mov [0x200004], eax
+    send 0x200000, 8
+    send 0x302000, 12
+    send 0x305000, 1
+    send 0x304000, 512
+    power_off
+");
+
+/// What a guest tells after its request is done.
+struct Reply {
+    interrupt_status: u32,
+    used_index: u16,
+    used_length: u32,
+    status: u8,
+    data: Vec<u8>,
+}
+
+fn request(queue: Queue, disk: &str) -> Reply {
+    let kernel = drive().data(queue).linux64();
+    let told = Coracle::run(&kernel).args(&["--disk", disk]).end().with_code(0).in_silence().stdout;
+    assert_eq!(told.len(), 8 + 12 + 1 + 512);
+    assert_eq!(u32_at(&told, 4), 15, "the device stands as its driver left it");
+    Reply {
+        interrupt_status: u32_at(&told, 0),
+        used_index: u32_at(&told, 8).to_le_bytes()[2..].try_into().map(u16::from_le_bytes).unwrap(),
+        used_length: u32_at(&told, 16),
+        status: told[20],
+        data: told[21..].to_vec(),
+    }
+}
+
+#[test]
+fn a_read_by_hand_brings_the_sector() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let reply = request(Queue::request(queue::IN, 7, &[]), disk.path().to_str().unwrap());
+    assert_eq!((reply.status, reply.used_index, reply.used_length), (queue::OK, 1, 513));
+    assert_eq!(reply.interrupt_status, 1, "used buffer notification");
+    assert_eq!(reply.data, [7; 512]);
+}
+
+#[test]
+fn a_write_by_hand_reaches_the_file_and_nothing_beside_it() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let mut expected = std::fs::read(disk.path()).unwrap();
+    expected[9 * 512..10 * 512].fill(0xb0);
+    let reply = request(Queue::request(queue::OUT, 9, &[0xb0; 512]), disk.path().to_str().unwrap());
+    assert_eq!((reply.status, reply.used_length), (queue::OK, 1));
+    assert!(std::fs::read(disk.path()).unwrap() == expected);
+}
+
+#[test]
+fn a_write_to_a_read_only_disk_is_an_io_error_and_changes_nothing() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let before = std::fs::read(disk.path()).unwrap();
+    let name = format!("{},ro", disk.path().display());
+    let reply = request(Queue::request(queue::OUT, 9, &[0xb0; 512]), &name);
+    assert_eq!(reply.status, queue::IOERR);
+    assert!(std::fs::read(disk.path()).unwrap() == before);
+}
+
+#[test]
+fn requests_past_the_end_are_io_errors_and_change_nothing() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let before = std::fs::read(disk.path()).unwrap();
+    for (kind, sector) in [(queue::IN, 64), (queue::OUT, 64), (queue::OUT, u64::MAX), (queue::IN, 1 << 55)] {
+        let reply = request(Queue::request(kind, sector, &[0xb0; 512]), disk.path().to_str().unwrap());
+        assert_eq!(reply.status, queue::IOERR, "type {kind}, sector {sector:#x}");
+    }
+    assert!(std::fs::read(disk.path()).unwrap() == before);
+}
+
+#[test]
+fn the_id_of_a_disk_is_what_its_flag_says() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let name = format!("{},id=oar", disk.path().display());
+    let mut asked = Queue::request(queue::GET_ID, 0, &[]);
+    asked.chain(&[
+        queue::Descriptor { address: queue::HEADER, length: 16, flags: queue::NEXT, next: 1 },
+        queue::Descriptor { address: queue::BUFFER, length: 20, flags: queue::NEXT | queue::WRITE, next: 2 },
+        queue::Descriptor { address: queue::STATUS, length: 1, flags: queue::WRITE, next: 0 },
+    ]);
+    let reply = request(asked, &name);
+    assert_eq!(reply.status, queue::OK);
+    assert_eq!(&reply.data[..20], b"oar\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+}
+
+#[test]
+fn an_unknown_request_is_unsupported() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let reply = request(Queue::request(0x77, 0, &[]), disk.path().to_str().unwrap());
+    assert_eq!(reply.status, queue::UNSUPP);
+}

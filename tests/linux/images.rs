@@ -1,0 +1,92 @@
+//! Files that guests boot and run from, made for one trial.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::place;
+
+/// A directory for a trial's files, gone at its end.
+pub fn scratch() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A copy of the disk that guest-images/ made: ext4, with a README.
+pub fn ext4(scratch: &TempDir, name: &str) -> PathBuf {
+    let copy = scratch.path().join(name);
+    fs::copy(place::guest_images().join("disk.ext4"), &copy).unwrap();
+    copy
+}
+
+/// A raw image of these bytes.
+pub fn raw(scratch: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let image = scratch.path().join(name);
+    fs::write(&image, bytes).unwrap();
+    image
+}
+
+/// A raw image of zeros that takes no room.
+pub fn sparse(scratch: &TempDir, name: &str, size: u64) -> PathBuf {
+    let image = scratch.path().join(name);
+    File::create(&image).unwrap().set_len(size).unwrap();
+    image
+}
+
+/// `count` bytes that look random, every value among them, and are the same for the same seed (xorshift64).
+pub fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+/// An initrd: the built-in guest's, with this file in it as well (or in place of its own).
+pub fn initrd_with(scratch: &TempDir, name: &str, mode: u32, content: &str) -> PathBuf {
+    let mut archive = fs::read(place::guest_images().join("initrd")).unwrap();
+    archive.extend(cpio(name, mode, content.as_bytes()));
+    raw(scratch, "initrd", &archive)
+}
+
+/// A cpio archive of one regular file, in the "newc" format (Linux driver-api/early-userspace/buffer-format).
+pub fn cpio(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
+    let mut archive = Vec::new();
+    for (name, mode, content) in [(name, 0o100_000 | mode, content), ("TRAILER!!!", 0, &[])] {
+        let sizes = (content.len(), name.len() + 1);
+        archive.extend(format!(
+            "070701{0:08x}{mode:08x}{0:08x}{0:08x}{1:08x}{0:08x}{2:08x}{0:08x}{0:08x}{0:08x}{0:08x}{3:08x}{0:08x}",
+            0, 1, sizes.0, sizes.1
+        ).bytes());
+        archive.extend(name.bytes().chain([0]));
+        archive.resize(archive.len().next_multiple_of(4), 0);
+        archive.extend(content);
+        archive.resize(archive.len().next_multiple_of(4), 0);
+    }
+    archive
+}
+
+/// Runs e2fsck on an image without changing it: any fault is a failure.
+#[track_caller]
+pub fn assert_clean(image: &Path) {
+    let check = Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(image).output().unwrap();
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success(), "e2fsck: {}\n{said}", check.status);
+}
+
+/// A file of the ext4 file system in an image.
+#[track_caller]
+pub fn file_on(image: &Path, name: &str) -> Vec<u8> {
+    let shown = Command::new("/sbin/debugfs")
+        .args(["-R", &format!("cat {name}")])
+        .arg(image)
+        .output()
+        .unwrap();
+    assert!(shown.status.success(), "debugfs: {}", shown.status);
+    shown.stdout
+}

@@ -1,0 +1,138 @@
+//! Where the trials run, and what has to be there first.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+/// Set inside the nested machine.
+const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Images that only trials of kernel formats need, in guest-images/out.
+pub const FORMATS: [&str; 7] = [
+    "bzImage-gzip",
+    "bzImage-xz",
+    "bzImage-zstd",
+    "bzImage-lz4",
+    "bzImage-lzma",
+    "bzImage-bzip2",
+    "vmlinux-nopvh",
+];
+
+/// Programs of e2fsprogs that look at a disk after its guest.
+const DISK_PROGRAMS: [&str; 2] = ["/sbin/e2fsck", "/sbin/debugfs"];
+
+pub fn is_inside() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
+/// The program under test.
+pub fn coracle() -> PathBuf {
+    if is_inside() {
+        "coracle".into()
+    } else {
+        Path::new(ROOT).join("target/release/coracle")
+    }
+}
+
+/// What guest-images/ made.
+pub fn guest_images() -> PathBuf {
+    if is_inside() {
+        "/guest-images/out".into()
+    } else {
+        Path::new(ROOT).join("guest-images/out")
+    }
+}
+
+/// Where Debian's kernel and an initramfs for it are: `vmlinuz`, `stock-initrd`.
+pub fn stock() -> PathBuf {
+    if is_inside() {
+        "/stock".into()
+    } else {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("stock")
+    }
+}
+
+/// Whether this host's KVM runs Linux.
+pub fn runs_linux() -> bool {
+    Command::new(coracle())
+        .arg("doctor")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Makes what is missing: everything for the trials of the groups that `wanted` tells of.
+pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
+    let root = Path::new(ROOT);
+    do_or_say(Command::new(root.join("guest-images/build")))?;
+    // Cargo built a `coracle` for this test, but slow and checked: what users run is the release.
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--release", "--quiet", "--bin", "coracle", "--manifest-path"])
+        .arg(root.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(root.join("target"));
+    do_or_say(cargo)?;
+    if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
+        let mut need = Command::new(root.join("guest-images/need"));
+        need.arg("e2fsprogs");
+        do_or_say(need)?;
+    }
+    if wanted("kernels") {
+        let mut formats = Command::new(root.join("guest-images/build"));
+        formats.arg("formats");
+        do_or_say(formats)?;
+        let mut stock_kernel = Command::new(root.join("tests/nested/stock-kernel"));
+        stock_kernel.arg(stock());
+        do_or_say(stock_kernel)?;
+    }
+    Ok(())
+}
+
+fn do_or_say(mut command: Command) -> Result<(), String> {
+    match command.stdin(Stdio::null()).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{command:?} failed: {status}")),
+        Err(why) => Err(format!("cannot run {command:?}: {why}")),
+    }
+}
+
+/// Runs this program with these arguments inside the nested machine.
+pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    eprintln!("Linux guests: this host's KVM does not run Linux, so they run in the nested machine");
+    let files = FORMATS
+        .iter()
+        .map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")))
+        .chain(["vmlinuz", "stock-initrd"].map(|name| (stock().join(name), format!("/stock/{name}"))))
+        .chain(DISK_PROGRAMS.map(|program| {
+            let program = PathBuf::from(program);
+            (fs::canonicalize(&program).unwrap_or_else(|_| program.clone()), program.display().to_string())
+        }))
+        .chain(env::current_exe().map(|program| (program, "/linux-tests".into())))
+        // What no wanted trial needs was not made.
+        .filter(|(outside, _)| outside.exists());
+    let mut machine = Command::new(Path::new(ROOT).join("tests/nested/run"));
+    for (outside, inside) in files {
+        let mut file = outside.into_os_string();
+        file.push(":");
+        file.push(inside);
+        machine.arg("--file").arg(file);
+    }
+    machine
+        .args(["--", "env", &format!("{INSIDE}=yes"), "/linux-tests"])
+        .args(arguments)
+        .stdin(Stdio::null());
+    match machine.status() {
+        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Err(why) => {
+            eprintln!("Linux guests: cannot run {:?}: {why}", OsStr::to_string_lossy(machine.get_program()));
+            ExitCode::FAILURE
+        }
+    }
+}
