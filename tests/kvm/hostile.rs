@@ -61,7 +61,6 @@ guest!(storm_ports, "
     and edx, 7
     or edx, 0x3f8
     out dx, ax
-    .balign 8
     jmp 5b
 ");
 
@@ -123,7 +122,6 @@ guest!(storm_window, "
     # The same device serves a driver that knows its trade, after a reset.
     mov dword ptr [rbx + 0x70], 0
     mov word ptr [0x302002], 0
-    lea rsi, [rip + 9f]
     mov esi, 0x308000
     mov edi, 0x300000
     mov ecx, 0x7000

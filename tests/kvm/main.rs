@@ -2,6 +2,7 @@
 //! what is claimed about them. They pass on any KVM, also on one that interprets guest kernels; where there is no
 //! /dev/kvm, each test that needs it says so and claims nothing.
 
+#[macro_use]
 mod support;
 
 /// Arguments and files that cannot be used.

@@ -9,6 +9,9 @@ use std::process::{Command, ExitCode, Stdio};
 /// Set inside the nested machine.
 const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
 
+/// `full` here makes trials move as much in the nested machine as on a host whose KVM runs Linux.
+pub const EXTENT: &str = "CORACLE_LINUX_TESTS";
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Images that only trials of kernel formats need, in guest-images/out.
@@ -124,8 +127,9 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         file.push(inside);
         machine.arg("--file").arg(file);
     }
+    let extent = env::var(EXTENT).unwrap_or_default();
     machine
-        .args(["--", "env", &format!("{INSIDE}=yes"), "/linux-tests"])
+        .args(["--", "env", &format!("{INSIDE}=yes"), &format!("{EXTENT}={extent}"), "/linux-tests"])
         .args(arguments)
         .stdin(Stdio::null());
     match machine.status() {

@@ -11,7 +11,7 @@ pub mod process;
 pub mod queue;
 
 pub use elf::{Guest, Kernel};
-pub use process::{Coracle, Ended, Running};
+pub use process::{Coracle, Ended};
 
 /// Whether there is a KVM to test with; says so when there is none.
 pub fn kvm_is_here() -> bool {

@@ -184,10 +184,6 @@ impl Running {
         stdin.write_all(bytes).expect("coracle reads stdin");
     }
 
-    pub fn close_stdin(&mut self) {
-        self.stdin = None;
-    }
-
     pub fn signal(&self, number: i32) {
         // SAFETY: the child is not waited for yet, so its number is its own.
         let result = unsafe { libc::kill(self.child.id() as i32, number) };

@@ -1,0 +1,46 @@
+//! vCPUs: the guest finds all of them, and each runs programs.
+
+use crate::run::Coracle;
+
+crate::trials!["cpus":
+    thirty_two_cpus_are_online_and_each_runs_a_program,
+    four_cpus_are_online_and_each_runs_a_program,
+    two_cpus_are_online_and_each_runs_a_program,
+    one_cpu_is_online_and_runs_a_program,
+];
+
+fn one_cpu_is_online_and_runs_a_program() {
+    check(1, "0");
+}
+
+fn two_cpus_are_online_and_each_runs_a_program() {
+    check(2, "0-1");
+}
+
+fn four_cpus_are_online_and_each_runs_a_program() {
+    check(4, "0-3");
+}
+
+fn thirty_two_cpus_are_online_and_each_runs_a_program() {
+    check(32, "0-31");
+}
+
+/// The last-but-13th field of /proc/self/stat is the CPU that the program runs on (proc(5): field 39).
+fn check(cpus: u8, online: &str) {
+    let count = cpus.to_string();
+    let finished = Coracle::run()
+        .args(["--cpus", &count])
+        .script(
+            "echo count $(nproc); echo online $(cat /sys/devices/system/cpu/online); \
+             for cpu in $(seq 0 $(($(nproc) - 1))); do \
+             taskset $(printf 0x%x $((1 << $cpu))) sh -c 'echo ran on $(cut -d \\  -f 39 /proc/self/stat)'; done",
+        )
+        .end();
+    finished
+        .assert_powered_off()
+        .assert_prints(&format!("count {cpus}\n"))
+        .assert_prints(&format!("online {online}\n"));
+    for cpu in 0..cpus {
+        finished.assert_prints(&format!("ran on {cpu}\n"));
+    }
+}

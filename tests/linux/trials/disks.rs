@@ -1,0 +1,99 @@
+//! Disks: what the guest writes is on the host, and what it may not write stays as it was.
+
+use std::fs;
+
+use crate::images::{assert_clean, ext4, file_on, noise, raw, scratch, sparse};
+use crate::place;
+use crate::run::Coracle;
+
+crate::trials!["disks":
+    what_the_guest_writes_is_whole_on_the_host_after_power_off,
+    several_disks_are_seen_in_order_with_their_ids,
+    a_read_only_disk_stays_as_it_is_whatever_the_guest_does,
+    a_write_that_the_host_cannot_store_is_an_io_error_in_the_guest,
+];
+
+fn what_the_guest_writes_is_whole_on_the_host_after_power_off() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    let content = noise(5, 8 << 20);
+    let source = raw(&scratch, "source", &content);
+    Coracle::run()
+        .args(["--disk", disk.to_str().unwrap()])
+        .args(["--disk", &format!("{},ro", source.display())])
+        .script("mkdir -p /mnt; mount /dev/vda /mnt && cat /dev/vdb >/mnt/copy && sync && echo written")
+        .end()
+        .assert_powered_off()
+        .assert_prints("written\n");
+    assert_clean(&disk);
+    assert!(file_on(&disk, "copy") == content, "the file's content differs");
+}
+
+fn several_disks_are_seen_in_order_with_their_ids() {
+    let scratch = scratch();
+    let mut coracle = Coracle::run();
+    let mut expected = String::new();
+    for (index, letter) in ('a'..='e').enumerate() {
+        // Sizes that tell the disks apart, in sectors.
+        let sectors = 8 * (index as u64 + 1);
+        let image = sparse(&scratch, &format!("image-{letter}"), sectors * 512);
+        let id = format!("the-{letter}-of-20-charact");
+        coracle = coracle.args(["--disk", &format!("{},id={id}", image.display())]);
+        expected += &format!("vd{letter} {sectors} {id}\n");
+    }
+    let no_id = sparse(&scratch, "no-id", 4096 * 512);
+    coracle
+        .args(["--disk", no_id.to_str().unwrap()])
+        .script("cd /sys/block; for disk in vd*; do echo $disk $(cat $disk/size $disk/serial); done")
+        .end()
+        .assert_powered_off()
+        .assert_prints(&expected)
+        .assert_prints("vdf 4096\n");
+}
+
+/// BLKROSET takes back what the kernel itself remembers of the disk; from there on only the device refuses.
+fn a_read_only_disk_stays_as_it_is_whatever_the_guest_does() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    Coracle::run()
+        .args(["--disk", &format!("{},ro", disk.display())])
+        .script(
+            "mkdir -p /mnt; echo read-only $(cat /sys/block/vda/ro); \
+             dd if=/dev/zero of=/dev/vda bs=4096 count=16 conv=fsync || echo write refused; \
+             mount -o rw /dev/vda /mnt || echo mount refused; \
+             mount -o ro /dev/vda /mnt && cat /mnt/README >/dev/null && echo readable; umount /mnt; \
+             blockdev --setrw /dev/vda; \
+             dd if=/dev/zero of=/dev/vda bs=4096 count=16 conv=fsync || echo second write refused; \
+             dmesg | grep -c 'I/O error, dev vda'; exit 0",
+        )
+        .end()
+        .assert_powered_off()
+        .assert_prints("read-only 1\n")
+        .assert_prints("\nwrite refused\n")
+        .assert_prints("\nmount refused\n")
+        .assert_prints("\nreadable\n")
+        .assert_prints("\nsecond write refused\n");
+    let original = fs::read(place::guest_images().join("disk.ext4")).unwrap();
+    assert!(fs::read(&disk).unwrap() == original, "the image changed");
+}
+
+/// The image is larger than the file system that it is on, which only `coracle` sees: it has mounts of its own.
+fn a_write_that_the_host_cannot_store_is_an_io_error_in_the_guest() {
+    let scratch = scratch();
+    let host_script = "mount -t tmpfs -o size=4m none \"$1\" && truncate -s 64M \"$1/image\" && shift && exec \"$@\"";
+    let guest_script = "dd if=/dev/zero of=/dev/vda bs=1M count=16 conv=fsync || echo write failed; \
+                        dmesg | grep -q 'I/O error, dev vda' && echo logged; \
+                        dd if=/dev/vda of=/dev/null bs=512 count=1 && echo still readable";
+    let directory = scratch.path().to_str().unwrap();
+    Coracle::program("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", host_script, "sh", directory])
+        .args([place::coracle().as_os_str(), "run".as_ref()])
+        .args(["--disk", &format!("{directory}/image")])
+        .script(guest_script)
+        .end()
+        .assert_code(0)
+        .assert_prints("\nwrite failed\n")
+        .assert_prints("\nlogged\n")
+        .assert_prints("\nstill readable\n")
+        .assert_explains("No space left on device");
+}

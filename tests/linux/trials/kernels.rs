@@ -1,0 +1,87 @@
+//! Every format of a kernel that Coracle knows, and a distribution's kernel as it is shipped.
+
+use crate::images::{assert_clean, ext4, file_on, scratch};
+use crate::place;
+use crate::run::Coracle;
+
+crate::trials!["kernels":
+    a_stock_debian_kernel_finds_its_disk_through_acpi_and_powers_off,
+    a_bzimage_of_gzip_boots_to_init,
+    a_bzimage_of_xz_boots_to_init,
+    a_bzimage_of_zstd_boots_to_init,
+    a_bzimage_of_lz4_boots_to_init,
+    a_bzimage_of_lzma_boots_to_init,
+    a_bzimage_of_bzip2_boots_to_init,
+    an_elf_with_a_pvh_note_boots_to_init,
+    an_elf_without_a_pvh_note_boots_to_init,
+];
+
+/// Its virtio drivers are modules, and it knows no `virtio_mmio.device=`: ACPI is the only way to the disk. That it
+/// powers off shows the sleep registers.
+fn a_stock_debian_kernel_finds_its_disk_through_acpi_and_powers_off() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    let readme = file_on(&disk, "README");
+    Coracle::run()
+        .args(["--kernel".as_ref(), place::stock().join("vmlinuz").as_os_str()])
+        .args(["--initrd".as_ref(), place::stock().join("stock-initrd").as_os_str()])
+        .args(["--cpus", "2", "--memory", "512M", "--disk", disk.to_str().unwrap()])
+        .patience(400)
+        .end()
+        .assert_powered_off()
+        .assert_prints("\n2\n")
+        .assert_prints(" vda\n")
+        .assert_prints(&String::from_utf8(readme).unwrap());
+    assert_clean(&disk);
+    assert_eq!(file_on(&disk, "from-stock"), b"written by the stock kernel\n");
+}
+
+fn a_bzimage_of_gzip_boots_to_init() {
+    boots("bzImage-gzip", "gzip");
+}
+
+fn a_bzimage_of_xz_boots_to_init() {
+    boots("bzImage-xz", "xz");
+}
+
+fn a_bzimage_of_zstd_boots_to_init() {
+    boots("bzImage-zstd", "zstd");
+}
+
+fn a_bzimage_of_lz4_boots_to_init() {
+    boots("bzImage-lz4", "lz4");
+}
+
+fn a_bzimage_of_lzma_boots_to_init() {
+    boots("bzImage-lzma", "lzma");
+}
+
+fn a_bzimage_of_bzip2_boots_to_init() {
+    boots("bzImage-bzip2", "bzip2");
+}
+
+fn an_elf_with_a_pvh_note_boots_to_init() {
+    boots("vmlinux", "PVH entry");
+}
+
+fn an_elf_without_a_pvh_note_boots_to_init() {
+    boots("vmlinux-nopvh", "64-bit entry");
+}
+
+/// `told`: what a dry run says of it.
+fn boots(kernel: &str, told: &str) {
+    let images = place::guest_images();
+    let kernel = images.join(kernel);
+    let run = || {
+        Coracle::run()
+            .args(["--kernel".as_ref(), kernel.as_os_str()])
+            .args(["--initrd".as_ref(), images.join("initrd").as_os_str()])
+    };
+    run().args(["--dry-run"]).end().assert_code(0).assert_prints(told);
+    run()
+        .script("echo init runs $(uname -s)")
+        .end()
+        .assert_powered_off()
+        .assert_prints("Linux version ")
+        .assert_prints("init runs Linux\n");
+}

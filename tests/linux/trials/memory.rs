@@ -1,0 +1,104 @@
+//! Guest memory, and what the process takes beside it.
+
+use std::fs;
+
+use crate::run::Coracle;
+
+crate::trials!["memory":
+    a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib,
+    a_guest_of_64_mib_sees_all_of_it,
+    the_process_dirties_at_most_half_a_megabyte_beside_guest_memory,
+];
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// What no PC's kernel counts as memory, below 1 MiB: the first page, and 640 KiB to 1 MiB with the tables before it.
+const LEGACY_HOLES: u64 = 400 * KIB;
+
+fn a_guest_of_64_mib_sees_all_of_it() {
+    check(64, "");
+}
+
+fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
+    // The "Normal" zone is what is above 4 GiB, and is taken first.
+    let normal = "sed -n '/zone *Normal/,/pages free/s/ *pages free *//p' /proc/zoneinfo";
+    let script = format!(
+        "; before=$({normal}); head -c 32M /dev/urandom >/tmp/file; after=$({normal}); \
+         echo above 4 GiB $((($before - $after) * 4)) KiB; \
+         md5sum </tmp/file; echo 3 >/proc/sys/vm/drop_caches; md5sum </tmp/file"
+    );
+    let console = check(5 << 10, &script);
+    let taken: u64 = number_after(&console, "above 4 GiB ");
+    assert!(taken >= 32 << 10, "{taken} KiB were taken above 4 GiB\n{console}");
+    let sums: Vec<&str> = console.lines().filter_map(|line| line.strip_suffix("  -")).collect();
+    assert!(matches!(sums[..], [first, second] if first == second), "{console}");
+}
+
+/// The memory map has every byte but the legacy holes; of that, the kernel keeps itself (at most 16 MiB) and a
+/// `struct page` of 64 bytes for each page of 4 KiB.
+fn check(mebibytes: u64, then: &str) -> String {
+    let finished = Coracle::run()
+        .args(["--memory", &format!("{mebibytes}M")])
+        .script(&format!("grep 'System RAM' /proc/iomem; grep MemTotal: /proc/meminfo{then}"))
+        .end();
+    finished.assert_powered_off();
+    let console = finished.console();
+    let size = mebibytes * MIB;
+    let mapped: u64 = console
+        .lines()
+        .filter_map(|line| line.strip_suffix(" : System RAM")?.split_once('-'))
+        .map(|(first, last)| address(last) + 1 - address(first))
+        .sum();
+    assert!(
+        mapped <= size && mapped >= size - LEGACY_HOLES,
+        "{mapped} of {size} bytes are in the memory map\n{finished}"
+    );
+    let total = number_after(&console, "MemTotal:") * KIB;
+    assert!(
+        total <= mapped && total >= mapped - mapped / 64 - 16 * MIB,
+        "{total} of {size} bytes are the kernel's to give\n{finished}"
+    );
+    console
+}
+
+fn address(digits: &str) -> u64 {
+    u64::from_str_radix(digits.trim(), 16).unwrap()
+}
+
+fn number_after(text: &str, mark: &str) -> u64 {
+    let (_, rest) = text.split_once(mark).unwrap_or_else(|| panic!("no {mark:?} in:\n{text}"));
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
+    // A size that no other mapping has.
+    const GUEST_MEMORY: u64 = 96 * MIB;
+    let mut run = Coracle::run().args(["--memory", "96M"]).with_input().script("echo up; read").start();
+    run.wait_for("up");
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps", run.id())).unwrap();
+    let mut mapping = "";
+    let mut is_guest_memory = false;
+    let mut guest_memory = 0;
+    let mut dirty: Vec<(u64, &str)> = Vec::new();
+    for line in smaps.lines() {
+        let field = |name| line.strip_prefix(name).map(|rest| number_after(rest, ":") * KIB);
+        if let Some(size) = field("Size") {
+            is_guest_memory = size == GUEST_MEMORY;
+        } else if let Some(bytes) = field("Private_Dirty") {
+            if is_guest_memory {
+                guest_memory += bytes;
+            } else if bytes > 0 {
+                dirty.push((bytes, mapping));
+            }
+        } else if line.split_once('-').is_some_and(|(start, _)| u64::from_str_radix(start, 16).is_ok()) {
+            mapping = line;
+        }
+    }
+    let sum: u64 = dirty.iter().map(|(bytes, _)| bytes).sum();
+    assert!(guest_memory > MIB, "guest memory was not found:\n{smaps}");
+    eprintln!("private dirty memory beside guest memory at the guest's init: {} KiB", sum / KIB);
+    assert!(sum <= 500_000, "{sum} bytes are dirty, beside guest memory: {dirty:#?}");
+    run.type_in("\n");
+    run.end().assert_powered_off();
+}
