@@ -25,7 +25,10 @@ const INIT: &str = "target/x86_64-unknown-linux-gnu/init/coracle-init";
 const BUNDLE: &str = "/run/bundle";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let runs = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(3);
+    let runs = env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(3);
     match env::args().any(|argument| argument == INSIDE) {
         true => compare(runs),
         false => enter_nested_machine(runs),
@@ -35,12 +38,17 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Becomes the nested machine, with this program running in it.
 fn enter_nested_machine(runs: usize) -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let packages = Command::new(root.join("guest-images/need")).args(["crun", "runc"]).status()?;
+    let packages = Command::new(root.join("guest-images/need"))
+        .args(["crun", "runc"])
+        .status()?;
     if !packages.success() {
         return Err("crun and runc cannot be installed".into());
     }
     let this = env::current_exe()?.display().to_string();
-    let files = [this + ":/boot", root.join(INIT).display().to_string() + ":/init-of-the-guest"];
+    let files = [
+        this + ":/boot",
+        root.join(INIT).display().to_string() + ":/init-of-the-guest",
+    ];
     let runners = ["/usr/bin/crun", "/usr/sbin/runc"].map(|path| format!("{path}:{path}"));
     let error = Command::new(root.join("tests/nested/run"))
         .arg("--deterministic")
@@ -58,7 +66,9 @@ struct Start {
 fn compare(runs: usize) -> Result<(), Box<dyn Error>> {
     make_bundle()?;
     // Counters of KVM. Without them the times still stand.
-    let _ = Command::new("mount").args(["-t", "debugfs", "debugfs", "/sys/kernel/debug"]).status();
+    let _ = Command::new("mount")
+        .args(["-t", "debugfs", "debugfs", "/sys/kernel/debug"])
+        .status();
     println!("process start to init's first line, 1 vCPU, 128 MiB, page cache warm, virtual milliseconds");
     let runners: [(&str, fn(usize) -> Command); 4] = [
         ("crun", |run| container("crun", run)),
@@ -68,8 +78,13 @@ fn compare(runs: usize) -> Result<(), Box<dyn Error>> {
     ];
     for (name, command) in runners {
         // The first run brings the files into the page cache.
-        let starts = (0..=runs).map(|run| start(command(run))).collect::<Result<Vec<_>, _>>()?;
-        let figures: Vec<_> = starts[1..].iter().map(|start| format!("{:.2}", start.milliseconds)).collect();
+        let starts = (0..=runs)
+            .map(|run| start(command(run)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let figures: Vec<_> = starts[1..]
+            .iter()
+            .map(|start| format!("{:.2}", start.milliseconds))
+            .collect();
         println!("{name:<18} {}", figures.join("  "));
         for note in &starts[runs].notes {
             println!("{:<18} {note}", "");
@@ -109,13 +124,21 @@ fn make_bundle() -> Result<(), Box<dyn Error>> {
 /// Starts a runner, times its first line, and lets it come to its end.
 fn start(mut command: Command) -> Result<Start, Box<dyn Error>> {
     let begin = Instant::now();
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
     let mut output = BufReader::new(child.stdout.take().ok_or("stdout is no pipe")?);
     let mut line = String::new();
     loop {
         line.clear();
         if output.read_line(&mut line)? == 0 {
-            return Err(format!("{command:?} ended with {} and without init's first line", child.wait()?).into());
+            return Err(format!(
+                "{command:?} ended with {} and without init's first line",
+                child.wait()?
+            )
+            .into());
         }
         if line.starts_with(FIRST_LINE) {
             break;
@@ -133,10 +156,15 @@ fn notes(child: &Child) -> Vec<String> {
     let mut notes = Vec::new();
     let exits = kvm_counters(child.id());
     if !exits.is_empty() {
-        let exits: Vec<_> = exits.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let exits: Vec<_> = exits
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
         notes.push(format!("KVM counts: {}", exits.join(", ")));
         if let Some((vmm, guest)) = memory(child.id()) {
-            notes.push(format!("memory: {vmm} kB private and dirty in the VMM, {guest} kB of the guest touched"));
+            notes.push(format!(
+                "memory: {vmm} kB private and dirty in the VMM, {guest} kB of the guest touched"
+            ));
         }
     }
     notes
@@ -144,28 +172,57 @@ fn notes(child: &Child) -> Vec<String> {
 
 /// KVM's counters of the process's VM that say how often the guest was left, and why.
 fn kvm_counters(pid: u32) -> BTreeMap<String, u64> {
-    const COUNTERS: [&str; 7] = ["exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "pf_taken", "hypercalls"];
-    let Ok(directories) = fs::read_dir("/sys/kernel/debug/kvm") else { return BTreeMap::new() };
+    const COUNTERS: [&str; 7] = [
+        "exits",
+        "io_exits",
+        "mmio_exits",
+        "halt_exits",
+        "irq_exits",
+        "pf_taken",
+        "hypercalls",
+    ];
+    let Ok(directories) = fs::read_dir("/sys/kernel/debug/kvm") else {
+        return BTreeMap::new();
+    };
     // A VM's directory is named by the process and a descriptor.
-    let ours = |name: &str| name.split_once('-').is_some_and(|(process, _)| process == pid.to_string());
-    let directory = directories.flatten().find(|entry| ours(&entry.file_name().to_string_lossy()));
-    let Some(directory) = directory else { return BTreeMap::new() };
-    let read = |name: &str| fs::read_to_string(directory.path().join(name)).ok()?.trim().parse().ok();
-    COUNTERS.iter().filter_map(|name| Some((name.to_string(), read(name)?))).collect()
+    let ours = |name: &str| {
+        name.split_once('-')
+            .is_some_and(|(process, _)| process == pid.to_string())
+    };
+    let directory = directories
+        .flatten()
+        .find(|entry| ours(&entry.file_name().to_string_lossy()));
+    let Some(directory) = directory else {
+        return BTreeMap::new();
+    };
+    let read = |name: &str| {
+        fs::read_to_string(directory.path().join(name))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    COUNTERS
+        .iter()
+        .filter_map(|name| Some((name.to_string(), read(name)?)))
+        .collect()
 }
 
-/// Private dirty kilobytes outside of guest memory, and inside. Guest memory is the mappings without a file of
-/// 32 MiB and more: nothing else in the process is that large.
+/// Private dirty kilobytes outside of guest memory, and inside. Guest memory is the mappings of 32 MiB and more:
+/// nothing else in the process is that large. What is private and dirty is anonymous; the field that says
+/// `Private_Dirty` counts the program's own pages too where its file is in memory, as everything here is.
 fn memory(pid: u32) -> Option<(u64, u64)> {
     const GUEST_MEMORY_MIN: u64 = 32 << 10;
     let (mut vmm, mut guest, mut size) = (0, 0, 0);
     for line in fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?.lines() {
-        let Some((field, value)) = line.split_once(':') else { continue };
+        let Some((field, value)) = line.split_once(':') else {
+            continue;
+        };
         let kilobytes = || value.trim().trim_end_matches(" kB").parse::<u64>().ok();
         match field {
             "Size" => size = kilobytes()?,
-            "Private_Dirty" if size >= GUEST_MEMORY_MIN => guest += kilobytes()?,
-            "Private_Dirty" => vmm += kilobytes()?,
+            "Anonymous" if size >= GUEST_MEMORY_MIN => guest += kilobytes()?,
+            "Anonymous" => vmm += kilobytes()?,
             _ => (),
         }
     }

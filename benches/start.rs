@@ -16,23 +16,41 @@ const LAST: &str = "vCPU 0 enters the guest";
 
 fn main() {
     // Cargo passes --bench.
-    let runs = env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20);
+    let runs = env::args()
+        .skip(1)
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(20);
     if coracle::built_in::kernel().is_none() {
         println!("start: there is no built-in guest to start; 'make guest' builds it");
         return;
     }
     start();
     let runs: Vec<_> = (0..runs).map(|_| start()).collect();
-    println!("process start to first KVM_RUN, median of {} runs (milliseconds: phase, since the start)", runs.len());
+    println!(
+        "process start to first KVM_RUN, median of {} runs (milliseconds: phase, since the start)",
+        runs.len()
+    );
     let mut before = Duration::ZERO;
     for index in 0..runs[0].len() {
         let median = median(runs.iter().map(|phases| phases[index].1));
         let phase = median.saturating_sub(before);
-        println!("{:>9.3} {:>9.3}  {}", milliseconds(phase), milliseconds(median), runs[0][index].0);
+        println!(
+            "{:>9.3} {:>9.3}  {}",
+            milliseconds(phase),
+            milliseconds(median),
+            runs[0][index].0
+        );
         before = median;
     }
-    let totals = || runs.iter().filter_map(|phases| phases.last()).map(|phase| phase.1);
-    let (least, most) = (totals().min().unwrap_or_default(), totals().max().unwrap_or_default());
+    let totals = || {
+        runs.iter()
+            .filter_map(|phases| phases.last())
+            .map(|phase| phase.1)
+    };
+    let (least, most) = (
+        totals().min().unwrap_or_default(),
+        totals().max().unwrap_or_default(),
+    );
     println!("range {:.3} to {:.3}", milliseconds(least), milliseconds(most));
 }
 
@@ -50,8 +68,9 @@ fn start() -> Vec<(String, Duration)> {
     let mut phases = Vec::new();
     for line in log.lines() {
         let line = line.expect("the log is text");
-        let Some((time, phase)) =
-            line.strip_prefix("coracle: debug: [").and_then(|line| line.split_once("] "))
+        let Some((time, phase)) = line
+            .strip_prefix("coracle: debug: [")
+            .and_then(|line| line.split_once("] "))
         else {
             panic!("coracle run: {line}");
         };
@@ -63,7 +82,11 @@ fn start() -> Vec<(String, Duration)> {
     }
     coracle.kill().expect("coracle runs");
     coracle.wait().expect("coracle ends");
-    assert_eq!(phases.last().map(|phase| phase.0.as_str()), Some(LAST), "the guest never started");
+    assert_eq!(
+        phases.last().map(|phase| phase.0.as_str()),
+        Some(LAST),
+        "the guest never started"
+    );
     phases
 }
 

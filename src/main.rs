@@ -31,7 +31,11 @@ fn main() -> ExitCode {
                 Level::Debug | Level::Trace => {
                     let now = monotonic();
                     let (seconds, microseconds) = (now.as_secs(), now.subsec_micros());
-                    writeln!(out, "coracle: {level}: [{seconds}.{microseconds:06}] {}", record.args())
+                    writeln!(
+                        out,
+                        "coracle: {level}: [{seconds}.{microseconds:06}] {}",
+                        record.args()
+                    )
                 }
                 _ => writeln!(out, "coracle: {level}: {}", record.args()),
             }

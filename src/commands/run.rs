@@ -108,12 +108,15 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
             source,
         });
     }
-    // Before any thread starts, so that all of them leave these signals to the session.
+    let mut blueprint = Blueprint::new(&config, &console_hints())?;
+    // After the slow part, which Ctrl-C may end, and before any thread starts, so that all of them leave these
+    // signals to the session.
     let mut signals = Signals::catch().map_err(system("catch signals"))?;
     loop {
-        let verdict = boot(&config, &mut signals)?;
+        let verdict = boot(&config, blueprint, &mut signals)?;
         if verdict.exit_code == exit_code::REBOOTED && config.on_reboot == OnReboot::Restart {
             log::info!("the guest rebooted");
+            blueprint = Blueprint::new(&config, &console_hints())?;
             continue;
         }
         if let Some(explanation) = &verdict.explanation {
@@ -124,8 +127,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
 }
 
 /// One run of the machine, from its making to its end.
-fn boot(config: &Config, signals: &mut Signals) -> Result<Verdict, Error> {
-    let blueprint = Blueprint::new(config, &console_hints())?;
+fn boot(config: &Config, blueprint: Blueprint, signals: &mut Signals) -> Result<Verdict, Error> {
     let facts = facts(config, &blueprint);
     let stdout = io::stdout()
         .as_fd()
@@ -138,29 +140,43 @@ fn boot(config: &Config, signals: &mut Signals) -> Result<Verdict, Error> {
     let running = machine.start()?;
     let mut session = Session::new(signals, terminal.as_ref(), &output, !config.no_escape);
     let serial = running.serial().clone();
-    match session
+    let asked = session
         .wait(running.ended(), &serial)
-        .map_err(system("wait for the guest"))?
-    {
-        End::Event => (),
-        End::Quit => running.end(Outcome::Quit),
-        End::Signal(number) => running.end(Outcome::Signal(number)),
-        End::OutputLost(error) => running.end(Outcome::ConsoleLost(error)),
-    }
+        .map_err(system("wait for the guest"))?;
     output.release();
-    let outcome = running.finish();
+    let outcome = asked_to_end(asked, running.finish());
 
     output.close(match outcome {
         Outcome::Quit | Outcome::Signal(_) | Outcome::ConsoleLost(_) => Drain::AtOnce,
         _ => Drain::All,
     });
     // The last bytes may have a slow reader; the person can still stop waiting for it.
-    if !matches!(session.wait(output.finished(), &serial), Ok(End::Event)) {
+    let asked = session.wait(output.finished(), &serial).unwrap_or(End::Quit);
+    if !matches!(asked, End::Event) {
         output.close(Drain::AtOnce);
     }
+    let outcome = match (asked, outcome) {
+        // A guest that ended well, and whose last words nobody got.
+        (End::Event, Outcome::PoweredOff) => output
+            .take_error()
+            .map_or(Outcome::PoweredOff, Outcome::ConsoleLost),
+        (asked, Outcome::PoweredOff) => asked_to_end(asked, Outcome::Quit),
+        (asked, outcome) => asked_to_end(asked, outcome),
+    };
     let tail = output.join();
     drop(terminal);
     Ok(diagnosis::explain(&outcome, &tail, &facts))
+}
+
+/// What becomes of the guest's own end when somebody asked for one, too: a guest that reset itself does not boot
+/// again, one that powered off is done.
+fn asked_to_end(asked: End, outcome: Outcome) -> Outcome {
+    match (asked, outcome) {
+        (End::Signal(number), Outcome::Quit | Outcome::Reset) => Outcome::Signal(number),
+        (End::OutputLost(error), Outcome::Quit | Outcome::Reset) => Outcome::ConsoleLost(error),
+        (End::Quit, Outcome::Reset) => Outcome::Quit,
+        (_, outcome) => outcome,
+    }
 }
 
 fn facts(config: &Config, blueprint: &Blueprint) -> Facts {

@@ -7,17 +7,17 @@ const SLEEP_CONTROL: u64 = 0;
 const SLP_EN: u8 = 1 << 5;
 const SLP_TYP_SHIFT: u8 = 2;
 const SLP_TYP_MASK: u8 = 0x7;
-/// The sleep type that the `_S5` object names: soft off.
-pub const SLP_TYP_S5: u8 = 5;
 
-/// Calls `power_off` when the guest enters S5.
+/// Calls `power_off` when the guest enters S5, soft off.
 pub struct SleepRegisters<F> {
+    /// The SLP_TYPx value of S5, which the machine's `_S5` object tells the guest.
+    soft_off: u8,
     power_off: F,
 }
 
 impl<F: Fn() + Send + Sync> SleepRegisters<F> {
-    pub fn new(power_off: F) -> Self {
-        Self { power_off }
+    pub fn new(soft_off: u8, power_off: F) -> Self {
+        Self { soft_off, power_off }
     }
 }
 
@@ -29,7 +29,7 @@ impl<F: Fn() + Send + Sync> BusDevice for SleepRegisters<F> {
     fn write(&self, offset: u64, data: &[u8]) {
         let value = data.first().copied().unwrap_or(0);
         let sleep_type = value >> SLP_TYP_SHIFT & SLP_TYP_MASK;
-        if offset == SLEEP_CONTROL && value & SLP_EN != 0 && sleep_type == SLP_TYP_S5 {
+        if offset == SLEEP_CONTROL && value & SLP_EN != 0 && sleep_type == self.soft_off {
             (self.power_off)();
         }
     }
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn only_a_written_s5_with_the_enable_bit_powers_off() {
         let count = AtomicUsize::new(0);
-        let registers = SleepRegisters::new(|| {
+        let registers = SleepRegisters::new(5, || {
             count.fetch_add(1, Ordering::Relaxed);
         });
         let expected = Cell::new(0);

@@ -114,7 +114,11 @@ impl Vcpu {
     pub fn run(&mut self) -> io::Result<Exit<'_>> {
         match self.fd.run() {
             Ok(_) => Ok(exit(self.fd.get_kvm_run())),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Ok(Exit::Interrupted),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+                // Once is enough: whoever interrupts for good has left word elsewhere.
+                self.fd.set_kvm_immediate_exit(0);
+                Ok(Exit::Interrupted)
+            }
             Err(error) => Err(error.into()),
         }
     }

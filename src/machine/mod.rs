@@ -263,7 +263,7 @@ fn attach_serial(vm: &Vm, ports: &mut Bus, console: Arc<dyn Sink>) -> Result<Arc
 fn attach_ends(ports: &mut Bus, ending: &Arc<Ending>) -> Result<(), Error> {
     let power_off = {
         let ending = ending.clone();
-        SleepRegisters::new(move || ending.end(Outcome::PoweredOff))
+        SleepRegisters::new(acpi::SLEEP_TYPE_S5, move || ending.end(Outcome::PoweredOff))
     };
     let sleep_registers = layout::SLEEP_STATUS_PORT - layout::SLEEP_CONTROL_PORT + 1;
     ports.attach(

@@ -11,24 +11,64 @@ const REFUSED: &[(&[&str], u8, &[&str])] = &[
     (&["rum"], 125, &["rum"]),
     (&[], 125, &["Usage"]),
     (&["run", "--kernel"], 125, &["--kernel"]),
-    (&["run", "--kernel", "KERNEL", "--memory", "12Q"], 125, &["12Q", "512M"]),
+    (
+        &["run", "--kernel", "KERNEL", "--memory", "12Q"],
+        125,
+        &["12Q", "512M"],
+    ),
     (&["run", "--kernel", "KERNEL", "--memory", "1M"], 125, &["32M"]),
-    (&["run", "--kernel", "KERNEL", "--memory", "99999999999G"], 125, &["99999999999G"]),
-    (&["run", "--kernel", "KERNEL", "--memory", "33554433"], 125, &["4096"]),
+    (
+        &["run", "--kernel", "KERNEL", "--memory", "99999999999G"],
+        125,
+        &["99999999999G"],
+    ),
+    (
+        &["run", "--kernel", "KERNEL", "--memory", "33554433"],
+        125,
+        &["4096"],
+    ),
     (&["run", "--kernel", "KERNEL", "--cpus", "0"], 125, &["1 to 32"]),
     (&["run", "--kernel", "KERNEL", "--cpus", "33"], 125, &["1 to 32"]),
     (&["run", "--kernel", "KERNEL", "--cpus", "-1"], 125, &["-1"]),
-    (&["run", "--kernel", "KERNEL", "--on-reboot", "maybe"], 125, &["maybe", "restart"]),
-    (&["run", "--kernel", "KERNEL", "--disk", ""], 125, &["names no file"]),
-    (&["run", "--kernel", "KERNEL", "--disk", "x,rw"], 125, &["'rw'", "'ro'"]),
-    (&["run", "--kernel", "KERNEL", "--disk", "/no/disk"], 127, &["/no/disk"]),
+    (
+        &["run", "--kernel", "KERNEL", "--on-reboot", "maybe"],
+        125,
+        &["maybe", "restart"],
+    ),
+    (
+        &["run", "--kernel", "KERNEL", "--disk", ""],
+        125,
+        &["names no file"],
+    ),
+    (
+        &["run", "--kernel", "KERNEL", "--disk", "x,rw"],
+        125,
+        &["'rw'", "'ro'"],
+    ),
+    (
+        &["run", "--kernel", "KERNEL", "--disk", "/no/disk"],
+        127,
+        &["/no/disk"],
+    ),
     (&["run", "--kernel", "/no/kernel"], 127, &["/no/kernel"]),
-    (&["run", "--kernel", "KERNEL", "--initrd", "/no/initrd"], 127, &["/no/initrd"]),
+    (
+        &["run", "--kernel", "KERNEL", "--initrd", "/no/initrd"],
+        127,
+        &["/no/initrd"],
+    ),
     (&["run", "--config", "/no/config"], 127, &["/no/config"]),
     (&["run", "--kernel", "/"], 125, &["directory"]),
-    (&["run", "--kernel", "/dev/null"], 125, &["/dev/null", "regular file"]),
+    (
+        &["run", "--kernel", "/dev/null"],
+        125,
+        &["/dev/null", "regular file"],
+    ),
     (&["run", "--kernel", "KERNEL", "--disk", "/"], 125, &["directory"]),
-    (&["run", "--kernel", "KERNEL", "--initrd", "/"], 125, &["directory"]),
+    (
+        &["run", "--kernel", "KERNEL", "--initrd", "/"],
+        125,
+        &["directory"],
+    ),
 ];
 
 #[test]
@@ -36,12 +76,24 @@ fn what_cannot_be_used_is_named_with_its_exit_code_and_nothing_is_printed() {
     let kernel = any_kernel().linux64();
     for (arguments, code, words) in REFUSED {
         let good = kernel.path().to_str().unwrap();
-        let arguments: Vec<_> = arguments.iter().map(|&word| if word == "KERNEL" { good } else { word }).collect();
+        let arguments: Vec<_> = arguments
+            .iter()
+            .map(|&word| if word == "KERNEL" { good } else { word })
+            .collect();
         let ended = Coracle::new(&arguments).end();
-        assert_eq!(ended.code, Some((*code).into()), "{arguments:?}: {}", ended.describe());
+        assert_eq!(
+            ended.code,
+            Some((*code).into()),
+            "{arguments:?}: {}",
+            ended.describe()
+        );
         assert_eq!(ended.stdout, b"", "{arguments:?}");
         for word in *words {
-            assert!(ended.stderr.contains(word), "{arguments:?}: no {word:?}: {}", ended.describe());
+            assert!(
+                ended.stderr.contains(word),
+                "{arguments:?}: no {word:?}: {}",
+                ended.describe()
+            );
         }
     }
 }
@@ -49,7 +101,11 @@ fn what_cannot_be_used_is_named_with_its_exit_code_and_nothing_is_printed() {
 #[test]
 fn a_command_line_longer_than_the_kernel_takes_is_refused_with_the_limit() {
     let long = "x".repeat(3000);
-    Coracle::run(&any_kernel().linux64()).args(&["--cmdline", &long]).end().with_code(125).saying(&["2047"]);
+    Coracle::run(&any_kernel().linux64())
+        .args(&["--cmdline", &long])
+        .end()
+        .with_code(125)
+        .saying(&["2047"]);
 }
 
 #[test]
@@ -59,7 +115,10 @@ fn a_configuration_that_is_not_understood_is_refused_with_the_reason() {
         ("{\"cpus\": 2", "EOF"),
         ("{\"cpus\": \"two\"}", "two"),
         ("{\"memory\": \"much\"}", "much"),
-        ("{\"disk\": [{\"file\": \"x\", \"readonly\": true}]}", "`readonly`"),
+        (
+            "{\"disk\": [{\"file\": \"x\", \"readonly\": true}]}",
+            "`readonly`",
+        ),
         ("", "EOF"),
         ("\0\u{1}", "line 1"),
     ];
@@ -68,7 +127,11 @@ fn a_configuration_that_is_not_understood_is_refused_with_the_reason() {
         let path = file.path().to_str().unwrap();
         let ended = Coracle::new(&["run", "--config", path]).end();
         assert_eq!(ended.code, Some(125), "{text}: {}", ended.describe());
-        assert!(ended.stderr.contains(word) && ended.stderr.contains(path), "{text}: {}", ended.describe());
+        assert!(
+            ended.stderr.contains(word) && ended.stderr.contains(path),
+            "{text}: {}",
+            ended.describe()
+        );
     }
 }
 
@@ -92,7 +155,11 @@ fn a_file_that_is_no_kernel_is_named_with_what_it_is() {
         let ended = Coracle::run(&file).end();
         assert_eq!(ended.code, Some(125), "{word}: {}", ended.describe());
         let path = file.path().to_str().unwrap();
-        assert!(ended.stderr.contains(word) && ended.stderr.contains(path), "no {word}: {}", ended.describe());
+        assert!(
+            ended.stderr.contains(word) && ended.stderr.contains(path),
+            "no {word}: {}",
+            ended.describe()
+        );
         assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.describe());
     }
 }
@@ -114,20 +181,42 @@ fn a_dry_run_tells_of_the_machine_and_makes_none() {
     let config = Kernel::new(format!("{{\"kernel\": {path:?}, \"cpus\": 3, \"memory\": \"5G\"}}").as_bytes());
     let ended = Coracle::new(&["run", "--dry-run", "--config", config.path().to_str().unwrap()]).end();
     let told = String::from_utf8(ended.with_code(0).in_silence().stdout).unwrap();
-    for words in ["0x100000, 64-bit Linux entry", "5120 MiB", "0x000100000000 to 0x000180000000", "console=ttyS0"] {
+    for words in [
+        "0x100000, 64-bit Linux entry",
+        "5120 MiB",
+        "0x000100000000 to 0x000180000000",
+        "console=ttyS0",
+    ] {
         let plain = told.replace("0x0001", "0x0001");
-        assert!(plain.contains(words) || words.starts_with("0x0001"), "no {words:?} in {told}");
+        assert!(
+            plain.contains(words) || words.starts_with("0x0001"),
+            "no {words:?} in {told}"
+        );
     }
-    assert!(told.lines().any(|line| line.starts_with("vCPUs") && line.ends_with(" 3")), "{told}");
+    assert!(
+        told.lines()
+            .any(|line| line.starts_with("vCPUs") && line.ends_with(" 3")),
+        "{told}"
+    );
 }
 
 #[test]
 fn flags_win_over_the_configuration() {
     let kernel = any_kernel().pvh();
     let config = Kernel::new(b"{\"cpus\": 3}");
-    let arguments = ["--dry-run", "--config", config.path().to_str().unwrap(), "--cpus", "5"];
+    let arguments = [
+        "--dry-run",
+        "--config",
+        config.path().to_str().unwrap(),
+        "--cpus",
+        "5",
+    ];
     let told = String::from_utf8(Coracle::run(&kernel).args(&arguments).end().with_code(0).stdout).unwrap();
-    assert!(told.lines().any(|line| line.starts_with("vCPUs") && line.ends_with(" 5")), "{told}");
+    assert!(
+        told.lines()
+            .any(|line| line.starts_with("vCPUs") && line.ends_with(" 5")),
+        "{told}"
+    );
     assert!(told.contains("PVH entry"), "{told}");
 }
 
@@ -157,7 +246,9 @@ fn a_user_who_may_not_use_kvm_is_told_how_to_be_allowed_to() {
 fn a_host_without_kvm_is_126_and_told_of_doctor() {
     let kernel = any_kernel().linux64();
     let hidden = "mount -t tmpfs none /dev 2>/dev/null || exit 77; exec \"$@\"";
-    let ended = Coracle::run(&kernel).through(&["unshare", "-Urm", "sh", "-c", hidden, "sh"]).end();
+    let ended = Coracle::run(&kernel)
+        .through(&["unshare", "-Urm", "sh", "-c", hidden, "sh"])
+        .end();
     if ended.code == Some(77) || ended.stderr.contains("unshare") {
         return println!("not tested here: no user namespaces: {}", ended.describe());
     }

@@ -71,11 +71,19 @@ fn cpus(count: u8) {
     }
     let others = usize::from(count) - 1;
     let kernel = start_all().data((others as u32).to_le_bytes()).linux64();
-    let ended = Coracle::run(&kernel).args(&["--cpus", &count.to_string()]).end().with_code(0).in_silence();
+    let ended = Coracle::run(&kernel)
+        .args(&["--cpus", &count.to_string()])
+        .end()
+        .with_code(0)
+        .in_silence();
     let (said, told) = ended.stdout.split_at(others);
     let mut said = said.to_vec();
     said.sort_unstable();
-    assert_eq!(said, (1..count).collect::<Vec<_>>(), "each of the others says its APIC ID once");
+    assert_eq!(
+        said,
+        (1..count).collect::<Vec<_>>(),
+        "each of the others says its APIC ID once"
+    );
     assert_eq!(told.len(), usize::from(count) * 32);
 
     for (cpu, told) in (0..).zip(told.chunks(32)) {
@@ -86,7 +94,11 @@ fn cpus(count: u8) {
         }
         assert_eq!(u32_at(told, 8), cpu, "x2APIC ID");
         let (shift, cores, level) = (u32_at(told, 12), u32_at(told, 16), u32_at(told, 20));
-        assert_eq!(shift, u32::from(count).next_power_of_two().trailing_zeros(), "bits of the ID below the package");
+        assert_eq!(
+            shift,
+            u32::from(count).next_power_of_two().trailing_zeros(),
+            "bits of the ID below the package"
+        );
         assert_eq!(cores, count.into(), "cores");
         assert_eq!(level, 2 << 8 | 1, "level 1 is that of cores");
     }

@@ -1,8 +1,6 @@
 use std::io::Read;
-use std::os::fd::AsRawFd;
-use std::thread;
 
-use crate::support::process::pipe;
+use crate::support::process::{pipe, wait_until_full};
 use crate::support::{Coracle, Guest, Kernel, kvm_is_here};
 
 guest!(power_off_at_once, "power_off");
@@ -12,24 +10,35 @@ fn a_power_off_is_0_and_silent() {
     if !kvm_is_here() {
         return;
     }
-    let ended = Coracle::run(&power_off_at_once().linux64()).end().with_code(0).in_silence();
+    let ended = Coracle::run(&power_off_at_once().linux64())
+        .end()
+        .with_code(0)
+        .in_silence();
     assert_eq!(ended.stdout, b"");
 }
 
-guest!(power_off_elsewhere, "
+guest!(
+    power_off_elsewhere,
+    "
     .code32
     power_off
-");
+"
+);
 
 #[test]
 fn a_power_off_out_of_32_bit_mode_is_0_and_silent() {
     if !kvm_is_here() {
         return;
     }
-    Coracle::run(&power_off_elsewhere().pvh()).end().with_code(0).in_silence();
+    Coracle::run(&power_off_elsewhere().pvh())
+        .end()
+        .with_code(0)
+        .in_silence();
 }
 
-guest!(say_and_reset, "
+guest!(
+    say_and_reset,
+    "
     # Guest memory is as new at every boot.
     mov al, [0x200000]
     inc byte ptr [0x200000]
@@ -38,7 +47,8 @@ guest!(say_and_reset, "
     out dx, al
     say \" boot\\n\"
     reset
-");
+"
+);
 
 #[test]
 fn a_reset_is_100_and_says_so() {
@@ -64,10 +74,13 @@ fn a_reset_boots_again_when_asked_to() {
     assert!(boots.lines().all(|line| "0 boot".starts_with(line)), "{boots}");
 }
 
-guest!(fault, "
+guest!(
+    fault,
+    "
     say \"adrift\"
     ud2
-");
+"
+);
 
 #[test]
 fn an_exception_without_a_handler_is_a_triple_fault_and_110() {
@@ -80,10 +93,13 @@ fn an_exception_without_a_handler_is_a_triple_fault_and_110() {
     ended.saying(&["coracle: triple fault at 0x1000", "| adrift"]);
 }
 
-guest!(touch_unmapped_memory, "
+guest!(
+    touch_unmapped_memory,
+    "
     mov rax, 0x7000000000
     mov al, [rax]
-");
+"
+);
 
 #[test]
 fn a_page_fault_without_a_handler_is_a_triple_fault_and_110() {
@@ -96,12 +112,15 @@ fn a_page_fault_without_a_handler_is_a_triple_fault_and_110() {
         .saying(&["coracle: triple fault at 0x10000a", "the kernel printed nothing"]);
 }
 
-guest!(confuse_kvm, "
+guest!(
+    confuse_kvm,
+    "
     say \"adrift\"
     # KVM must emulate what reads a device, and it cannot emulate this.
     mov ebx, 0xe0000000
     popcnt eax, dword ptr [rbx]
-");
+"
+);
 
 #[test]
 fn an_instruction_that_kvm_cannot_emulate_is_111_with_its_bytes() {
@@ -111,22 +130,33 @@ fn an_instruction_that_kvm_cannot_emulate_is_111_with_its_bytes() {
     Coracle::run(&confuse_kvm().linux64())
         .end()
         .with_code(111)
-        .saying(&["KVM could not emulate an instruction at 0x1000", "f3 0f b8 03", "internal error 1", "| adrift"]);
+        .saying(&[
+            "KVM could not emulate an instruction at 0x1000",
+            "f3 0f b8 03",
+            "internal error 1",
+            "| adrift",
+        ]);
 }
 
-guest!(spin, "
+guest!(
+    spin,
+    "
     say \"afloat\"
 2:
     jmp 2b
-");
+"
+);
 
-guest!(halt, "
+guest!(
+    halt,
+    "
     say \"afloat\"
 2:
     cli
     hlt
     jmp 2b
-");
+"
+);
 
 fn ended_by(guest: Guest, arguments: &[&str], signal: i32, code: u8, name: &str) {
     if !kvm_is_here() {
@@ -165,27 +195,25 @@ fn sigterm_ends_a_guest_whose_other_processors_never_started() {
     ended_by(halt(), &["--cpus", "8"], libc::SIGTERM, 143, "SIGTERM");
 }
 
-guest!(flood, "
+guest!(
+    flood,
+    "
 2:
     send 0x100000, 4096
     jmp 2b
-");
+"
+);
 
 #[test]
 fn sigterm_ends_a_flood_that_nobody_reads() {
     if !kvm_is_here() {
         return;
     }
-    let (unread, stdout) = pipe();
-    // SAFETY: no pointers; the descriptor is open.
-    let capacity = unsafe { libc::fcntl(unread.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
-    let running = Coracle::run(&flood().linux64()).stdout(stdout).start();
-    let mut waiting = 0;
-    while waiting < capacity {
-        thread::yield_now();
-        // SAFETY: FIONREAD writes one int.
-        unsafe { libc::ioctl(unread.as_raw_fd(), libc::FIONREAD, &mut waiting) };
-    }
+    let (_unread, stdout) = pipe();
+    let running = Coracle::run(&flood().linux64())
+        .stdout(stdout.try_clone().unwrap())
+        .start();
+    wait_until_full(&stdout);
     running.signal(libc::SIGTERM);
     let ended = running.end_unread().with_code(143);
     assert!(ended.took.as_secs() < 5, "{}", ended.describe());
@@ -200,7 +228,10 @@ fn a_reader_that_goes_away_is_141() {
     let running = Coracle::run(&flood().linux64()).stdout(stdout).start();
     reader.read_exact(&mut [0]).unwrap();
     drop(reader);
-    running.end().with_code(141).saying(&["nobody reads the guest's console output"]);
+    running
+        .end()
+        .with_code(141)
+        .saying(&["nobody reads the guest's console output"]);
 }
 
 #[test]
@@ -213,7 +244,41 @@ fn a_full_device_as_stdout_is_125_and_named() {
         .stdout(full)
         .end()
         .with_code(125)
-        .saying(&["cannot write the guest's console output", "No space left on device"]);
+        .saying(&[
+            "cannot write the guest's console output",
+            "No space left on device",
+        ]);
+}
+
+#[test]
+fn a_full_device_as_stdout_is_125_also_when_the_guest_powers_off_at_once() {
+    if !kvm_is_here() {
+        return;
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    Coracle::run(&power_off_after_words().linux64())
+        .stdout(full)
+        .end()
+        .with_code(125)
+        .saying(&[
+            "cannot write the guest's console output",
+            "No space left on device",
+        ]);
+}
+
+#[test]
+fn sigterm_ends_the_wait_for_a_reader_after_the_power_off() {
+    if !kvm_is_here() {
+        return;
+    }
+    let (_unread, stdout) = pipe();
+    let running = Coracle::run(&power_off_after_much().linux64())
+        .stdout(stdout.try_clone().unwrap())
+        .start();
+    wait_until_full(&stdout);
+    running.signal(libc::SIGTERM);
+    // Not 0: a part of the output is lost.
+    running.end_unread().with_code(143).saying(&["SIGTERM"]);
 }
 
 #[test]
@@ -226,10 +291,13 @@ fn a_closed_stdout_loses_the_output_and_nothing_else() {
     assert_eq!(closed.end().with_code(0).in_silence().stdout, b"");
 }
 
-guest!(power_off_after_words, "
+guest!(
+    power_off_after_words,
+    "
     say \"afloat\"
     power_off
-");
+"
+);
 
 #[test]
 fn a_slow_reader_gets_every_byte_also_after_the_power_off() {
@@ -237,7 +305,9 @@ fn a_slow_reader_gets_every_byte_also_after_the_power_off() {
         return;
     }
     let (mut reader, stdout) = pipe();
-    let running = Coracle::run(&power_off_after_much().linux64()).stdout(stdout).start();
+    let running = Coracle::run(&power_off_after_much().linux64())
+        .stdout(stdout)
+        .start();
     let mut all = Vec::new();
     // One byte at a time at first, so that the guest is done long before its reader.
     for byte in reader.by_ref().bytes().take(2000) {
@@ -248,28 +318,37 @@ fn a_slow_reader_gets_every_byte_also_after_the_power_off() {
     assert_eq!(all.len(), 100_000);
 }
 
-guest!(power_off_after_much, "
+guest!(
+    power_off_after_much,
+    "
     send 0x100000, 100000
     power_off
-");
+"
+);
 
-guest!(panic_without_root, "
+guest!(
+    panic_without_root,
+    "
     say \"VFS: Cannot open root device \\042vda\\042 or unknown-block(0,0): error -6\\r\\n\"
     say \"Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\\r\\n\"
     reset
-");
+"
+);
 
 #[test]
 fn a_panic_is_read_from_the_console_and_explained() {
     if !kvm_is_here() {
         return;
     }
-    Coracle::run(&panic_without_root().linux64()).end().with_code(103).saying(&[
-        "coracle: the guest kernel panicked: no root device",
-        "| VFS: Cannot open root device",
-        "no disk was given and no initrd",
-        "--disk",
-    ]);
+    Coracle::run(&panic_without_root().linux64())
+        .end()
+        .with_code(103)
+        .saying(&[
+            "coracle: the guest kernel panicked: no root device",
+            "| VFS: Cannot open root device",
+            "no disk was given and no initrd",
+            "--disk",
+        ]);
 }
 
 #[test]
@@ -278,5 +357,8 @@ fn a_panic_is_no_reason_to_boot_again() {
         return;
     }
     let kernel: Kernel = panic_without_root().linux64();
-    Coracle::run(&kernel).args(&["--on-reboot", "restart"]).end().with_code(103);
+    Coracle::run(&kernel)
+        .args(&["--on-reboot", "restart"])
+        .end()
+        .with_code(103);
 }

@@ -3,7 +3,9 @@ use crate::support::{Coracle, Ended, kvm_is_here, text, u32_at, u64_at};
 const MIB: u64 = 1 << 20;
 const RAM: u32 = 1;
 
-guest!(tell_start_info, "
+guest!(
+    tell_start_info,
+    "
     .code32
     # hvm_start_info, its memory map and the command line, from EBX on.
     mov esi, ebx
@@ -22,7 +24,8 @@ guest!(tell_start_info, "
     mov [0x200000], eax
     send 0x200000, 4
     power_off
-");
+"
+);
 
 /// Start and size of each range of RAM.
 fn ranges<'a>(entries: impl Iterator<Item = &'a [u8]>, kind_at: usize) -> Vec<(u64, u64)> {
@@ -33,7 +36,11 @@ fn ranges<'a>(entries: impl Iterator<Item = &'a [u8]>, kind_at: usize) -> Vec<(u
 }
 
 fn start_info(arguments: &[&str]) -> Ended {
-    Coracle::run(&tell_start_info().pvh()).args(arguments).end().with_code(0).in_silence()
+    Coracle::run(&tell_start_info().pvh())
+        .args(arguments)
+        .end()
+        .with_code(0)
+        .in_silence()
 }
 
 #[test]
@@ -47,7 +54,10 @@ fn a_pvh_kernel_finds_its_start_info_and_command_line_at_ebx() {
     assert_eq!(u32_at(&told, 12), 0, "no modules");
     assert_ne!(u64_at(&told, 32), 0, "an RSDP");
     let line = text(&told[56..312]);
-    assert!(line.contains("console=ttyS0") && line.contains("oar=2") && line.ends_with("-- paddle"), "{line}");
+    assert!(
+        line.contains("console=ttyS0") && line.contains("oar=2") && line.ends_with("-- paddle"),
+        "{line}"
+    );
     let (paging, protected) = (1 << 31, 1);
     assert_eq!(u32_at(&told, told.len() - 4) & (paging | protected), protected);
 }
@@ -59,7 +69,9 @@ fn pvh_ranges(memory: &str) -> Vec<(u64, u64)> {
     ranges(map.chunks(24), 16)
 }
 
-guest!(tell_zero_page, "
+guest!(
+    tell_zero_page,
+    "
     mov ebx, esi
     mov ecx, 4096
     mov edx, 0x3f8
@@ -68,7 +80,8 @@ guest!(tell_zero_page, "
     mov ecx, 256
     rep outsb
     power_off
-");
+"
+);
 
 #[test]
 fn a_64_bit_kernel_finds_the_zero_page_and_its_command_line_at_rsi() {
@@ -76,7 +89,12 @@ fn a_64_bit_kernel_finds_the_zero_page_and_its_command_line_at_rsi() {
         return;
     }
     let kernel = tell_zero_page().linux64();
-    let told = Coracle::run(&kernel).args(&["--cmdline", "oar=2"]).end().with_code(0).in_silence().stdout;
+    let told = Coracle::run(&kernel)
+        .args(&["--cmdline", "oar=2"])
+        .end()
+        .with_code(0)
+        .in_silence()
+        .stdout;
     assert_eq!(&told[0x202..0x206], b"HdrS");
     assert_ne!(told[0x210], 0, "type_of_loader");
     assert_eq!(u32_at(&told, 0x218), 0, "no initrd");
@@ -84,14 +102,17 @@ fn a_64_bit_kernel_finds_the_zero_page_and_its_command_line_at_rsi() {
     assert!(line.contains("console=ttyS0") && line.contains("oar=2"), "{line}");
 }
 
-guest!(send_initrd, "
+guest!(
+    send_initrd,
+    "
     mov ebx, esi
     mov esi, [rbx + 0x218]
     mov ecx, [rbx + 0x21c]
     mov edx, 0x3f8
     rep outsb
     power_off
-");
+"
+);
 
 #[test]
 fn the_initrd_is_where_the_zero_page_says_and_whole() {
@@ -101,13 +122,21 @@ fn the_initrd_is_where_the_zero_page_says_and_whole() {
     let bytes: Vec<u8> = (0..5000u32).map(|index| (index >> 2) as u8).collect();
     let initrd = crate::support::Kernel::new(&bytes);
     let kernel = send_initrd().linux64();
-    let ended = Coracle::run(&kernel).args(&["--initrd", initrd.path().to_str().unwrap()]).end().with_code(0);
+    let ended = Coracle::run(&kernel)
+        .args(&["--initrd", initrd.path().to_str().unwrap()])
+        .end()
+        .with_code(0);
     assert!(ended.stdout == bytes, "{} bytes arrived", ended.stdout.len());
 }
 
 fn zero_page_ranges(memory: &str) -> Vec<(u64, u64)> {
     let kernel = tell_zero_page().linux64();
-    let told = Coracle::run(&kernel).args(&["--memory", memory]).end().with_code(0).in_silence().stdout;
+    let told = Coracle::run(&kernel)
+        .args(&["--memory", memory])
+        .end()
+        .with_code(0)
+        .in_silence()
+        .stdout;
     let count = usize::from(told[0x1e8]);
     ranges(told[0x2d0..0x2d0 + 20 * count].chunks(20), 16)
 }
@@ -122,13 +151,22 @@ fn both_protocols_tell_of_all_memory_below_and_above_4_gib() {
     for (size, bytes) in [("64M", 64 * MIB), ("5G", 5 << 30)] {
         let ranges = zero_page_ranges(size);
         assert_eq!(pvh_ranges(size), ranges, "{size}");
-        assert_eq!(ranges.iter().map(|(_, size)| size).sum::<u64>(), bytes - kept_back, "{size}: {ranges:x?}");
+        assert_eq!(
+            ranges.iter().map(|(_, size)| size).sum::<u64>(),
+            bytes - kept_back,
+            "{size}: {ranges:x?}"
+        );
         let in_hole = |start: u64, end: u64| start < 1 << 32 && end > 0xc000_0000;
-        assert!(!ranges.iter().any(|(start, size)| in_hole(*start, start + size)), "{size}: {ranges:x?}");
+        assert!(
+            !ranges.iter().any(|(start, size)| in_hole(*start, start + size)),
+            "{size}: {ranges:x?}"
+        );
     }
 }
 
-guest!(use_the_last_byte, "
+guest!(
+    use_the_last_byte,
+    "
     # Maps a GiB from 4 GiB on: a page directory at 0x210000, in the fifth entry of the one at 0xa000.
     mov edi, 0x210000
     mov rax, 0x100000083
@@ -151,16 +189,25 @@ guest!(use_the_last_byte, "
     mov edx, 0x3f8
     out dx, al
     power_off
-");
+"
+);
 
 #[test]
 fn the_last_byte_of_memory_is_there() {
     if !kvm_is_here() {
         return;
     }
-    for (size, last) in [("64M", 64 * MIB - 1), ("3G", (3 << 30) - 1), ("4G", (5u64 << 30) - 1)] {
+    for (size, last) in [
+        ("64M", 64 * MIB - 1),
+        ("3G", (3 << 30) - 1),
+        ("4G", (5u64 << 30) - 1),
+    ] {
         let kernel = use_the_last_byte().data(last.to_le_bytes()).linux64();
-        let ended = Coracle::run(&kernel).args(&["--memory", size]).end().with_code(0).in_silence();
+        let ended = Coracle::run(&kernel)
+            .args(&["--memory", size])
+            .end()
+            .with_code(0)
+            .in_silence();
         assert_eq!(ended.stdout, b"B", "{size}");
     }
 }

@@ -2,7 +2,9 @@ use crate::support::queue::{self, Descriptor, Queue};
 use crate::support::{Coracle, Random, kvm_is_here, seed};
 use crate::virtio::disk;
 
-guest!(storm_ports, "
+guest!(
+    storm_ports,
+    "
     mov r8, [0x300000]
     mov r9d, [0x300008]
 2:
@@ -62,7 +64,8 @@ guest!(storm_ports, "
     or edx, 0x3f8
     out dx, ax
     jmp 5b
-");
+"
+);
 
 #[test]
 fn random_writes_to_every_port_harm_nobody() {
@@ -70,10 +73,16 @@ fn random_writes_to_every_port_harm_nobody() {
         return;
     }
     let data = [seed().to_le_bytes(), 6000u64.to_le_bytes()].concat();
-    Coracle::run(&storm_ports().data(data).linux64()).input(vec![b'x'; 100]).end().with_code(0).in_silence();
+    Coracle::run(&storm_ports().data(data).linux64())
+        .input(vec![b'x'; 100])
+        .end()
+        .with_code(0)
+        .in_silence();
 }
 
-guest!(storm_window, "
+guest!(
+    storm_window,
+    "
     mov r8, [0x300000 + 0x6100]
     mov r9d, [0x300000 + 0x6108]
     mov ebx, 0xd0000000
@@ -135,7 +144,8 @@ guest!(storm_window, "
     send 0x305000, 1
     send 0x304000, 512
     power_off
-");
+"
+);
 
 /// A good request twice, the second copy for after the storm, and between them what `change` makes of it.
 fn storm_data(seed: u64, count: u64, changed: Vec<u8>) -> Vec<u8> {
@@ -146,19 +156,36 @@ fn storm_data(seed: u64, count: u64, changed: Vec<u8>) -> Vec<u8> {
     data[0x6108..0x6110].copy_from_slice(&count.to_le_bytes());
     // Values: steps of the handshake, addresses of queues, sizes, guest memory's end, the window itself.
     let values = [
-        0, 1, 3, 11, 15, 0x30_0000, 0x30_1000, 0x30_2000, 8, 0x7ff_fff0, 0xd000_0000, 0xffff_fff0, 0x40, 0x80,
-        0x1_0000, u64::MAX,
+        0,
+        1,
+        3,
+        11,
+        15,
+        0x30_0000,
+        0x30_1000,
+        0x30_2000,
+        8,
+        0x7ff_fff0,
+        0xd000_0000,
+        0xffff_fff0,
+        0x40,
+        0x80,
+        0x1_0000,
+        u64::MAX,
     ];
     for (place, value) in data[0x6180..0x6200].chunks_mut(8).zip(values) {
         place.copy_from_slice(&value.to_le_bytes());
     }
     // Offsets: every register of section 4.2.2, the important ones more than once, and the configuration's ends.
     let registers: [u16; 32] = [
-        0x00, 0x04, 0x08, 0x0c, 0x10, 0x14, 0x20, 0x24, 0x30, 0x34, 0x38, 0x44, 0x50, 0x60, 0x64, 0x70, 0x70, 0x70, 0x80,
-        0x84, 0x90, 0x94, 0xa0, 0xa4, 0xac, 0xb0, 0xfc, 0x100, 0x13c, 0x160, 0xff0, 0xff8,
+        0x00, 0x04, 0x08, 0x0c, 0x10, 0x14, 0x20, 0x24, 0x30, 0x34, 0x38, 0x44, 0x50, 0x60, 0x64, 0x70, 0x70,
+        0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4, 0xac, 0xb0, 0xfc, 0x100, 0x13c, 0x160, 0xff0, 0xff8,
     ];
     let often: [u16; 32] = [0x70, 0x44, 0x50, 0x20].repeat(8).try_into().unwrap();
-    for (place, offset) in data[0x6200..0x6280].chunks_mut(2).zip(registers.into_iter().chain(often)) {
+    for (place, offset) in data[0x6200..0x6280]
+        .chunks_mut(2)
+        .zip(registers.into_iter().chain(often))
+    {
         place.copy_from_slice(&offset.to_le_bytes());
     }
     data.extend(good);
@@ -175,7 +202,11 @@ fn storm(data: Vec<u8>) {
     assert_eq!(ended.stdout[1..], [5; 512]);
     assert!(std::fs::read(disk.path()).unwrap() == before);
     // Hostile drivers are the guest's own affair: a person is told little of it.
-    assert!(ended.stderr.len() < 64 << 10, "{} bytes on stderr", ended.stderr.len());
+    assert!(
+        ended.stderr.len() < 64 << 10,
+        "{} bytes on stderr",
+        ended.stderr.len()
+    );
 }
 
 #[test]
@@ -186,7 +217,9 @@ fn random_writes_to_every_register_of_a_disk_harm_nobody() {
     storm(storm_data(seed(), 4000, Queue::request(queue::IN, 5, &[]).into()));
 }
 
-guest!(offer_and_recover, "
+guest!(
+    offer_and_recover,
+    "
     start_disk
     mov dword ptr [rbx + 0x50], 0
     # Until it is done, or refuses, or long enough.
@@ -218,7 +251,8 @@ guest!(offer_and_recover, "
     send 0x305000, 1
     send 0x304000, 512
     power_off
-");
+"
+);
 
 /// Offers `queue` to a disk, and then asks it for sector 5 as one should.
 fn recovers_from(queue: &mut Queue, what: &str) {
@@ -228,7 +262,9 @@ fn recovers_from(queue: &mut Queue, what: &str) {
     let disk = disk();
     let kernel = offer_and_recover().data(data).linux64();
     let name = format!("{},ro", disk.path().display());
-    let ended = Coracle::run(&kernel).args(&["--disk", &name, "--memory", "32M"]).end();
+    let ended = Coracle::run(&kernel)
+        .args(&["--disk", &name, "--memory", "32M"])
+        .end();
     assert_eq!(ended.code, Some(0), "{what}: {}", ended.describe());
     assert_eq!(ended.stdout[0], queue::OK, "{what}: {}", ended.describe());
     assert_eq!(ended.stdout[1..], [5; 512], "{what}");
@@ -262,10 +298,25 @@ fn random_descriptors_harm_nobody() {
     }
     let mut random = Random(seed());
     for round in 0..12 {
-        let addresses =
-            [queue::HEADER, queue::BUFFER, queue::STATUS, 0, 0x1ff_fff8, 0x200_0000, 0xd000_0000, u64::MAX - 7];
+        let addresses = [
+            queue::HEADER,
+            queue::BUFFER,
+            queue::STATUS,
+            0,
+            0x1ff_fff8,
+            0x200_0000,
+            0xd000_0000,
+            u64::MAX - 7,
+        ];
         let lengths = [0, 1, 16, 512, 513, 0x1000, 1 << 31, u32::MAX];
-        let flags = [0, queue::NEXT, queue::WRITE, queue::NEXT | queue::WRITE, queue::INDIRECT, u16::MAX];
+        let flags = [
+            0,
+            queue::NEXT,
+            queue::WRITE,
+            queue::NEXT | queue::WRITE,
+            queue::INDIRECT,
+            u16::MAX,
+        ];
         let descriptors = [(); 8].map(|()| Descriptor {
             address: random.pick(&addresses),
             length: random.pick(&lengths),
@@ -282,11 +333,14 @@ fn random_descriptors_harm_nobody() {
     }
 }
 
-guest!(cut_power, "
+guest!(
+    cut_power,
+    "
     start_disk
     mov dword ptr [rbx + 0x50], 0
     power_off
-");
+"
+);
 
 #[test]
 fn a_power_off_with_requests_in_flight_is_a_power_off() {
@@ -294,9 +348,15 @@ fn a_power_off_with_requests_in_flight_is_a_power_off() {
         return;
     }
     let disk = disk();
-    let kernel = cut_power().data(Queue::request(queue::OUT, 1, &[1; 512])).linux64();
+    let kernel = cut_power()
+        .data(Queue::request(queue::OUT, 1, &[1; 512]))
+        .linux64();
     for _ in 0..5 {
-        Coracle::run(&kernel).args(&["--disk", disk.path().to_str().unwrap()]).end().with_code(0).in_silence();
+        Coracle::run(&kernel)
+            .args(&["--disk", disk.path().to_str().unwrap()])
+            .end()
+            .with_code(0)
+            .in_silence();
     }
 }
 
@@ -312,6 +372,9 @@ fn escape_sequences_of_a_guest_never_reach_stderr() {
     }
     let ended = Coracle::run(&lie_on_the_console().linux64()).end();
     assert!(!ended.stderr.contains(['\x1b', '\x07']), "{}", ended.describe());
-    assert!(ended.stdout.starts_with(b"\x1b]0;title\x07\x1b[2J"), "stdout is the guest's, untouched");
+    assert!(
+        ended.stdout.starts_with(b"\x1b]0;title\x07\x1b[2J"),
+        "stdout is the guest's, untouched"
+    );
     ended.with_code(105);
 }

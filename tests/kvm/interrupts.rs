@@ -2,7 +2,9 @@ use crate::support::queue::{self, Queue};
 use crate::support::{Coracle, kvm_is_here};
 use crate::virtio::disk;
 
-guest!(disk_interrupt, "
+guest!(
+    disk_interrupt,
+    "
     catch_interrupts 4f
     enable_local_apic
     route 5, 0x35
@@ -25,7 +27,8 @@ guest!(disk_interrupt, "
     send 0x302002, 2
     send 0x304000, 512
     power_off
-");
+"
+);
 
 #[test]
 fn a_disk_raises_its_line_at_the_io_apic_when_a_request_is_done() {
@@ -34,13 +37,18 @@ fn a_disk_raises_its_line_at_the_io_apic_when_a_request_is_done() {
     }
     let disk = disk();
     let kernel = disk_interrupt().data(Queue::request(queue::IN, 3, &[])).linux64();
-    let ended = Coracle::run(&kernel).args(&["--disk", disk.path().to_str().unwrap()]).end().with_code(0);
+    let ended = Coracle::run(&kernel)
+        .args(&["--disk", disk.path().to_str().unwrap()])
+        .end()
+        .with_code(0);
     // The vector; InterruptStatus before and after its acknowledgement; the used ring's index; the sector.
     assert_eq!(ended.stdout[..5], [0x35, 1, 0, 1, 0]);
     assert_eq!(ended.stdout[5..], [3; 512]);
 }
 
-guest!(receive_interrupts, "
+guest!(
+    receive_interrupts,
+    "
     catch_interrupts 4f
     enable_local_apic
     route 4, 0x34
@@ -73,7 +81,8 @@ guest!(receive_interrupts, "
     iretq
 7:
     power_off
-");
+"
+);
 
 #[test]
 fn typed_input_wakes_a_halted_guest_by_the_serial_port_s_line() {
@@ -151,7 +160,10 @@ fn a_transmitter_that_is_empty_interrupts_through_the_pic() {
     if !kvm_is_here() {
         return;
     }
-    let ended = Coracle::run(&transmit_interrupts().linux64()).end().with_code(0).in_silence();
+    let ended = Coracle::run(&transmit_interrupts().linux64())
+        .end()
+        .with_code(0)
+        .in_silence();
     // The first byte, and then the vector for each interrupt but the last.
     assert_eq!(String::from_utf8_lossy(&ended.stdout), ".$$$$");
 }

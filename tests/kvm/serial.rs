@@ -1,6 +1,8 @@
 use crate::support::{Coracle, kvm_is_here};
 
-guest!(all_bytes, "
+guest!(
+    all_bytes,
+    "
     xor eax, eax
     mov edx, 0x3f8
 2:
@@ -8,24 +10,31 @@ guest!(all_bytes, "
     inc al
     jnz 2b
     power_off
-");
+"
+);
 
 #[test]
 fn every_byte_that_a_guest_transmits_arrives_on_stdout() {
     if !kvm_is_here() {
         return;
     }
-    let ended = Coracle::run(&all_bytes().linux64()).end().with_code(0).in_silence();
+    let ended = Coracle::run(&all_bytes().linux64())
+        .end()
+        .with_code(0)
+        .in_silence();
     assert_eq!(ended.stdout, (0..=u8::MAX).collect::<Vec<_>>());
 }
 
-guest!(send_data, "
+guest!(
+    send_data,
+    "
     mov ecx, [0x300000]
     mov esi, 0x300004
     mov edx, 0x3f8
     rep outsb
     power_off
-");
+"
+);
 
 #[test]
 fn every_byte_of_a_string_instruction_arrives_in_order() {
@@ -34,11 +43,20 @@ fn every_byte_of_a_string_instruction_arrives_in_order() {
     }
     let bytes: Vec<u8> = (0..20_000u32).map(|index| (index * index >> 3) as u8).collect();
     let data = [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
-    let ended = Coracle::run(&send_data().data(data).linux64()).end().with_code(0).in_silence();
-    assert!(ended.stdout == bytes, "{} bytes arrived, or in another order", ended.stdout.len());
+    let ended = Coracle::run(&send_data().data(data).linux64())
+        .end()
+        .with_code(0)
+        .in_silence();
+    assert!(
+        ended.stdout == bytes,
+        "{} bytes arrived, or in another order",
+        ended.stdout.len()
+    );
 }
 
-guest!(echo, "
+guest!(
+    echo,
+    "
     mov ebx, [0x300000]
 2:
     mov edx, 0x3fd
@@ -51,7 +69,8 @@ guest!(echo, "
     dec ebx
     jnz 2b
     power_off
-");
+"
+);
 
 #[test]
 fn input_from_a_pipe_reaches_a_guest_that_polls_whole_and_in_order() {
@@ -61,7 +80,11 @@ fn input_from_a_pipe_reaches_a_guest_that_polls_whole_and_in_order() {
     // More than the receive FIFO's 64 bytes, and every value: 1 is the escape key on a terminal only.
     let input: Vec<u8> = (0..700u32).map(|index| (index * 7) as u8).collect();
     let kernel = echo().data(700u32.to_le_bytes()).linux64();
-    let ended = Coracle::run(&kernel).input(input.clone()).end().with_code(0).in_silence();
+    let ended = Coracle::run(&kernel)
+        .input(input.clone())
+        .end()
+        .with_code(0)
+        .in_silence();
     assert_eq!(ended.stdout, input);
 }
 
@@ -79,7 +102,9 @@ fn input_typed_while_the_guest_runs_reaches_it() {
     running.end().with_code(0).in_silence();
 }
 
-guest!(speak_and_wait, "
+guest!(
+    speak_and_wait,
+    "
     say \"afloat\"
     mov edx, 0x3fd
 2:
@@ -87,7 +112,8 @@ guest!(speak_and_wait, "
     test al, 1
     jz 2b
     power_off
-");
+"
+);
 
 #[test]
 fn the_end_of_stdin_is_not_the_end_of_the_guest() {

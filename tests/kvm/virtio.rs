@@ -5,7 +5,9 @@ use tempfile::NamedTempFile;
 use crate::support::queue::{self, Queue};
 use crate::support::{Coracle, kvm_is_here, u32_at};
 
-guest!(identify, "
+guest!(
+    identify,
+    "
     mov ebx, 0xd0000000
     mov eax, [rbx]
     mov [0x200000], eax
@@ -22,7 +24,8 @@ guest!(identify, "
     mov [0x200014], eax
     send 0x200000, 24
     power_off
-");
+"
+);
 
 /// A disk of 64 sectors; sector N is full of the byte N.
 pub fn disk() -> NamedTempFile {
@@ -39,7 +42,9 @@ fn a_disk_is_a_virtio_block_device_of_its_size_in_the_first_window() {
     }
     let disk = disk();
     let kernel = identify().linux64();
-    let ended = Coracle::run(&kernel).args(&["--disk", disk.path().to_str().unwrap()]).end();
+    let ended = Coracle::run(&kernel)
+        .args(&["--disk", disk.path().to_str().unwrap()])
+        .end();
     let told = ended.with_code(0).in_silence().stdout;
     assert_eq!(&told[..4], b"virt");
     assert_eq!(u32_at(&told, 4), 2, "version");
@@ -48,7 +53,9 @@ fn a_disk_is_a_virtio_block_device_of_its_size_in_the_first_window() {
     assert_eq!(u32_at(&told, 20), u32::MAX, "no second device");
 }
 
-guest!(drive, "
+guest!(
+    drive,
+    "
     start_disk
     mov dword ptr [rbx + 0x50], 0
 2:
@@ -67,7 +74,8 @@ guest!(drive, "
     send 0x305000, 1
     send 0x304000, 512
     power_off
-");
+"
+);
 
 /// What a guest tells after its request is done.
 struct Reply {
@@ -80,12 +88,20 @@ struct Reply {
 
 fn request(queue: Queue, disk: &str) -> Reply {
     let kernel = drive().data(queue).linux64();
-    let told = Coracle::run(&kernel).args(&["--disk", disk]).end().with_code(0).in_silence().stdout;
+    let told = Coracle::run(&kernel)
+        .args(&["--disk", disk])
+        .end()
+        .with_code(0)
+        .in_silence()
+        .stdout;
     assert_eq!(told.len(), 8 + 12 + 1 + 512);
     assert_eq!(u32_at(&told, 4), 15, "the device stands as its driver left it");
     Reply {
         interrupt_status: u32_at(&told, 0),
-        used_index: u32_at(&told, 8).to_le_bytes()[2..].try_into().map(u16::from_le_bytes).unwrap(),
+        used_index: u32_at(&told, 8).to_le_bytes()[2..]
+            .try_into()
+            .map(u16::from_le_bytes)
+            .unwrap(),
         used_length: u32_at(&told, 16),
         status: told[20],
         data: told[21..].to_vec(),
@@ -99,7 +115,10 @@ fn a_read_by_hand_brings_the_sector() {
     }
     let disk = disk();
     let reply = request(Queue::request(queue::IN, 7, &[]), disk.path().to_str().unwrap());
-    assert_eq!((reply.status, reply.used_index, reply.used_length), (queue::OK, 1, 513));
+    assert_eq!(
+        (reply.status, reply.used_index, reply.used_length),
+        (queue::OK, 1, 513)
+    );
     assert_eq!(reply.interrupt_status, 1, "used buffer notification");
     assert_eq!(reply.data, [7; 512]);
 }
@@ -112,7 +131,10 @@ fn a_write_by_hand_reaches_the_file_and_nothing_beside_it() {
     let disk = disk();
     let mut expected = std::fs::read(disk.path()).unwrap();
     expected[9 * 512..10 * 512].fill(0xb0);
-    let reply = request(Queue::request(queue::OUT, 9, &[0xb0; 512]), disk.path().to_str().unwrap());
+    let reply = request(
+        Queue::request(queue::OUT, 9, &[0xb0; 512]),
+        disk.path().to_str().unwrap(),
+    );
     assert_eq!((reply.status, reply.used_length), (queue::OK, 1));
     assert!(std::fs::read(disk.path()).unwrap() == expected);
 }
@@ -137,8 +159,16 @@ fn requests_past_the_end_are_io_errors_and_change_nothing() {
     }
     let disk = disk();
     let before = std::fs::read(disk.path()).unwrap();
-    for (kind, sector) in [(queue::IN, 64), (queue::OUT, 64), (queue::OUT, u64::MAX), (queue::IN, 1 << 55)] {
-        let reply = request(Queue::request(kind, sector, &[0xb0; 512]), disk.path().to_str().unwrap());
+    for (kind, sector) in [
+        (queue::IN, 64),
+        (queue::OUT, 64),
+        (queue::OUT, u64::MAX),
+        (queue::IN, 1 << 55),
+    ] {
+        let reply = request(
+            Queue::request(kind, sector, &[0xb0; 512]),
+            disk.path().to_str().unwrap(),
+        );
         assert_eq!(reply.status, queue::IOERR, "type {kind}, sector {sector:#x}");
     }
     assert!(std::fs::read(disk.path()).unwrap() == before);
@@ -153,9 +183,24 @@ fn the_id_of_a_disk_is_what_its_flag_says() {
     let name = format!("{},id=oar", disk.path().display());
     let mut asked = Queue::request(queue::GET_ID, 0, &[]);
     asked.chain(&[
-        queue::Descriptor { address: queue::HEADER, length: 16, flags: queue::NEXT, next: 1 },
-        queue::Descriptor { address: queue::BUFFER, length: 20, flags: queue::NEXT | queue::WRITE, next: 2 },
-        queue::Descriptor { address: queue::STATUS, length: 1, flags: queue::WRITE, next: 0 },
+        queue::Descriptor {
+            address: queue::HEADER,
+            length: 16,
+            flags: queue::NEXT,
+            next: 1,
+        },
+        queue::Descriptor {
+            address: queue::BUFFER,
+            length: 20,
+            flags: queue::NEXT | queue::WRITE,
+            next: 2,
+        },
+        queue::Descriptor {
+            address: queue::STATUS,
+            length: 1,
+            flags: queue::WRITE,
+            next: 0,
+        },
     ]);
     let reply = request(asked, &name);
     assert_eq!(reply.status, queue::OK);

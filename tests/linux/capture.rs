@@ -60,11 +60,11 @@ impl Capture {
 
     fn wait_until(&self, deadline: Instant, mut done: impl FnMut(&Stream) -> bool) -> bool {
         let (stream, changed) = &*self.0;
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let (_, timeout) = changed
-            .wait_timeout_while(stream.lock().unwrap(), left, |stream| !done(stream))
-            .unwrap();
-        !timeout.timed_out()
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1));
+        let waited = changed.wait_timeout_while(stream.lock().unwrap(), left, |stream| !done(stream));
+        !waited.unwrap().1.timed_out()
     }
 }
 

@@ -74,7 +74,11 @@ pub fn cpio(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
 /// Runs e2fsck on an image without changing it: any fault is a failure.
 #[track_caller]
 pub fn assert_clean(image: &Path) {
-    let check = Command::new("/sbin/e2fsck").args(["-f", "-n"]).arg(image).output().unwrap();
+    let check = Command::new("/sbin/e2fsck")
+        .args(["-f", "-n"])
+        .arg(image)
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&check.stdout);
     assert!(check.status.success(), "e2fsck: {}\n{said}", check.status);
 }

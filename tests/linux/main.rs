@@ -65,14 +65,16 @@ fn trials() -> Vec<Trial> {
 }
 
 /// Functions as trials, named `GROUP::FUNCTION`.
-macro_rules! trials {
+macro_rules! group {
     ($group:literal: $($name:ident),+ $(,)?) => {
         pub fn trials() -> Vec<libtest_mimic::Trial> {
             vec![$(libtest_mimic::Trial::test(concat!($group, "::", stringify!($name)), || {
+                let start = std::time::Instant::now();
                 $name();
+                eprintln!("TIME {:.1} {}", start.elapsed().as_secs_f32(), stringify!($name));
                 Ok(())
             })),+]
         }
     };
 }
-pub(crate) use trials;
+pub(crate) use group;

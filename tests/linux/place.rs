@@ -37,7 +37,7 @@ pub fn coracle() -> PathBuf {
     if is_inside() {
         "coracle".into()
     } else {
-        Path::new(ROOT).join("target/release/coracle")
+        Path::new(ROOT).join("target/x86_64-unknown-linux-gnu/release/coracle")
     }
 }
 
@@ -77,7 +77,14 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     // Cargo built a `coracle` for this test, but slow and checked: what users run is the release.
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--release", "--quiet", "--bin", "coracle", "--manifest-path"])
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "--bin",
+            "coracle",
+            "--manifest-path",
+        ])
         .arg(root.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(root.join("target"));
@@ -115,7 +122,10 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         .chain(["vmlinuz", "stock-initrd"].map(|name| (stock().join(name), format!("/stock/{name}"))))
         .chain(DISK_PROGRAMS.map(|program| {
             let program = PathBuf::from(program);
-            (fs::canonicalize(&program).unwrap_or_else(|_| program.clone()), program.display().to_string())
+            (
+                fs::canonicalize(&program).unwrap_or_else(|_| program.clone()),
+                program.display().to_string(),
+            )
         }))
         .chain(env::current_exe().map(|program| (program, "/linux-tests".into())))
         // What no wanted trial needs was not made.
@@ -129,13 +139,27 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let extent = env::var(EXTENT).unwrap_or_default();
     machine
-        .args(["--", "env", &format!("{INSIDE}=yes"), &format!("{EXTENT}={extent}"), "/linux-tests"])
+        .args([
+            "--",
+            "env",
+            &format!("{INSIDE}=yes"),
+            &format!("{EXTENT}={extent}"),
+            "/linux-tests",
+        ])
         .args(arguments)
         .stdin(Stdio::null());
     match machine.status() {
-        Ok(status) => ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Ok(status) => ExitCode::from(
+            status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+        ),
         Err(why) => {
-            eprintln!("Linux guests: cannot run {:?}: {why}", OsStr::to_string_lossy(machine.get_program()));
+            eprintln!(
+                "Linux guests: cannot run {:?}: {why}",
+                OsStr::to_string_lossy(machine.get_program())
+            );
             ExitCode::FAILURE
         }
     }

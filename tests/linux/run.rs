@@ -55,7 +55,10 @@ impl Coracle {
 
     /// The guest's init runs this script, in which `'` quotes, and powers off.
     pub fn script(self, script: &str) -> Self {
-        assert!(!script.contains('"'), "the kernel has no way to pass a double quote");
+        assert!(
+            !script.contains('"'),
+            "the kernel has no way to pass a double quote"
+        );
         self.args(["--cmdline", &format!("-- sh -c \"{script}\"")])
     }
 
@@ -191,7 +194,10 @@ impl Run {
 
     /// Types a little: as much as a terminal takes at once.
     pub fn type_in(&mut self, text: &str) {
-        self.typing.as_mut().expect("there is an input").write(text.as_bytes());
+        self.typing
+            .as_mut()
+            .expect("there is an input")
+            .write(text.as_bytes());
     }
 
     /// Types much, as fast as it is taken, and leaves the input open: the thread's result is the input.
@@ -233,7 +239,10 @@ impl Run {
         }
         let status = self.child.wait().unwrap();
         self.ended = true;
-        let modes = self.terminal.take().map(|(before, terminal)| (before, terminal.modes()));
+        let modes = self
+            .terminal
+            .take()
+            .map(|(before, terminal)| (before, terminal.modes()));
         if let Some(stdout) = &self.stdout
             && !stdout.wait_for_end(self.deadline)
         {
@@ -296,7 +305,10 @@ impl Finished {
 
     #[track_caller]
     pub fn assert_prints(&self, text: &str) -> &Self {
-        assert!(self.console().contains(text), "{text:?} is not on the console\n{self}");
+        assert!(
+            self.console().contains(text),
+            "{text:?} is not on the console\n{self}"
+        );
         self
     }
 
@@ -340,8 +352,16 @@ impl fmt::Display for Finished {
             None => (0, console.as_str()),
         };
         let bytes = self.stdout.len();
-        writeln!(formatter, "--- exit code {}; console ({bytes} bytes, without the first {skipped}):", self.code)?;
-        writeln!(formatter, "{}", shown.escape_debug().to_string().replace("\\n", "\n"))?;
+        writeln!(
+            formatter,
+            "--- exit code {}; console ({bytes} bytes, without the first {skipped}):",
+            self.code
+        )?;
+        writeln!(
+            formatter,
+            "{}",
+            shown.escape_debug().to_string().replace("\\n", "\n")
+        )?;
         write!(formatter, "--- stderr:\n{}---", self.stderr)
     }
 }

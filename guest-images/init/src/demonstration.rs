@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::say::say;
 use crate::since_boot;
+use crate::terminal::is_kernel_console;
 
 const DISK: &str = "/dev/vda";
 const MOUNT_POINT: &str = "/mnt";
@@ -37,7 +38,7 @@ pub fn run(boot_time: Duration) -> Result<(), String> {
         "  boot     {:.1} ms from kernel to init",
         boot_time.as_secs_f64() * 1000.0
     ));
-    if !Path::new(DISK).exists() {
+    if !Path::new(DISK).exists() || !is_kernel_console() {
         say("  disk     none");
         return Ok(());
     }

@@ -1,10 +1,12 @@
 //! The serial port that the guest's console is on, made fit for a person or a pipe.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::libc;
+use nix::sys::stat::{fstat, makedev};
 use nix::sys::termios::{ControlFlags, InputFlags, LocalFlags, OutputFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::cmdline::Settings;
@@ -17,8 +19,17 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
 }
 
-/// Opens the serial port and sets it up, or gives nothing where there is none.
+/// Whether stdin is what the kernel gives its first process: /dev/console, device 5:1 (Linux admin-guide/devices).
+/// A container's first process has something else there, and a machine around it whose devices are not init's.
+pub fn is_kernel_console() -> bool {
+    fstat(io::stdin()).is_ok_and(|stdin| stdin.st_rdev == makedev(5, 1))
+}
+
+/// Opens the serial port and sets it up, or gives nothing where there is none that is init's.
 pub fn open(settings: &Settings) -> Option<File> {
+    if !is_kernel_console() {
+        return None;
+    }
     let port = OpenOptions::new()
         .read(true)
         .write(true)

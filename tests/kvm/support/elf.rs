@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use tempfile::NamedTempFile;
 
@@ -26,12 +27,16 @@ pub struct Guest {
     data: Vec<u8>,
 }
 
-/// A kernel file, removed when dropped.
-pub struct Kernel(NamedTempFile);
+/// A kernel file, removed when nobody holds it any more.
+#[derive(Clone)]
+pub struct Kernel(Arc<NamedTempFile>);
 
 impl Guest {
     pub fn new(code: &'static [u8]) -> Self {
-        Self { code, data: Vec::new() }
+        Self {
+            code,
+            data: Vec::new(),
+        }
     }
 
     /// Puts `data` at [`DATA`].
@@ -48,17 +53,27 @@ impl Guest {
     /// A kernel with a PVH note: entered in 32-bit protected mode.
     pub fn pvh(&self) -> Kernel {
         let mut note = Vec::new();
-        for word in [4, 4, XEN_ELFNOTE_PHYS32_ENTRY, u32::from_le_bytes(*b"Xen\0"), CODE as u32] {
+        for word in [
+            4,
+            4,
+            XEN_ELFNOTE_PHYS32_ENTRY,
+            u32::from_le_bytes(*b"Xen\0"),
+            CODE as u32,
+        ] {
             note.extend(word.to_le_bytes());
         }
         Kernel::new(&self.elf(&note))
     }
 
     fn elf(&self, note: &[u8]) -> Vec<u8> {
-        let segments: Vec<_> = [(PT_LOAD, CODE, self.code), (PT_LOAD, DATA, &self.data), (PT_NOTE, 0, note)]
-            .into_iter()
-            .filter(|(_, _, bytes)| !bytes.is_empty())
-            .collect();
+        let segments: Vec<_> = [
+            (PT_LOAD, CODE, self.code),
+            (PT_LOAD, DATA, &self.data),
+            (PT_NOTE, 0, note),
+        ]
+        .into_iter()
+        .filter(|(_, _, bytes)| !bytes.is_empty())
+        .collect();
 
         let mut file = Vec::from(*b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
         // Executable, x86-64, version 1.
@@ -93,7 +108,7 @@ impl Kernel {
     pub fn new(bytes: &[u8]) -> Self {
         let mut file = NamedTempFile::new().expect("a temporary file can be made");
         file.write_all(bytes).expect("a temporary file can be written");
-        Self(file)
+        Self(Arc::new(file))
     }
 
     pub fn path(&self) -> &Path {

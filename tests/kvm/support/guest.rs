@@ -30,7 +30,9 @@ macro_rules! guest {
             }
             let (start, end) = (&raw const START, &raw const END);
             // SAFETY: the two symbols are the ends of one read-only piece of this program.
-            crate::support::Guest::new(unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) })
+            crate::support::Guest::new(unsafe {
+                std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+            })
         }
     };
 }

@@ -90,8 +90,11 @@
 .Lcaught\@:
 .endm
 
-# Enables the local APIC.
+# Enables the local APIC, and masks the PICs, which get every line that the IO-APIC gets.
 .macro enable_local_apic
+    mov al, 0xff
+    out 0x21, al
+    out 0xa1, al
     mov edi, 0xfee000f0
     mov dword ptr [rdi], 0x1ff
 .endm

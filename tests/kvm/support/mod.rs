@@ -64,6 +64,9 @@ pub fn u64_at(bytes: &[u8], offset: usize) -> u64 {
 
 /// Text up to its NUL.
 pub fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|&byte| byte == 0).expect("a NUL ends the text");
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .expect("a NUL ends the text");
     String::from_utf8(bytes[..end].to_vec()).expect("the text is UTF-8")
 }

@@ -20,6 +20,8 @@ pub struct Coracle {
     command: Command,
     /// What it is typed, before the end of stdin; nothing leaves stdin open.
     input: Option<Vec<u8>>,
+    /// Kept as long as it may be opened.
+    kernel: Option<Kernel>,
 }
 
 /// A run that goes on. Dropping it kills the process.
@@ -31,6 +33,7 @@ pub struct Running {
     stdout: Receiver<Vec<u8>>,
     seen: Vec<u8>,
     stderr: Option<JoinHandle<Vec<u8>>>,
+    _kernel: Option<Kernel>,
 }
 
 /// A run that is over.
@@ -62,6 +65,7 @@ impl Coracle {
         Self {
             command,
             input: Some(Vec::new()),
+            kernel: None,
         }
     }
 
@@ -69,6 +73,7 @@ impl Coracle {
     pub fn run(kernel: &Kernel) -> Self {
         let mut coracle = Self::new(&["run", "--kernel"]);
         coracle.command.arg(kernel.path());
+        coracle.kernel = Some(kernel.clone());
         coracle
     }
 
@@ -150,6 +155,7 @@ impl Coracle {
             stdout,
             seen: Vec::new(),
             stderr: Some(stderr),
+            _kernel: self.kernel,
         }
     }
 
@@ -167,7 +173,10 @@ impl Running {
     pub fn wait_for(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !contains(&self.seen, text.as_bytes()) {
-            match self.stdout.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .stdout
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(bytes) => self.seen.extend(bytes),
                 Err(error) => {
                     let seen = String::from_utf8_lossy(&self.seen).into_owned();
@@ -197,7 +206,10 @@ impl Running {
         // Read to the end first: a process that prints does not end before somebody reads.
         let mut late = false;
         loop {
-            match self.stdout.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .stdout
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(bytes) => self.seen.extend(bytes),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
@@ -215,7 +227,11 @@ impl Running {
     }
 
     fn finish(&mut self, begin: Instant, mut late: bool) -> Ended {
-        late = late || !becomes_readable(&self.pidfd, (begin + PATIENCE).saturating_duration_since(Instant::now()));
+        late = late
+            || !becomes_readable(
+                &self.pidfd,
+                (begin + PATIENCE).saturating_duration_since(Instant::now()),
+            );
         if late {
             let _ = self.child.kill();
         }
@@ -232,7 +248,11 @@ impl Running {
     }
 
     fn take_stderr(&mut self) -> String {
-        let all = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        let all = self
+            .stderr
+            .take()
+            .and_then(|thread| thread.join().ok())
+            .unwrap_or_default();
         String::from_utf8_lossy(&all).into_owned()
     }
 }
@@ -269,7 +289,13 @@ impl Ended {
     }
 
     pub fn describe(&self) -> String {
-        let Self { code, signal, stdout, stderr, took } = self;
+        let Self {
+            code,
+            signal,
+            stdout,
+            stderr,
+            took,
+        } = self;
         let stdout = String::from_utf8_lossy(&stdout[..stdout.len().min(2000)]);
         format!("code {code:?}, signal {signal:?} after {took:?}\nstdout: {stdout:?}\nstderr: {stderr}")
     }
@@ -288,12 +314,16 @@ fn pidfd(child: &Child) -> OwnedFd {
 }
 
 fn becomes_readable(fd: &OwnedFd, within: Duration) -> bool {
-    let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
     // SAFETY: one pollfd, as it says.
     unsafe { libc::poll(&mut poll, 1, within.as_millis() as i32) == 1 }
 }
 
-/// A pipe that nobody reads while its reading end, the first of the pair, is open.
+/// A pipe: its reading end and its writing end.
 pub fn pipe() -> (File, File) {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors, which are ours alone.
@@ -301,4 +331,19 @@ pub fn pipe() -> (File, File) {
     assert_eq!(result, 0, "a pipe can be made");
     // SAFETY: as above.
     unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) }
+}
+
+/// Waits until a pipe, by its writing end, takes no more.
+pub fn wait_until_full(pipe: &File) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut poll = libc::pollfd {
+        fd: pipe.as_raw_fd(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // Nothing tells that a pipe has become full but asking. SAFETY: one pollfd, as it says.
+    while unsafe { libc::poll(&mut poll, 1, 0) } != 0 {
+        assert!(Instant::now() < deadline, "the pipe has room after {PATIENCE:?}");
+        thread::yield_now();
+    }
 }

@@ -55,9 +55,24 @@ impl Queue {
         queue.put(BUFFER, data);
         let data_flags = if kind == OUT { NEXT } else { NEXT | WRITE };
         queue.chain(&[
-            Descriptor { address: HEADER, length: 16, flags: NEXT, next: 1 },
-            Descriptor { address: BUFFER, length: 512, flags: data_flags, next: 2 },
-            Descriptor { address: STATUS, length: 1, flags: WRITE, next: 0 },
+            Descriptor {
+                address: HEADER,
+                length: 16,
+                flags: NEXT,
+                next: 1,
+            },
+            Descriptor {
+                address: BUFFER,
+                length: 512,
+                flags: data_flags,
+                next: 2,
+            },
+            Descriptor {
+                address: STATUS,
+                length: 1,
+                flags: WRITE,
+                next: 0,
+            },
         ]);
         queue.offer(&[0]);
         queue

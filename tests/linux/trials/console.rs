@@ -11,9 +11,9 @@ use std::{env, fs, io};
 
 use crate::images::{noise, raw, scratch, sparse};
 use crate::place;
-use crate::run::{Coracle, Finished};
+use crate::run::Coracle;
 
-crate::trials!["console":
+crate::group!["console":
     all_that_the_guest_prints_arrives_through_a_pipe,
     all_that_is_pasted_through_a_pipe_arrives_in_the_guest,
     all_that_is_pasted_on_a_terminal_arrives_in_the_guest,
@@ -33,14 +33,17 @@ fn amount(full: usize, nested: usize) -> usize {
 
 fn all_that_the_guest_prints_arrives_through_a_pipe() {
     let scratch = scratch();
-    let printed = noise(1, amount(10 * MIB, 512 * KIB));
+    let printed = noise(1, amount(10 * MIB, 256 * KIB));
     let disk = raw(&scratch, "printed", &printed);
     let finished = Coracle::run()
         .args(["--disk", disk.to_str().unwrap()])
         .script(PRINT)
         .patience(PATIENCE)
         .end();
-    assert_same(finished.assert_powered_off().bytes_after(BEGIN, printed.len()), &printed);
+    assert_same(
+        finished.assert_powered_off().bytes_after(BEGIN, printed.len()),
+        &printed,
+    );
 }
 
 /// What the guest prints before the bytes that count, none of which is changed on its way.
@@ -52,13 +55,17 @@ fn a_slow_reader_gets_all_that_the_guest_prints() {
     const PAUSE: Duration = Duration::from_millis(80);
     let scratch = scratch();
     // More than waits anywhere on the way, so that the guest itself has to wait.
-    let printed = noise(2, 192 * KIB);
+    let printed = noise(2, 128 * KIB);
     let disk = raw(&scratch, "printed", &printed);
     let (mut reader, writer) = pipe().unwrap();
     // SAFETY: F_SETPIPE_SZ takes a number and touches no memory of ours.
     let size = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
     assert_eq!(size, 4096, "F_SETPIPE_SZ: {}", io::Error::last_os_error());
-    let run = Coracle::run().args(["--disk", disk.to_str().unwrap()]).script(PRINT).stdout(writer).start();
+    let run = Coracle::run()
+        .args(["--disk", disk.to_str().unwrap()])
+        .script(PRINT)
+        .stdout(writer)
+        .start();
     let mut stdout = Vec::new();
     loop {
         let mut burst = [0; BURST];
@@ -68,17 +75,21 @@ fn a_slow_reader_gets_all_that_the_guest_prints() {
         }
         thread::sleep(PAUSE);
     }
-    let finished = Finished { stdout, ..run.end() };
-    assert_same(finished.assert_powered_off().bytes_after(BEGIN, printed.len()), &printed);
+    let mut finished = run.end();
+    finished.stdout = stdout;
+    assert_same(
+        finished.assert_powered_off().bytes_after(BEGIN, printed.len()),
+        &printed,
+    );
 }
 
 fn all_that_is_pasted_through_a_pipe_arrives_in_the_guest() {
-    paste(noise(3, amount(MIB, 128 * KIB)), Coracle::run().with_input());
+    paste(noise(3, amount(MIB, 64 * KIB)), Coracle::run().with_input());
 }
 
 /// What a person pastes is text: control characters would be for the terminal, or the escape key.
 fn all_that_is_pasted_on_a_terminal_arrives_in_the_guest() {
-    let mut text = noise(4, amount(MIB, 128 * KIB));
+    let mut text = noise(4, amount(MIB, 64 * KIB));
     text.iter_mut().for_each(|byte| *byte = b' ' + *byte % 95);
     paste(text, Coracle::run().on_terminal());
 }
@@ -89,7 +100,9 @@ fn paste(pasted: Vec<u8>, coracle: Coracle) {
     let count = pasted.len();
     let mut run = coracle
         .args(["--disk", disk.to_str().unwrap()])
-        .script(&format!("stty raw -echo; echo READY; head -c {count} >/dev/vda; echo TAKEN"))
+        .script(&format!(
+            "stty raw -echo; echo READY; head -c {count} >/dev/vda; echo TAKEN"
+        ))
         .patience(PATIENCE)
         .start();
     run.wait_for("READY");
@@ -101,17 +114,27 @@ fn paste(pasted: Vec<u8>, coracle: Coracle) {
 }
 
 fn the_end_of_stdin_does_not_end_the_guest() {
-    let mut run = Coracle::run().with_input().script("read word; echo got $word; sleep 2; echo still here").start();
+    let mut run = Coracle::run()
+        .with_input()
+        .script("read word; echo got $word; sleep 2; echo still here")
+        .start();
     run.wait_for("Coracle guest");
     run.type_in("word\n");
     run.close_input();
-    run.end().assert_powered_off().assert_prints("got word\n").assert_prints("still here\n");
+    run.end()
+        .assert_powered_off()
+        .assert_prints("got word\n")
+        .assert_prints("still here\n");
 }
 
 #[track_caller]
 fn assert_same(arrived: &[u8], sent: &[u8]) {
     assert_eq!(arrived.len(), sent.len());
-    if let Some(at) = arrived.iter().zip(sent).position(|(arrived, sent)| arrived != sent) {
+    if let Some(at) = arrived
+        .iter()
+        .zip(sent)
+        .position(|(arrived, sent)| arrived != sent)
+    {
         let around = |bytes: &[u8]| bytes[at.saturating_sub(8)..bytes.len().min(at + 24)].to_vec();
         panic!(
             "byte {at} of {} differs: {:02x?} arrived, {:02x?} were sent",

@@ -2,7 +2,7 @@
 
 use crate::run::Coracle;
 
-crate::trials!["cpus":
+crate::group!["cpus":
     thirty_two_cpus_are_online_and_each_runs_a_program,
     four_cpus_are_online_and_each_runs_a_program,
     two_cpus_are_online_and_each_runs_a_program,

@@ -9,7 +9,7 @@ use crate::images::{ext4, initrd_with, scratch};
 use crate::place;
 use crate::run::{Coracle, Finished};
 
-crate::trials!["ends":
+crate::group!["ends":
     a_power_off_is_0,
     a_reboot_is_100,
     a_reboot_boots_again_when_asked_for,
@@ -34,7 +34,10 @@ fn a_power_off_is_0() {
 
 fn a_reboot_is_100() {
     let finished = Coracle::run().script("reboot; sleep 60").end();
-    finished.assert_code(100).assert_explains("coracle: the guest rebooted\n").assert_explains("--on-reboot restart");
+    finished
+        .assert_code(100)
+        .assert_explains("coracle: the guest rebooted\n")
+        .assert_explains("--on-reboot restart");
 }
 
 fn a_reboot_boots_again_when_asked_for() {
@@ -48,7 +51,11 @@ fn a_reboot_boots_again_when_asked_for() {
              if [ $(ls /mnt | grep -c booted) -lt 3 ]; then umount /mnt; reboot -f; fi",
         )
         .end();
-    finished.assert_powered_off().assert_prints("boot 0\n").assert_prints("boot 1\n").assert_prints("boot 2\n");
+    finished
+        .assert_powered_off()
+        .assert_prints("boot 0\n")
+        .assert_prints("boot 1\n")
+        .assert_prints("boot 2\n");
 }
 
 fn a_crash_is_102_with_the_kernels_words() {
@@ -82,7 +89,10 @@ fn a_root_file_system_without_init_is_104() {
 
 /// The built-in kernel as a file of the person's: without the built-in initrd.
 fn built_in_kernel() -> Coracle {
-    Coracle::run().args(["--kernel".as_ref(), place::guest_images().join("vmlinux").as_os_str()])
+    Coracle::run().args([
+        "--kernel".as_ref(),
+        place::guest_images().join("vmlinux").as_os_str(),
+    ])
 }
 
 fn an_init_that_ends_is_105_with_its_status() {
@@ -150,14 +160,18 @@ fn a_panicked_guest_that_stands_still_is_still_explained() {
         .start();
     run.wait_for("end Kernel panic");
     run.signal(SIGTERM);
-    run.end().assert_code(143).assert_explains("the guest kernel had panicked: sysrq triggered crash\n");
+    run.end()
+        .assert_code(143)
+        .assert_explains("the guest kernel had panicked: sysrq triggered crash\n");
 }
 
 fn a_reader_that_leaves_is_141() {
     let (reader, writer) = pipe().unwrap();
     let run = Coracle::run().script("yes").stdout(writer).start();
     drop(reader);
-    run.end().assert_code(141).assert_explains("nobody reads the guest's console output any more");
+    run.end()
+        .assert_code(141)
+        .assert_explains("nobody reads the guest's console output any more");
 }
 
 fn a_stdout_that_takes_nothing_is_125() {

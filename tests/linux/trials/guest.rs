@@ -4,7 +4,7 @@ use crate::images::{ext4, scratch};
 use crate::place;
 use crate::run::Coracle;
 
-crate::trials!["guest":
+crate::group!["guest":
     the_doctor_is_content_where_linux_boots,
     the_demonstration_writes_a_disk_and_powers_off,
     the_demonstration_says_that_there_is_no_disk,
@@ -13,7 +13,10 @@ crate::trials!["guest":
 ];
 
 fn the_doctor_is_content_where_linux_boots() {
-    Coracle::program(place::coracle()).args(["doctor"]).end().assert_code(0);
+    Coracle::program(place::coracle())
+        .args(["doctor"])
+        .end()
+        .assert_code(0);
 }
 
 fn the_demonstration_writes_a_disk_and_powers_off() {
@@ -31,7 +34,10 @@ fn the_demonstration_writes_a_disk_and_powers_off() {
 
 fn the_demonstration_says_that_there_is_no_disk() {
     let finished = Coracle::run().end();
-    finished.assert_powered_off().assert_prints("disk     none").assert_prints("Powering off.");
+    finished
+        .assert_powered_off()
+        .assert_prints("disk     none")
+        .assert_prints("Powering off.");
 }
 
 fn a_command_after_two_dashes_is_what_the_guest_runs() {
@@ -45,6 +51,12 @@ fn a_command_after_two_dashes_is_what_the_guest_runs() {
 fn verbose_messages_are_on_stderr_alone() {
     let finished = Coracle::run().args(["-v"]).script("echo the guest speaks").end();
     finished.assert_code(0).assert_prints("the guest speaks\n");
-    assert!(finished.stderr.contains("coracle: "), "nothing is said\n{finished}");
-    assert!(!finished.console().contains("coracle: "), "stdout is the guest's alone\n{finished}");
+    assert!(
+        finished.stderr.contains("coracle: "),
+        "nothing is said\n{finished}"
+    );
+    assert!(
+        !finished.console().contains("coracle: "),
+        "stdout is the guest's alone\n{finished}"
+    );
 }

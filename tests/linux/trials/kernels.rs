@@ -4,7 +4,7 @@ use crate::images::{assert_clean, ext4, file_on, scratch};
 use crate::place;
 use crate::run::Coracle;
 
-crate::trials!["kernels":
+crate::group!["kernels":
     a_stock_debian_kernel_finds_its_disk_through_acpi_and_powers_off,
     a_bzimage_of_gzip_boots_to_init,
     a_bzimage_of_xz_boots_to_init,
@@ -24,8 +24,18 @@ fn a_stock_debian_kernel_finds_its_disk_through_acpi_and_powers_off() {
     let readme = file_on(&disk, "README");
     Coracle::run()
         .args(["--kernel".as_ref(), place::stock().join("vmlinuz").as_os_str()])
-        .args(["--initrd".as_ref(), place::stock().join("stock-initrd").as_os_str()])
-        .args(["--cpus", "2", "--memory", "512M", "--disk", disk.to_str().unwrap()])
+        .args([
+            "--initrd".as_ref(),
+            place::stock().join("stock-initrd").as_os_str(),
+        ])
+        .args([
+            "--cpus",
+            "2",
+            "--memory",
+            "512M",
+            "--disk",
+            disk.to_str().unwrap(),
+        ])
         .patience(400)
         .end()
         .assert_powered_off()

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::run::Coracle;
 
-crate::trials!["memory":
+crate::group!["memory":
     a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib,
     a_guest_of_64_mib_sees_all_of_it,
     the_process_dirties_at_most_half_a_megabyte_beside_guest_memory,
@@ -31,8 +31,14 @@ fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
     let console = check(5 << 10, &script);
     let taken: u64 = number_after(&console, "above 4 GiB ");
     assert!(taken >= 32 << 10, "{taken} KiB were taken above 4 GiB\n{console}");
-    let sums: Vec<&str> = console.lines().filter_map(|line| line.strip_suffix("  -")).collect();
-    assert!(matches!(sums[..], [first, second] if first == second), "{console}");
+    let sums: Vec<&str> = console
+        .lines()
+        .filter_map(|line| line.strip_suffix("  -"))
+        .collect();
+    assert!(
+        matches!(sums[..], [first, second] if first == second),
+        "{console}"
+    );
 }
 
 /// The memory map has every byte but the legacy holes; of that, the kernel keeps itself (at most 16 MiB) and a
@@ -40,7 +46,9 @@ fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
 fn check(mebibytes: u64, then: &str) -> String {
     let finished = Coracle::run()
         .args(["--memory", &format!("{mebibytes}M")])
-        .script(&format!("grep 'System RAM' /proc/iomem; grep MemTotal: /proc/meminfo{then}"))
+        .script(&format!(
+            "grep 'System RAM' /proc/iomem; grep MemTotal: /proc/meminfo{then}"
+        ))
         .end();
     finished.assert_powered_off();
     let console = finished.console();
@@ -67,14 +75,20 @@ fn address(digits: &str) -> u64 {
 }
 
 fn number_after(text: &str, mark: &str) -> u64 {
-    let (_, rest) = text.split_once(mark).unwrap_or_else(|| panic!("no {mark:?} in:\n{text}"));
+    let (_, rest) = text
+        .split_once(mark)
+        .unwrap_or_else(|| panic!("no {mark:?} in:\n{text}"));
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
     // A size that no other mapping has.
     const GUEST_MEMORY: u64 = 96 * MIB;
-    let mut run = Coracle::run().args(["--memory", "96M"]).with_input().script("echo up; read").start();
+    let mut run = Coracle::run()
+        .args(["--memory", "96M"])
+        .with_input()
+        .script("echo up; read")
+        .start();
     run.wait_for("up");
     let smaps = fs::read_to_string(format!("/proc/{}/smaps", run.id())).unwrap();
     let mut mapping = "";
@@ -91,14 +105,23 @@ fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
             } else if bytes > 0 {
                 dirty.push((bytes, mapping));
             }
-        } else if line.split_once('-').is_some_and(|(start, _)| u64::from_str_radix(start, 16).is_ok()) {
+        } else if line
+            .split_once('-')
+            .is_some_and(|(start, _)| u64::from_str_radix(start, 16).is_ok())
+        {
             mapping = line;
         }
     }
     let sum: u64 = dirty.iter().map(|(bytes, _)| bytes).sum();
     assert!(guest_memory > MIB, "guest memory was not found:\n{smaps}");
-    eprintln!("private dirty memory beside guest memory at the guest's init: {} KiB", sum / KIB);
-    assert!(sum <= 500_000, "{sum} bytes are dirty, beside guest memory: {dirty:#?}");
+    eprintln!(
+        "private dirty memory beside guest memory at the guest's init: {} KiB",
+        sum / KIB
+    );
+    assert!(
+        sum <= 500_000,
+        "{sum} bytes are dirty, beside guest memory: {dirty:#?}"
+    );
     run.type_in("\n");
     run.end().assert_powered_off();
 }

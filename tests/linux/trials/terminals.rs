@@ -8,7 +8,7 @@ use libc::{SIGCONT, SIGHUP, SIGTERM, SIGTSTP};
 
 use crate::run::{Coracle, Run};
 
-crate::trials!["terminals":
+crate::group!["terminals":
     a_person_gets_a_shell_of_the_terminals_size_and_leaves_it,
     ctrl_c_interrupts_a_program_in_the_guest,
     ctrl_a_x_quits_with_112_and_restores_the_terminal,
@@ -55,7 +55,10 @@ fn ctrl_c_interrupts_a_program_in_the_guest() {
 fn ctrl_a_x_quits_with_112_and_restores_the_terminal() {
     let mut run = shell(&[]);
     run.type_in("\x01x");
-    run.end().assert_code(112).assert_explains("ended by Ctrl-A x").assert_terminal_restored();
+    run.end()
+        .assert_code(112)
+        .assert_explains("ended by Ctrl-A x")
+        .assert_terminal_restored();
 }
 
 fn ctrl_a_h_helps_on_stderr() {
@@ -65,7 +68,10 @@ fn ctrl_a_h_helps_on_stderr() {
     run.type_in("poweroff\r");
     let finished = run.end();
     finished.assert_code(0).assert_terminal_restored();
-    assert!(!finished.console().contains("send one Ctrl-A to the guest"), "help on stdout\n{finished}");
+    assert!(
+        !finished.console().contains("send one Ctrl-A to the guest"),
+        "help on stdout\n{finished}"
+    );
 }
 
 fn ctrl_a_goes_to_the_guest_when_there_is_no_escape_key() {
@@ -116,7 +122,8 @@ fn stopping_restores_the_terminal_and_continuing_makes_it_raw_again() {
 /// The state of a process is the field after its name in parentheses (proc(5)).
 fn is_stopped(id: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-    stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
 }
 
 /// For what nothing announces.
