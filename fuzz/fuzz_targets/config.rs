@@ -1,0 +1,64 @@
+//! Any configuration file, and the same text as the values of flags.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use coracle::config::{Config, Disk, Error, MIB, Size};
+use coracle_fuzz::MemoryFile;
+use libfuzzer_sys::fuzz_target;
+
+static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
+
+fuzz_target!(|bytes: &[u8]| {
+    FILE.replace(bytes);
+    match Config::from_json(&FILE.path()) {
+        Ok(config) => validate(&config),
+        Err(error) => assert!(matches!(error, Error::Json { .. }), "{error}"),
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        parse_size(text);
+        parse_disk(text);
+    }
+});
+
+fn validate(config: &Config) {
+    match config.validate() {
+        Ok(()) => {
+            let Size(memory) = config.memory;
+            assert!((32 * MIB..=512 << 30).contains(&memory) && memory.is_multiple_of(4096));
+            assert!((1..=32).contains(&config.cpus) && config.disks.len() <= 16);
+            let ids = config.disks.iter().filter_map(|disk| disk.id.as_deref());
+            ids.for_each(|id| assert!((1..=20).contains(&id.len()) && id.is_ascii(), "{id:?}"));
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+fn parse_size(text: &str) {
+    match text.parse() {
+        Ok(Size(bytes)) => {
+            assert_eq!(bytes.to_string().parse::<Size>().ok(), Some(Size(bytes)));
+            let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+            let number: u64 = digits.parse().expect("a size starts with a number");
+            assert!(bytes >= number && (number == 0 || (bytes / number).is_power_of_two()), "{text}");
+        }
+        Err(error) => assert!(matches!(error, Error::Size(_))),
+    }
+}
+
+fn parse_disk(text: &str) {
+    match text.parse::<Disk>() {
+        Ok(disk) => {
+            let mut again = disk.file.display().to_string();
+            if disk.ro {
+                again += ",ro";
+            }
+            if let Some(id) = &disk.id {
+                again += ",id=";
+                again += id;
+            }
+            assert_eq!(again.parse().ok(), Some(disk));
+        }
+        Err(error) => assert!(matches!(error, Error::Disk { .. })),
+    }
+}
