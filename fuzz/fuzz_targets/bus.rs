@@ -9,9 +9,19 @@ use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Attach { base: Place, length: Place },
-    Read { address: Place, width: u8 },
-    Write { address: Place, data: [u8; 8], width: u8 },
+    Attach {
+        base: Place,
+        length: Place,
+    },
+    Read {
+        address: Place,
+        width: Width,
+    },
+    Write {
+        address: Place,
+        data: [u8; 8],
+        width: Width,
+    },
 }
 
 /// A number that is likely to be near another, or near an end of the address space.
@@ -20,6 +30,16 @@ enum Place {
     Low(u8),
     Last(u8),
     Any(u64),
+}
+
+/// Of an access: 1 to 8 bytes. No processor makes one of none.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct Width(u8);
+
+impl Width {
+    fn bytes(self) -> usize {
+        usize::from(self.0 % 8) + 1
+    }
 }
 
 impl From<Place> for u64 {
@@ -40,10 +60,7 @@ struct Log(Mutex<Vec<Access>>);
 
 impl Log {
     fn add(&self, access: Access) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(access);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(access);
     }
 
     fn take(&self) -> Vec<Access> {
@@ -59,13 +76,17 @@ struct Device {
 
 impl BusDevice for Device {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        assert!(data.iter().all(|byte| *byte == 0xff), "absent registers read as ones");
+        assert!(
+            data.iter().all(|byte| *byte == 0xff),
+            "absent registers read as ones"
+        );
         data.fill(self.number as u8);
         self.log.add((self.number, offset, data.len(), None));
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
-        self.log.add((self.number, offset, data.len(), Some(data.to_vec())));
+        self.log
+            .add((self.number, offset, data.len(), Some(data.to_vec())));
     }
 }
 
@@ -109,7 +130,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 assert_eq!(attached, model.attach(base, length));
             }
             Step::Read { address, width } => {
-                let (address, mut data) = (address.into(), vec![0; usize::from(width % 9)]);
+                let (address, mut data) = (address.into(), vec![0; width.bytes()]);
                 bus.read(address, &mut data);
                 let found = model.find(address, data.len());
                 let expected = found.map_or(0xff, |(number, _)| number as u8);
@@ -118,7 +139,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 assert_eq!(log.take(), Vec::from_iter(access));
             }
             Step::Write { address, data, width } => {
-                let (address, data) = (address.into(), &data[..usize::from(width % 9)]);
+                let (address, data) = (address.into(), &data[..width.bytes()]);
                 bus.write(address, data);
                 let access = model
                     .find(address, data.len())

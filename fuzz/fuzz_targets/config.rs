@@ -40,7 +40,10 @@ fn parse_size(text: &str) {
             assert_eq!(bytes.to_string().parse::<Size>().ok(), Some(Size(bytes)));
             let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
             let number: u64 = digits.parse().expect("a size starts with a number");
-            assert!(bytes >= number && (number == 0 || (bytes / number).is_power_of_two()), "{text}");
+            assert!(
+                bytes >= number && (number == 0 || (bytes / number).is_power_of_two()),
+                "{text}"
+            );
         }
         Err(error) => assert!(matches!(error, Error::Size(_))),
     }

@@ -15,8 +15,7 @@ const LOW: usize = 2 << 20;
 const HIGH: usize = 1 << 20;
 
 static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
-static GUEST: LazyLock<Guest> =
-    LazyLock::new(|| Guest::new(&[(0, LOW), (MEMORY_ABOVE_4G, HIGH)]));
+static GUEST: LazyLock<Guest> = LazyLock::new(|| Guest::new(&[(0, LOW), (MEMORY_ABOVE_4G, HIGH)]));
 
 #[derive(Arbitrary, Debug)]
 struct Input<'a> {
@@ -73,12 +72,18 @@ fn place_initrd(input: &Input) {
             assert!(start.is_multiple_of(PAGE), "{initrd:x?}");
             assert!(kernel_end <= start && end <= room_end, "{initrd:x?}");
             assert!(GUEST.bytes(start, input.initrd.len()) == input.initrd);
-            assert!(GUEST.is_zero(0..start), "memory below the initrd was written");
+            assert!(
+                GUEST.is_untouched(0..start),
+                "memory below the initrd was written"
+            );
         }
         Err(error) => {
             let room = room_end.saturating_sub(kernel_end.next_multiple_of(PAGE)) & !(PAGE - 1);
             assert!(length > room, "{error}");
-            assert!(GUEST.is_zero(0..LOW as u64), "memory was written all the same");
+            assert!(
+                GUEST.is_untouched(0..LOW as u64),
+                "memory was written all the same"
+            );
         }
     }
 }
@@ -122,8 +127,10 @@ fn build_command_line(input: &Input) {
     let written = command_line::write(&line, &GUEST.memory, GuestAddress(COMMAND_LINE));
     assert_eq!(written.is_ok(), text.len() < COMMAND_LINE_MAX);
     if written.is_ok() {
-        let end = COMMAND_LINE + text.len() as u64;
-        assert!(GUEST.bytes(COMMAND_LINE, text.len()) == text.as_bytes());
-        assert!(GUEST.is_zero(0..COMMAND_LINE) && GUEST.is_zero(end..end + PAGE));
+        let mut written = text.into_bytes();
+        written.resize(written.len().next_multiple_of(PAGE as usize), 0);
+        assert!(GUEST.bytes(COMMAND_LINE, written.len()) == written);
+        let end = COMMAND_LINE + written.len() as u64;
+        assert!(GUEST.is_untouched(0..COMMAND_LINE) && GUEST.is_untouched(end + PAGE..LOW as u64));
     }
 }

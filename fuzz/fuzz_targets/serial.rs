@@ -35,10 +35,7 @@ struct Collected(Mutex<Vec<u8>>);
 impl Sink for Collected {
     fn wait_for_room(&self) {}
     fn put(&self, byte: u8) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(byte);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(byte);
     }
 }
 
@@ -72,7 +69,11 @@ impl Model {
 
     fn read(&mut self, register: u8, value: u8) {
         if register == DATA && self.line_control & LCR_DLAB == 0 && !self.looped {
-            assert_eq!(value, self.input.pop_front().unwrap_or(0), "input changed on its way");
+            assert_eq!(
+                value,
+                self.input.pop_front().unwrap_or(0),
+                "input changed on its way"
+            );
         }
     }
 
@@ -100,7 +101,10 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::Type(bytes) => {
                 let taken = port.receive(bytes);
-                assert!(taken == 0 || model.takes_input(), "input went around flow control");
+                assert!(
+                    taken == 0 || model.takes_input(),
+                    "input went around flow control"
+                );
                 model.input.extend(&bytes[..taken]);
                 // As the console does it: what was refused waits for the port to say that it has room.
                 refused = taken < bytes.len();
@@ -125,7 +129,9 @@ fn read(bus: &Bus, model: &mut Model, port: u8, width: u8) {
     let (port, mut data) = (port % 8, vec![0; usize::from(width % 9)]);
     bus.read(port.into(), &mut data);
     if inside(port, &data) {
-        (port..).zip(data).for_each(|(register, value)| model.read(register, value));
+        (port..)
+            .zip(data)
+            .for_each(|(register, value)| model.read(register, value));
     }
 }
 

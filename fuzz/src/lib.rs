@@ -1,6 +1,8 @@
 //! What the targets share: files and guest memory that are quick to make anew for every input.
 
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ impl Default for MemoryFile {
     fn default() -> Self {
         // SAFETY: the name is a C string, and no memory is passed on.
         let fd = unsafe { libc::memfd_create(c"fuzz".as_ptr(), libc::MFD_CLOEXEC) };
-        assert!(fd >= 0, "memfd_create: {}", std::io::Error::last_os_error());
+        assert!(fd >= 0, "memfd_create: {}", io::Error::last_os_error());
         // SAFETY: a descriptor that was opened here and belongs to nobody else.
         Self(unsafe { File::from_raw_fd(fd) })
     }
@@ -41,6 +43,8 @@ impl MemoryFile {
     }
 }
 
+const PAGE: u64 = 4096;
+
 /// Guest memory that is mapped once and emptied for every input.
 pub struct Guest {
     pub memory: GuestMemoryMmap,
@@ -55,20 +59,35 @@ impl Guest {
             .map(|&(start, size)| (GuestAddress(start), size))
             .collect();
         let memory = GuestMemoryMmap::from_ranges(&ranges).expect("guest memory is mapped");
-        Self { memory, ranges }
+        let guest = Self { memory, ranges };
+        // A huge page would be touched as a whole.
+        guest.advise(libc::MADV_NOHUGEPAGE);
+        guest
     }
 
-    /// Makes all of guest memory zero again, at the price of the pages that were written.
+    /// Makes all of guest memory zero and untouched again, at the price of the pages that were touched.
     pub fn discard(&self) {
+        self.advise(libc::MADV_DONTNEED);
+    }
+
+    fn advise(&self, advice: libc::c_int) {
         for &(start, size) in &self.ranges {
-            let address = self
-                .memory
-                .get_host_address(start)
-                .expect("a range of guest memory has a host address");
             // SAFETY: the range is a private anonymous mapping of its own, and nobody holds references into it.
-            let result = unsafe { libc::madvise(address.cast(), size, libc::MADV_DONTNEED) };
-            assert_eq!(result, 0, "madvise: {}", std::io::Error::last_os_error());
+            let result = unsafe { libc::madvise(self.host(start).cast(), size, advice) };
+            assert_eq!(result, 0, "madvise: {}", io::Error::last_os_error());
         }
+    }
+
+    /// Whether nobody wrote or read a page of the range since it was discarded. The range is whole pages of one of
+    /// the ranges that guest memory is made of.
+    pub fn is_untouched(&self, range: Range<u64>) -> bool {
+        let length = (range.end - range.start) as usize;
+        let mut resident = vec![0u8; length / PAGE as usize];
+        let start = self.host(GuestAddress(range.start));
+        // SAFETY: the vector has a byte for each page.
+        let result = unsafe { libc::mincore(start.cast(), length, resident.as_mut_ptr()) };
+        assert_eq!(result, 0, "mincore: {}", io::Error::last_os_error());
+        resident.iter().all(|page| page & 1 == 0)
     }
 
     pub fn bytes(&self, address: u64, length: usize) -> Vec<u8> {
@@ -79,15 +98,9 @@ impl Guest {
         bytes
     }
 
-    pub fn is_zero(&self, range: std::ops::Range<u64>) -> bool {
-        const PAGE: usize = 4096;
-        let mut page = [0; PAGE];
-        range.clone().step_by(PAGE).all(|address| {
-            let part = &mut page[..(range.end - address).min(PAGE as u64) as usize];
-            self.memory
-                .read_slice(part, GuestAddress(address))
-                .expect("the range is in guest memory");
-            *part == [0; PAGE][..part.len()]
-        })
+    fn host(&self, address: GuestAddress) -> *mut u8 {
+        self.memory
+            .get_host_address(address)
+            .expect("the address is in guest memory")
     }
 }

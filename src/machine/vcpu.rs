@@ -15,6 +15,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Longest x86 instruction, in bytes.
 const INSTRUCTION_MAX: usize = 15;
+/// The instruction pointer of a processor after its reset, where no guest of ours has code.
+const RESET_VECTOR: u64 = 0xfff0;
 
 thread_local! {
     /// What makes the `KVM_RUN` of this thread return at once; null when it runs no vCPU.
@@ -130,7 +132,10 @@ fn handle(exit: Exit, shared: &Shared) -> Option<Outcome> {
 fn with_instruction(mut outcome: Outcome, vcpu: &Vcpu, memory: &GuestMemoryMmap) -> Outcome {
     let rip = vcpu.registers().ok().map(|registers| registers.rip);
     match &mut outcome {
-        Outcome::TripleFault { instruction_pointer } => *instruction_pointer = rip,
+        // KVM on AMD processors has reset the vCPU by now: where it was is lost.
+        Outcome::TripleFault { instruction_pointer } => {
+            *instruction_pointer = rip.filter(|&rip| rip != RESET_VECTOR)
+        }
         Outcome::InternalError {
             instruction_pointer,
             instruction,

@@ -14,6 +14,8 @@ const CACHES_INTEL: u32 = 0x4;
 const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
 const TOPOLOGY_LEVEL_SMT: u32 = 1;
 const TOPOLOGY_LEVEL_CORE: u32 = 2;
+/// `KVM_CPUID_FLAG_SIGNIFCANT_INDEX`: the leaf has subleaves, chosen by ECX.
+const CPUID_FLAG_SIGNIFICANT_INDEX: u32 = 1;
 /// AMD: address sizes and core count.
 const SIZES_AMD: u32 = 0x8000_0008;
 /// AMD: cache topology, a subleaf a cache.
@@ -36,6 +38,7 @@ pub struct Topology {
 pub fn set_topology(cpuid: &mut CpuId, topology: Topology) {
     let cpu = u32::from(topology.cpu);
     let cpus = u32::from(topology.cpus);
+    add_levels(cpuid);
     for entry in cpuid.as_mut_slice() {
         match entry.function {
             FEATURES => features(entry, topology),
@@ -60,6 +63,27 @@ pub fn set_topology(cpuid: &mut CpuId, topology: Topology) {
                 entry.ecx = 0;
             }
             _ => (),
+        }
+    }
+}
+
+/// KVM supports the topology leaves, and lists an empty subleaf of each: a subleaf a level takes its place.
+fn add_levels(cpuid: &mut CpuId) {
+    for function in TOPOLOGY {
+        if cpuid.as_slice().iter().all(|entry| entry.function != function) {
+            continue;
+        }
+        cpuid.retain(|entry| entry.function != function);
+        for index in 0..=2 {
+            let entry = CpuIdEntry {
+                function,
+                index,
+                flags: CPUID_FLAG_SIGNIFICANT_INDEX,
+                ..Default::default()
+            };
+            if let Err(error) = cpuid.push(entry) {
+                log::warn!("no room for a vCPU's topology in its CPUID leaves: {error:?}");
+            }
         }
     }
 }

@@ -184,14 +184,10 @@ fn a_dry_run_tells_of_the_machine_and_makes_none() {
     for words in [
         "0x100000, 64-bit Linux entry",
         "5120 MiB",
-        "0x000100000000 to 0x000180000000",
+        "0x0100000000 to 0x0180000000",
         "console=ttyS0",
     ] {
-        let plain = told.replace("0x0001", "0x0001");
-        assert!(
-            plain.contains(words) || words.starts_with("0x0001"),
-            "no {words:?} in {told}"
-        );
+        assert!(told.contains(words), "no {words:?} in {told}");
     }
     assert!(
         told.lines()

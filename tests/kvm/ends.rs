@@ -89,8 +89,24 @@ fn an_exception_without_a_handler_is_a_triple_fault_and_110() {
     }
     let ended = Coracle::run(&fault().linux64()).end().with_code(110);
     assert_eq!(ended.stdout, b"adrift");
-    // Where the guest is: within its code.
-    ended.saying(&["coracle: triple fault at 0x1000", "| adrift"]);
+    ended.saying(&["coracle: triple fault", "| adrift"]);
+}
+
+/// KVM on AMD processors forgets where the fault was.
+#[test]
+fn a_triple_fault_names_where_it_was_or_no_place_at_all() {
+    if !kvm_is_here() {
+        return;
+    }
+    let ended = Coracle::run(&touch_unmapped_memory().linux64())
+        .end()
+        .with_code(110);
+    let told = ["coracle: triple fault at 0x10000a: ", "coracle: triple fault: "];
+    assert!(
+        told.iter().any(|told| ended.stderr.starts_with(told)),
+        "{}",
+        ended.describe()
+    );
 }
 
 guest!(
@@ -109,7 +125,7 @@ fn a_page_fault_without_a_handler_is_a_triple_fault_and_110() {
     Coracle::run(&touch_unmapped_memory().linux64())
         .end()
         .with_code(110)
-        .saying(&["coracle: triple fault at 0x10000a", "the kernel printed nothing"]);
+        .saying(&["coracle: triple fault", "the kernel printed nothing"]);
 }
 
 guest!(
@@ -310,18 +326,20 @@ fn a_slow_reader_gets_every_byte_also_after_the_power_off() {
         .start();
     let mut all = Vec::new();
     // One byte at a time at first, so that the guest is done long before its reader.
-    for byte in reader.by_ref().bytes().take(2000) {
-        all.push(byte.unwrap());
+    let mut byte = [0];
+    for _ in 0..2000 {
+        reader.read_exact(&mut byte).unwrap();
+        all.extend(byte);
     }
     reader.read_to_end(&mut all).unwrap();
     running.end().with_code(0).in_silence();
-    assert_eq!(all.len(), 100_000);
+    assert_eq!(all.len(), 20_000);
 }
 
 guest!(
     power_off_after_much,
     "
-    send 0x100000, 100000
+    send 0x100000, 20000
     power_off
 "
 );

@@ -41,7 +41,7 @@ fn every_byte_of_a_string_instruction_arrives_in_order() {
     if !kvm_is_here() {
         return;
     }
-    let bytes: Vec<u8> = (0..20_000u32).map(|index| (index * index >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..20_000u32).map(|index| ((index * index) >> 3) as u8).collect();
     let data = [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
     let ended = Coracle::run(&send_data().data(data).linux64())
         .end()

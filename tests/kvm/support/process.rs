@@ -323,12 +323,14 @@ fn becomes_readable(fd: &OwnedFd, within: Duration) -> bool {
     unsafe { libc::poll(&mut poll, 1, within.as_millis() as i32) == 1 }
 }
 
-/// A pipe: its reading end and its writing end.
+/// A pipe that holds one page: its reading end and its writing end.
 pub fn pipe() -> (File, File) {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors, which are ours alone.
     let result = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
     assert_eq!(result, 0, "a pipe can be made");
+    // SAFETY: no pointers; the descriptor is open.
+    unsafe { libc::fcntl(ends[1], libc::F_SETPIPE_SZ, 4096) };
     // SAFETY: as above.
     unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) }
 }

@@ -75,7 +75,7 @@ fn an_elf_with_a_pvh_note_boots_to_init() {
 }
 
 fn an_elf_without_a_pvh_note_boots_to_init() {
-    boots("vmlinux-nopvh", "64-bit entry");
+    boots("vmlinux-nopvh", "64-bit Linux entry");
 }
 
 /// `told`: what a dry run says of it.

@@ -24,13 +24,14 @@ fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
     // The "Normal" zone is what is above 4 GiB, and is taken first.
     let normal = "sed -n '/zone *Normal/,/pages free/s/ *pages free *//p' /proc/zoneinfo";
     let script = format!(
-        "; before=$({normal}); head -c 32M /dev/urandom >/tmp/file; after=$({normal}); \
+        "; before=$({normal}); head -c 32m /dev/urandom >/tmp/file; after=$({normal}); \
          echo above 4 GiB $((($before - $after) * 4)) KiB; \
          md5sum </tmp/file; echo 3 >/proc/sys/vm/drop_caches; md5sum </tmp/file"
     );
     let console = check(5 << 10, &script);
     let taken: u64 = number_after(&console, "above 4 GiB ");
-    assert!(taken >= 32 << 10, "{taken} KiB were taken above 4 GiB\n{console}");
+    // Each CPU has a few pages at hand that count as free neither before nor after.
+    assert!(taken >= 30 << 10, "{taken} KiB were taken above 4 GiB\n{console}");
     let sums: Vec<&str> = console
         .lines()
         .filter_map(|line| line.strip_suffix("  -"))
@@ -41,8 +42,9 @@ fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
     );
 }
 
-/// The memory map has every byte but the legacy holes; of that, the kernel keeps itself (at most 16 MiB) and a
-/// `struct page` of 64 bytes for each page of 4 KiB.
+/// The memory map has every byte but the legacy holes. Of that, the kernel keeps itself and its tables (at most 16 MiB),
+/// a `struct page` of 64 bytes for each page of 4 KiB and, once there is memory above 4 GiB, 64 MiB of bounce buffers
+/// for devices that cannot reach it (swiotlb).
 fn check(mebibytes: u64, then: &str) -> String {
     let finished = Coracle::run()
         .args(["--memory", &format!("{mebibytes}M")])
@@ -62,9 +64,11 @@ fn check(mebibytes: u64, then: &str) -> String {
         mapped <= size && mapped >= size - LEGACY_HOLES,
         "{mapped} of {size} bytes are in the memory map\n{finished}"
     );
+    let bounce_buffers = if mebibytes > 3 << 10 { 64 * MIB } else { 0 };
+    let kept = 16 * MIB + mapped / 64 + bounce_buffers;
     let total = number_after(&console, "MemTotal:") * KIB;
     assert!(
-        total <= mapped && total >= mapped - mapped / 64 - 16 * MIB,
+        total <= mapped && total >= mapped - kept,
         "{total} of {size} bytes are the kernel's to give\n{finished}"
     );
     console

@@ -43,12 +43,13 @@ fn a_person_gets_a_shell_of_the_terminals_size_and_leaves_it() {
 
 fn ctrl_c_interrupts_a_program_in_the_guest() {
     let mut run = shell(&[]);
-    run.type_in("echo sleeping in $$; sleep 1000; echo ended $?\r");
-    run.wait_for("sleeping in 1");
+    // The quotes tell what is printed from what is typed.
+    run.type_in("echo is sl''eeping; sleep 1000\r");
+    run.wait_for("is sleeping");
     run.type_in("\x03");
     run.wait_for(PROMPT);
-    run.type_in("echo and after $?; poweroff\r");
-    run.wait_for("and after 130");
+    run.type_in("echo ended with $?; poweroff\r");
+    run.wait_for("ended with 130");
     run.end().assert_powered_off().assert_terminal_restored();
 }
 

@@ -1,0 +1,54 @@
+//! A disk's driver that writes anything to registers, rings and descriptors: neither the process nor the image may
+//! suffer, and a reset brings the disk back.
+#![no_main]
+
+mod hostile_driver;
+
+use std::sync::LazyLock;
+
+use coracle::virtio::block::Block;
+use coracle_fuzz::MemoryFile;
+use hostile_driver::{Driver, Step};
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+
+const SECTOR: usize = 512;
+const SECTORS: usize = 16;
+/// Behind the image in its file: not the disk's.
+const BEYOND: [u8; SECTOR] = [0x99; SECTOR];
+
+static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    read_only: bool,
+    steps: Vec<Step>,
+}
+
+fuzz_target!(|input: Input| {
+    let before: Vec<u8> = (0..SECTORS * SECTOR)
+        .map(|offset| (offset / SECTOR * 16 + offset % 7) as u8)
+        .collect();
+    FILE.replace(&before);
+    let block = Block::open(&FILE.path(), input.read_only, Some("fuzz")).expect("the image is whole");
+    FILE.write_at(&BEYOND, before.len() as u64);
+
+    let driver = Driver::new(Box::new(block));
+    for step in &input.steps {
+        driver.take(step);
+    }
+    let first_sector = driver.read_first_sector_after_a_reset();
+    driver.stop();
+
+    let after = FILE.contents();
+    let (disk, beyond) = after.split_at(before.len());
+    assert!(*beyond == BEYOND, "the file changed behind the image");
+    assert!(
+        !input.read_only || disk == before,
+        "a read-only image was written"
+    );
+    assert!(
+        first_sector == disk[..SECTOR],
+        "the disk does not read what is in its image"
+    );
+});
