@@ -128,9 +128,10 @@ fn build_command_line(input: &Input) {
     assert_eq!(written.is_ok(), text.len() < COMMAND_LINE_MAX);
     if written.is_ok() {
         let mut written = text.into_bytes();
+        written.push(0);
         written.resize(written.len().next_multiple_of(PAGE as usize), 0);
         assert!(GUEST.bytes(COMMAND_LINE, written.len()) == written);
         let end = COMMAND_LINE + written.len() as u64;
-        assert!(GUEST.is_untouched(0..COMMAND_LINE) && GUEST.is_untouched(end + PAGE..LOW as u64));
+        assert!(GUEST.is_untouched(0..COMMAND_LINE) && GUEST.is_untouched(end..LOW as u64));
     }
 }

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestMemoryBackend};
 
 use super::*;
 
