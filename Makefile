@@ -13,6 +13,7 @@ SHELL := /bin/bash
 say = @printf '%s\n' '--- $(1)' >&2
 
 # The kernel, the crates and the nested machine's packages come at the same time.
+export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
 .PHONY: help run test check guest bench build
@@ -25,7 +26,7 @@ run: build
 	@tools/run
 
 test: build formats
-	$(call say,running the tests: this host's own first, then Linux guests)
+	$(call say,running the tests of this host and then those with Linux guests)
 	@cargo test --quiet --workspace
 
 check:

@@ -5,7 +5,6 @@ use std::path::Path;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(built_in_guest)");
-    println!("cargo::rerun-if-changed=guest-images/out");
     println!("cargo::rerun-if-env-changed=CORACLE_NO_BUILT_IN_GUEST");
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo tells build scripts where the package is");
     let out = Path::new(&root).join("guest-images/out");
@@ -19,5 +18,7 @@ fn main() {
             println!("cargo::rerun-if-changed={}", path.display());
             println!("cargo::rustc-env={name}={}", path.display());
         }
+    } else {
+        println!("cargo::rerun-if-changed=guest-images/out");
     }
 }

@@ -14,9 +14,9 @@ pub const MIB: u64 = 1 << 20;
 const MEMORY_MIN: u64 = 32 * MIB;
 const MEMORY_MAX: u64 = 1 << 39;
 /// vCPUs a machine may have.
-const CPUS_MAX: u8 = 32;
-/// Disks a machine may have: one interrupt line each (see [`crate::x86::layout::VIRTIO_DEVICE_MAX`]).
-const DISKS_MAX: usize = 16;
+pub const CPUS_MAX: u8 = 32;
+/// Disks a machine may have: one interrupt line each.
+pub const DISKS_MAX: usize = 16;
 /// Virtio 1.2 section 5.2.6.1: the ID string of a disk is 20 bytes.
 const DISK_ID_MAX: usize = 20;
 
@@ -64,7 +64,7 @@ impl Default for Config {
 pub struct Size(pub u64);
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a number of bytes, or a text such as \"512M\"")]
 enum SizeText {
     Bytes(u64),
     Text(String),
@@ -216,23 +216,16 @@ impl Config {
         if self.disks.len() > DISKS_MAX {
             return Err(Error::Disks(self.disks.len()));
         }
-        for (index, disk) in self.disks.iter().enumerate() {
-            let wrong = |why: String| Error::Disk {
-                disk: disk.file.display().to_string(),
-                why,
-            };
-            if let Some(id) = &disk.id {
-                if id.is_empty() || id.len() > DISK_ID_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic())
-                {
-                    return Err(wrong(format!(
+        for disk in &self.disks {
+            let Some(id) = &disk.id else { continue };
+            if id.is_empty() || id.len() > DISK_ID_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(Error::Disk {
+                    disk: disk.file.display().to_string(),
+                    why: format!(
                         "its id '{}' must be 1 to {DISK_ID_MAX} printable ASCII characters without blanks",
                         id.escape_default()
-                    )));
-                }
-            }
-            let twin = self.disks[..index].iter().find(|other| other.file == disk.file);
-            if twin.is_some_and(|other| !(other.ro && disk.ro)) {
-                return Err(wrong("it is given twice, and not read-only both times".into()));
+                    ),
+                });
             }
         }
         Ok(())

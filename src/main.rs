@@ -7,6 +7,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use coracle::clock::monotonic;
 use coracle::commands::Cli;
+use coracle::console::tell;
 use coracle::diagnosis::exit_code;
 use log::Level;
 
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     match cli.execute() {
         Ok(code) => code.into(),
         Err(error) => {
-            eprintln!("coracle: {error}");
+            tell(format_args!("coracle: {error}"));
             error.exit_code().into()
         }
     }

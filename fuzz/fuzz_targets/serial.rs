@@ -44,7 +44,6 @@ impl Sink for Collected {
 struct Model {
     line_control: u8,
     modem_control: u8,
-    flow_control: bool,
     output: Vec<u8>,
     input: VecDeque<u8>,
     /// In loopback the guest talks to itself; what it then reads is no input.
@@ -60,7 +59,6 @@ impl Model {
             LCR => self.line_control = value,
             MCR => {
                 self.modem_control = value;
-                self.flow_control |= value & MCR_RTS != 0;
                 self.looped |= value & MCR_LOOP != 0;
             }
             _ => (),
@@ -77,8 +75,9 @@ impl Model {
         }
     }
 
+    /// In loopback RTS is not at its pin.
     fn takes_input(&self) -> bool {
-        self.modem_control & MCR_LOOP == 0 && !(self.flow_control && self.modem_control & MCR_RTS == 0)
+        self.modem_control & (MCR_RTS | MCR_LOOP) == MCR_RTS
     }
 }
 

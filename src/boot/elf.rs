@@ -275,21 +275,23 @@ fn find_pvh_entry(
             }
             None => source.read(p_offset, &mut notes)?,
         }
-        if let Some(entry) = pvh_entry(&notes) {
+        if let Some(entry) = pvh_entry(&notes, header.p_align) {
             return Ok(Some(entry));
         }
     }
     Ok(None)
 }
 
-/// Walks notes as the ELF specification lays them out: header, name and descriptor, each 4-byte aligned.
-fn pvh_entry(mut notes: &[u8]) -> Option<u64> {
+/// Walks notes: header, name and descriptor, each on a multiple of 4 bytes, or of 8 where the segment says so.
+fn pvh_entry(mut notes: &[u8], alignment: u64) -> Option<u64> {
+    let alignment = if alignment == 8 { 8 } else { 4 };
     loop {
         let (header, rest) = notes.split_at_checked(size_of::<Elf64_Nhdr>())?;
         let mut note = Elf64_Nhdr::default();
         note.as_mut_slice().copy_from_slice(header);
         let name_size = note.n_namesz as usize;
-        let (name, rest) = rest.split_at_checked(name_size.next_multiple_of(4))?;
+        let (name, rest) =
+            rest.split_at_checked((header.len() + name_size).next_multiple_of(alignment) - header.len())?;
         let descriptor = rest.get(..note.n_descsz as usize)?;
         if note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && name.get(..name_size) == Some(XEN_NOTE_NAME) {
             // Linux writes 8 bytes, the ABI asks for 4; the address has 32 bits.
@@ -297,7 +299,7 @@ fn pvh_entry(mut notes: &[u8]) -> Option<u64> {
                 .first_chunk()
                 .map(|bytes| u32::from_le_bytes(*bytes).into());
         }
-        notes = rest.get((note.n_descsz as usize).next_multiple_of(4)..)?;
+        notes = rest.get((note.n_descsz as usize).next_multiple_of(alignment)..)?;
     }
 }
 

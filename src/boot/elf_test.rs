@@ -192,11 +192,30 @@ fn a_kernel_larger_than_the_guest_says_what_both_have() {
 fn notes_that_overrun_their_segment_are_no_pvh_notes() {
     let whole = pvh_note();
     for size in 0..whole.len() - 4 {
-        assert_eq!(pvh_entry(&whole[..size]), None, "{size} bytes");
+        assert_eq!(pvh_entry(&whole[..size], 4), None, "{size} bytes");
     }
-    assert_eq!(pvh_entry(&whole), Some(PVH_ENTRY.into()));
+    assert_eq!(pvh_entry(&whole, 4), Some(PVH_ENTRY.into()));
     // Sizes near the top of 32 bits wrap nothing, and notes of size zero end.
     for sizes in [[0xff; 8], [0xfd, 0xff, 0xff, 0xff, 0, 0, 0, 0], [0; 8]] {
-        assert_eq!(pvh_entry(&patched(whole.clone(), 0, sizes)), None);
+        assert_eq!(pvh_entry(&patched(whole.clone(), 0, sizes), 4), None);
     }
+}
+
+#[test]
+fn notes_on_multiples_of_8_are_walked_as_such() {
+    let note = |kind: u32, name: &[u8], descriptor: &[u8]| {
+        let mut note = Vec::new();
+        for number in [name.len() as u32, descriptor.len() as u32, kind] {
+            note.extend(number.to_le_bytes());
+        }
+        note.extend(name);
+        note.resize(note.len().next_multiple_of(8), 0);
+        note.extend(descriptor);
+        note.resize(note.len().next_multiple_of(8), 0);
+        note
+    };
+    let mut notes = note(5, b"GNU\0", &[1; 12]);
+    notes.extend(note(XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", &PVH_ENTRY.to_le_bytes()));
+    assert_eq!(pvh_entry(&notes, 8), Some(PVH_ENTRY.into()));
+    assert_eq!(pvh_entry(&notes, 4), None);
 }

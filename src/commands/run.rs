@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use super::Error;
-use crate::config::{Config, Disk, OnReboot, Size};
-use crate::console::{Drain, End, Output, Session, Signals, Terminal, terminal_size};
+use crate::config::{CPUS_MAX, Config, Disk, OnReboot, Size};
+use crate::console::{Drain, End, Output, Session, Signals, Terminal, tell, terminal_size};
 use crate::diagnosis::{self, Facts, Verdict, exit_code};
 use crate::machine::{Blueprint, Machine, Outcome};
 
@@ -47,7 +47,7 @@ pub struct Args {
     cmdline: Option<String>,
 
     /// Number of vCPUs, 1 to 32 [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=CPUS_MAX.into()))]
     cpus: Option<u8>,
 
     /// Guest memory, for example 512M or 2G, at least 32M [default: 128M]
@@ -120,7 +120,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
             continue;
         }
         if let Some(explanation) = &verdict.explanation {
-            eprintln!("{explanation}");
+            tell(explanation);
         }
         return Ok(verdict.exit_code);
     }
@@ -140,42 +140,51 @@ fn boot(config: &Config, blueprint: Blueprint, signals: &mut Signals) -> Result<
     let running = machine.start()?;
     let mut session = Session::new(signals, terminal.as_ref(), &output, !config.no_escape);
     let serial = running.serial().clone();
-    let asked = session
-        .wait(running.ended(), &serial)
-        .map_err(system("wait for the guest"))?;
+    let ended = session.wait(running.ended(), &serial);
     output.release();
-    let outcome = asked_to_end(asked, running.finish());
-
-    output.close(match outcome {
-        Outcome::Quit | Outcome::Signal(_) | Outcome::ConsoleLost(_) => Drain::AtOnce,
-        _ => Drain::All,
-    });
-    // The last bytes may have a slow reader; the person can still stop waiting for it.
-    let asked = session.wait(output.finished(), &serial).unwrap_or(End::Quit);
-    if !matches!(asked, End::Event) {
-        output.close(Drain::AtOnce);
-    }
-    let outcome = match (asked, outcome) {
-        // A guest that ended well, and whose last words nobody got.
-        (End::Event, Outcome::PoweredOff) => output
-            .take_error()
-            .map_or(Outcome::PoweredOff, Outcome::ConsoleLost),
-        (asked, Outcome::PoweredOff) => asked_to_end(asked, Outcome::Quit),
-        (asked, outcome) => asked_to_end(asked, outcome),
+    let outcome = match ended.map_err(system("wait for the guest"))? {
+        End::Event => {
+            let outcome = running.finish();
+            output.close(Drain::All);
+            // The last bytes may have a slow reader; the person can still stop waiting for it.
+            let drained = session.wait(output.finished(), &serial);
+            match drained.map_err(system("wait for the console's reader"))? {
+                End::Event => lost_output(outcome, output.take_error()),
+                asked => asked_for(asked).unwrap_or(outcome),
+            }
+        }
+        asked => {
+            // Requests in flight on a slow disk are waited for: meanwhile the terminal is the person's again, and
+            // another signal is the end.
+            if let Some(terminal) = &terminal {
+                terminal.restore();
+            }
+            signals.release();
+            let outcome = running.finish();
+            asked_for(asked).unwrap_or(outcome)
+        }
     };
-    let tail = output.join();
+    output.close(Drain::AtOnce);
+    let tail = output.into_tail();
     drop(terminal);
     Ok(diagnosis::explain(&outcome, &tail, &facts))
 }
 
-/// What becomes of the guest's own end when somebody asked for one, too: a guest that reset itself does not boot
-/// again, one that powered off is done.
-fn asked_to_end(asked: End, outcome: Outcome) -> Outcome {
-    match (asked, outcome) {
-        (End::Signal(number), Outcome::Quit | Outcome::Reset) => Outcome::Signal(number),
-        (End::OutputLost(error), Outcome::Quit | Outcome::Reset) => Outcome::ConsoleLost(error),
-        (End::Quit, Outcome::Reset) => Outcome::Quit,
-        (_, outcome) => outcome,
+/// The outcome of a run that somebody asked to end.
+fn asked_for(end: End) -> Option<Outcome> {
+    match end {
+        End::Event => None,
+        End::Quit => Some(Outcome::Quit),
+        End::Signal(number) => Some(Outcome::Signal(number)),
+        End::OutputLost(error) => Some(Outcome::ConsoleLost(error)),
+    }
+}
+
+/// A guest that ended well, and whose last words nobody got, did not end well.
+fn lost_output(outcome: Outcome, error: Option<io::Error>) -> Outcome {
+    match (outcome, error) {
+        (Outcome::PoweredOff | Outcome::Reset, Some(error)) => Outcome::ConsoleLost(error),
+        (outcome, _) => outcome,
     }
 }
 

@@ -7,7 +7,7 @@ const ESCAPE: u8 = 0x01;
 pub const HELP: &str = "\n\
     Ctrl-A x       quit: stop the guest at once, as if its power was cut\n\
     Ctrl-A h       this help\n\
-    Ctrl-A Ctrl-A  send one Ctrl-A to the guest\n";
+    Ctrl-A Ctrl-A  send one Ctrl-A to the guest";
 
 /// A command to Coracle.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,10 +5,12 @@ mod input;
 mod output;
 mod session;
 mod signals;
+mod tell;
 mod terminal;
 mod wait;
 
 pub use output::{Drain, Output};
 pub use session::{End, Session};
 pub use signals::Signals;
+pub use tell::tell;
 pub use terminal::{Terminal, size as terminal_size};

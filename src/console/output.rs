@@ -9,7 +9,8 @@ use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
+use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -22,6 +23,8 @@ const QUEUE_LIMIT: usize = 64 << 10;
 const PIECE: usize = 4096;
 /// Bytes at the end of the output that are kept for [`crate::diagnosis`].
 const TAIL: usize = 8 << 10;
+/// How long a writer that is to write no more may take to notice.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What becomes of queued bytes when the run is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub enum Drain {
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
+    /// The last bytes that the writer took out of the queue.
+    tail: VecDeque<u8>,
     /// vCPUs wait no longer for room.
     released: bool,
     closed: bool,
@@ -54,7 +59,6 @@ struct Shared {
 /// The queue and its writer.
 pub struct Output {
     shared: Arc<Shared>,
-    writer: JoinHandle<VecDeque<u8>>,
 }
 
 /// The vCPUs' end of the queue.
@@ -70,11 +74,11 @@ impl Output {
             finished: EventFd::new(EFD_NONBLOCK)?,
             hurry: EventFd::new(EFD_NONBLOCK)?,
         });
-        let writer = thread::Builder::new().name("console".into()).spawn({
+        thread::Builder::new().name("console".into()).spawn({
             let shared = shared.clone();
             move || shared.write_all(File::from(stdout))
         })?;
-        Ok(Self { shared, writer })
+        Ok(Self { shared })
     }
 
     /// Where the serial port puts its bytes.
@@ -108,9 +112,14 @@ impl Output {
         self.shared.filled.notify_all();
     }
 
-    /// Waits for the writer to end, and returns the last bytes of the output.
-    pub fn join(self) -> Vec<u8> {
-        self.writer.join().map(Vec::from).unwrap_or_default()
+    /// The last bytes of the output, after [`Output::close`] and when the writer has ended. One that is stuck in a
+    /// stalled terminal is left behind.
+    pub fn into_tail(self) -> Vec<u8> {
+        let finished = wait([Some(For::Reading(borrow(self.finished())))], Some(PATIENCE));
+        if !matches!(finished, Ok([true])) {
+            log::debug!("the console's reader is stalled");
+        }
+        mem::take(&mut self.shared.lock().tail).into()
     }
 }
 
@@ -120,12 +129,9 @@ impl Shared {
     }
 
     /// The writer: queued pieces to `stdout` until the queue is closed and empty, or writing fails.
-    fn write_all(&self, mut stdout: File) -> VecDeque<u8> {
-        let mut tail = VecDeque::new();
+    fn write_all(&self, mut stdout: File) {
         let mut bytes = Vec::new();
         while self.take(&mut bytes) {
-            tail.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
-            tail.drain(..tail.len().saturating_sub(TAIL));
             if let Err(error) = self.write(&mut stdout, &bytes) {
                 let mut state = self.lock();
                 state.error = Some(error);
@@ -136,7 +142,6 @@ impl Shared {
             }
         }
         let _ = self.finished.write(1);
-        tail
     }
 
     /// Swaps the queue for `bytes`, which it empties; false when there will be no more.
@@ -147,6 +152,9 @@ impl Shared {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         mem::swap(&mut state.queue, bytes);
+        let State { tail, .. } = &mut *state;
+        tail.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
+        tail.drain(..tail.len().saturating_sub(TAIL));
         drop(state);
         self.drained.notify_all();
         !bytes.is_empty()
@@ -158,7 +166,7 @@ impl Shared {
                 Some(For::Writing(stdout.as_fd())),
                 Some(For::Reading(borrow(&self.hurry))),
             ];
-            let [writable, hurry] = wait(ready)?;
+            let [writable, hurry] = wait(ready, None)?;
             if hurry && !writable {
                 return Err(io::ErrorKind::WouldBlock.into());
             }

@@ -3,7 +3,7 @@ use std::io::{Read, pipe};
 use super::*;
 
 fn wait_until_finished(output: &Output) {
-    wait([Some(For::Reading(borrow(output.finished())))]).unwrap();
+    wait([Some(For::Reading(borrow(output.finished())))], None).unwrap();
 }
 
 #[test]
@@ -30,7 +30,8 @@ fn a_slow_reader_gets_every_byte_in_order() {
     });
     guest.join().unwrap();
     output.close(Drain::All);
-    let tail = output.join();
+    wait_until_finished(&output);
+    let tail = output.into_tail();
     received.extend(rest.join().unwrap().unwrap());
     assert!(received == expected);
     assert!(tail == expected[expected.len() - TAIL..]);
@@ -50,7 +51,7 @@ fn a_reader_that_never_reads_does_not_hold_up_the_end() {
     output.release();
     guest.join().unwrap();
     output.close(Drain::AtOnce);
-    output.join();
+    wait_until_finished(&output);
 }
 
 #[test]

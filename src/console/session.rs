@@ -9,6 +9,7 @@ use super::escape::{Command, HELP};
 use super::input::Input;
 use super::output::{Output, borrow};
 use super::signals::{Request, Signals, suspend};
+use super::tell::tell;
 use super::terminal::Terminal;
 use super::wait::{For, wait};
 use crate::devices::serial::SerialPort;
@@ -55,21 +56,21 @@ impl<'a> Session<'a> {
     pub fn wait(&mut self, event: &EventFd, serial: &SerialPort) -> io::Result<End> {
         loop {
             let stdin = io::stdin();
-            let ready = wait([
+            let watched = [
                 Some(For::Reading(borrow(event))),
                 Some(For::Reading(self.signals.as_fd())),
                 Some(For::Reading(borrow(self.output.finished()))),
                 Some(For::Reading(borrow(serial.room()))),
                 self.input.wants_more().then(|| For::Reading(stdin.as_fd())),
-            ])?;
-            let [happened, signal, finished, room, typed] = ready;
+            ];
+            let [happened, signal, finished, room, typed] = wait(watched, None)?;
             if happened {
                 return Ok(End::Event);
             }
             if finished && let Some(error) = self.output.take_error() {
                 return Ok(End::OutputLost(error));
             }
-            if signal && let Some(end) = self.obey_signals()? {
+            if signal && let Some(end) = self.obey_signals() {
                 return Ok(end);
             }
             if room {
@@ -83,21 +84,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn obey_signals(&mut self) -> io::Result<Option<End>> {
+    fn obey_signals(&mut self) -> Option<End> {
         while let Some(request) = self.signals.next() {
             match (request, self.terminal) {
-                (Request::End(number), _) => return Ok(Some(End::Signal(number))),
+                (Request::End(number), _) => return Some(End::Signal(number)),
                 (Request::Suspend, None) => suspend(),
                 (Request::Suspend, Some(terminal)) => {
                     terminal.restore();
                     suspend();
-                    terminal.make_raw()?;
+                    make_raw(terminal);
                 }
-                (Request::Resume, Some(terminal)) => terminal.make_raw()?,
+                (Request::Resume, Some(terminal)) => make_raw(terminal),
                 (Request::Resume, None) => (),
             }
         }
-        Ok(None)
+        None
     }
 
     /// Obeys a command; true when it is the one to quit.
@@ -105,9 +106,16 @@ impl<'a> Session<'a> {
         match command {
             Command::Quit => true,
             Command::Help => {
-                eprint!("{HELP}");
+                tell(HELP);
                 false
             }
         }
+    }
+}
+
+/// A terminal that went away while we were stopped does not end the guest; the hang-up that it sends does.
+fn make_raw(terminal: &Terminal) {
+    if let Err(error) = terminal.make_raw() {
+        log::warn!("cannot make the terminal raw again: {error}");
     }
 }

@@ -1,8 +1,9 @@
 //! The 16550A serial port: vm-superio's registers between the guest and two byte streams.
 //!
 //! No byte is lost in either direction. Output waits, outside of the port's lock, until its sink has room.
-//! Input is taken only as far as the receive FIFO has room and the guest keeps RTS set, as a peer with RTS/CTS
-//! flow control would.
+//! Input is taken only as far as the receive FIFO has room and while the guest has RTS set, as a peer with RTS/CTS
+//! flow control would. Before the guest's driver is ready for input RTS is not set, so what is typed early waits; a
+//! driver reads the FIFO empty when it starts, and would throw it away.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use crate::interrupt::Interrupt;
 const THR: u64 = 0;
 const MCR: u64 = 4;
 const MCR_RTS: u8 = 1 << 1;
+const MCR_LOOP: u8 = 1 << 4;
 
 /// Where the guest's output goes.
 pub trait Sink: Send + Sync {
@@ -68,8 +70,6 @@ impl SerialEvents for Room {
 
 struct Port {
     registers: Serial<Interrupt, Arc<Room>, Output>,
-    /// The guest has set RTS before, so a cleared RTS means "stop", not "never heard of it".
-    flow_control: bool,
     request_to_send: bool,
 }
 
@@ -89,7 +89,6 @@ impl SerialPort {
         let registers = Serial::with_events(interrupt, room.clone(), Output(sink.clone()));
         let port = Port {
             registers,
-            flow_control: false,
             request_to_send: false,
         };
         Ok(Self {
@@ -108,11 +107,9 @@ impl SerialPort {
     /// the rest.
     pub fn receive(&self, bytes: &[u8]) -> usize {
         let mut port = self.lock();
-        let hold = port.flow_control && !port.request_to_send;
-        let count = if hold {
-            0
-        } else {
-            bytes.len().min(port.registers.fifo_capacity())
+        let count = match port.request_to_send {
+            true => bytes.len().min(port.registers.fifo_capacity()),
+            false => 0,
         };
         let taken = match port.registers.enqueue_raw_bytes(&bytes[..count]) {
             Ok(taken) => taken,
@@ -151,8 +148,8 @@ impl BusDevice for SerialPort {
                 log::debug!("serial port: {error}");
             }
             if register == MCR {
-                port.request_to_send = byte & MCR_RTS != 0;
-                port.flow_control |= port.request_to_send;
+                // In loopback the pins are cut off.
+                port.request_to_send = byte & (MCR_RTS | MCR_LOOP) == MCR_RTS;
                 if port.request_to_send {
                     self.room.made();
                 }

@@ -33,7 +33,6 @@ const CAPABILITIES: &[(&str, Cap, bool)] = &[
     ("KVM_CAP_IOEVENTFD", Cap::Ioeventfd, true),
     ("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit, true),
     ("KVM_CAP_TSC_DEADLINE_TIMER", Cap::TscDeadlineTimer, false),
-    ("KVM_CAP_ADJUST_CLOCK", Cap::AdjustClock, false),
 ];
 
 /// How fast the kernel of a guest is.

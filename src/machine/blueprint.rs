@@ -10,7 +10,7 @@ use super::Error;
 use super::memory::Memory;
 use crate::boot::{self, CommandLine, Image, Initrd, Kernel, Protocol};
 use crate::built_in;
-use crate::config::{Config, Disk};
+use crate::config::{Config, DISKS_MAX, Disk};
 use crate::virtio::block::Block;
 use crate::x86::acpi::{self, VirtioMmioWindow};
 use crate::x86::memory_map::{Kind, memory_map};
@@ -109,6 +109,11 @@ impl Blueprint {
         })
     }
 }
+
+const _: () = assert!(
+    DISKS_MAX <= layout::VIRTIO_DEVICE_MAX,
+    "each disk needs a window and a line"
+);
 
 /// Opens the disks and gives each a window and an interrupt line.
 fn place_disks(disks: &[Disk]) -> Result<Vec<PlacedDisk>, Error> {

@@ -11,6 +11,7 @@ use virtio_queue::{Queue, QueueState, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::log_limit::LogLimit;
 use super::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use crate::bus::BusDevice;
 use crate::interrupt::Interrupt;
@@ -36,6 +37,7 @@ pub struct MmioTransport {
     device_id: u32,
     /// Feature bits offered.
     features: u64,
+    log: LogLimit,
     state: Mutex<State>,
     /// Signalled when the device comes back from its reset.
     device_returned: Condvar,
@@ -95,6 +97,7 @@ impl MmioTransport {
                 .collect::<io::Result<_>>()?,
             device_id: device.device_id(),
             features: device.features() | FEATURES,
+            log: LogLimit::default(),
             state: Mutex::new(State {
                 stopped: false,
                 device_features_select: 0,
@@ -331,10 +334,11 @@ impl MmioTransport {
             })
         });
         if let Err(error) = activated {
-            log::warn!(
+            let line = format_args!(
                 "virtio device {}: the driver must reset it: {error}",
                 self.device_id
             );
+            self.log.log(log::Level::Warn, line);
             self.interrupt.need_reset();
         }
     }

@@ -17,6 +17,7 @@ use crate::interrupt::Interrupt;
 
 /// Disks: a raw image or a block device of the host.
 pub mod block;
+mod log_limit;
 /// The transport: registers in guest memory space.
 pub mod mmio;
 

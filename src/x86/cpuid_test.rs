@@ -27,7 +27,7 @@ fn with_topology(entries: &[CpuIdEntry], cpu: u8, cpus: u8) -> Vec<CpuIdEntry> {
 
 #[test]
 fn each_cpu_is_a_core_with_its_own_id() {
-    let leaves = with_topology(&[entry(1, 0), entry(0xb, 0), entry(0xb, 1), entry(0xb, 2)], 5, 6);
+    let leaves = with_topology(&[entry(1, 0), entry(0xb, 0)], 5, 6);
     assert_eq!(leaves[0].ebx >> 16, 5 << 8 | 6);
     assert_eq!(
         (leaves[1].eax, leaves[1].ebx, leaves[1].ecx, leaves[1].edx),

@@ -380,3 +380,34 @@ fn a_panic_is_no_reason_to_boot_again() {
         .end()
         .with_code(103);
 }
+
+#[test]
+fn two_writers_of_one_image_are_refused_and_two_readers_are_not() {
+    if !kvm_is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("disk.img");
+    std::fs::write(&image, [0; 4096]).unwrap();
+    let link = folder.path().join("link.img");
+    std::os::unix::fs::symlink(&image, &link).unwrap();
+    let (image, link) = (image.display().to_string(), link.display().to_string());
+    Coracle::run(&power_off_at_once().linux64())
+        .args(&["--disk", &image, "--disk", &link])
+        .end()
+        .with_code(125)
+        .saying(&["link.img", "in use"]);
+    Coracle::run(&power_off_at_once().linux64())
+        .args(&["--disk", &format!("{image},ro"), "--disk", &format!("{link},ro")])
+        .end()
+        .with_code(0);
+}
+
+#[test]
+fn a_broken_stderr_changes_no_exit_code() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    Coracle::new(&["run", "--kernel", "/no/such/kernel"])
+        .stderr(full)
+        .end()
+        .with_code(127);
+}

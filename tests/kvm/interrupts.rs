@@ -52,6 +52,7 @@ guest!(
     catch_interrupts 4f
     enable_local_apic
     route 4, 0x34
+    request_to_send
     # Interrupt enable: received data.
     mov edx, 0x3f9
     mov al, 1

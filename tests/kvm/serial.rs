@@ -58,6 +58,7 @@ guest!(
     echo,
     "
     mov ebx, [0x300000]
+    request_to_send
 2:
     mov edx, 0x3fd
     in al, dx
@@ -106,6 +107,7 @@ guest!(
     speak_and_wait,
     "
     say \"afloat\"
+    request_to_send
     mov edx, 0x3fd
 2:
     in al, dx
@@ -134,4 +136,45 @@ fn a_closed_stdin_is_not_the_end_of_the_guest() {
     let kernel = all_bytes().linux64();
     let closed = Coracle::run(&kernel).through(&["sh", "-c", "exec \"$@\" <&-", "sh"]);
     assert_eq!(closed.end().with_code(0).stdout.len(), 256);
+}
+
+guest!(
+    probe_before_listening,
+    "
+    # What a driver does before it is ready: it empties the FIFO, and tries the port in loopback.
+    mov edx, 0x3f8
+    in al, dx
+    mov edx, 0x3fc
+    mov al, 0x1a
+    out dx, al
+    mov edx, 0x3f8
+    in al, dx
+    in al, dx
+    request_to_send
+    mov ebx, 26
+2:
+    mov edx, 0x3fd
+    in al, dx
+    test al, 1
+    jz 2b
+    mov edx, 0x3f8
+    in al, dx
+    out dx, al
+    dec ebx
+    jnz 2b
+    power_off
+"
+);
+
+#[test]
+fn input_that_comes_before_the_driver_is_ready_is_not_lost() {
+    if !kvm_is_here() {
+        return;
+    }
+    let input = b"abcdefghijklmnopqrstuvwxyz";
+    let ended = Coracle::run(&probe_before_listening().linux64())
+        .input(input)
+        .end()
+        .with_code(0);
+    assert_eq!(ended.stdout, input);
 }

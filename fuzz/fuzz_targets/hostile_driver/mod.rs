@@ -179,9 +179,7 @@ impl Driver {
     /// What the disk says is in its first sector, to a driver that comes after this one.
     pub fn read_first_sector_after_a_reset(&self) -> Vec<u8> {
         self.reset();
-        for address in (DESCRIPTORS..BUFFERS).step_by(8) {
-            self.put(address, &[0; 8]);
-        }
+        self.put(DESCRIPTORS, &[0; (BUFFERS - DESCRIPTORS) as usize]);
         self.start(0, QUEUE_SIZE);
         self.header(0, 0, 0);
         let (data, status) = (buffer(1), buffer(1) + 512);

@@ -153,6 +153,7 @@ fn a_read_only_disk_is_not_written_even_if_its_file_could_be() {
     let disk = Arc::new(Disk {
         image,
         id: Id::default(),
+        log: LogLimit::default(),
     });
     let mut driver = driver(Block { disk, worker: None }, FEATURES);
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
@@ -347,6 +348,7 @@ fn unflushable() -> Block {
     let disk = Disk {
         image: Image::over(file, 4096, false),
         id: Id::default(),
+        log: LogLimit::default(),
     };
     Block {
         disk: Arc::new(disk),

@@ -1,6 +1,6 @@
 //! A raw image file or a block device of the host, as a disk's backend.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
@@ -24,6 +24,11 @@ pub enum OpenError {
     },
     #[error("disk image {path:?} is {found}, not a file or a block device (give the path of a raw image)")]
     NotAnImage { path: PathBuf, found: &'static str },
+    #[error(
+        "disk image {path:?} is in use by another disk or another guest (wait for it to end, or attach the image \
+         with ',ro' everywhere)"
+    )]
+    InUse { path: PathBuf },
     #[error("disk image {path:?} is empty (give it a size: truncate -s 1G {path:?})")]
     Empty { path: PathBuf },
     #[error(
@@ -41,7 +46,8 @@ impl OpenError {
     }
 }
 
-/// An open image of a whole number of sectors. Its size is what it was when it was opened.
+/// An open and locked image of a whole number of sectors: shared by readers, or one writer's.
+/// Its size is what it was when it was opened.
 pub struct Image {
     path: PathBuf,
     file: File,
@@ -70,6 +76,16 @@ impl Image {
             .write(!read_only)
             .open(path)
             .map_err(failed)?;
+        let locked = match read_only {
+            true => file.try_lock_shared(),
+            false => file.try_lock(),
+        };
+        match locked {
+            Ok(()) => (),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::InUse { path: path.into() }),
+            // Some network file systems have no locks.
+            Err(TryLockError::Error(error)) => log::warn!("cannot lock disk image {path:?}: {error}"),
+        }
         // A block device has no size in its metadata; both have an end.
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if size == 0 {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
+use super::log_limit::LogLimit;
 use super::{Activation, VirtioDevice};
 pub use image::OpenError;
 use image::{Image, SECTOR_SIZE};
@@ -38,6 +39,7 @@ pub struct Block {
 struct Disk {
     image: Image,
     id: Id,
+    log: LogLimit,
 }
 
 impl Block {
@@ -46,7 +48,11 @@ impl Block {
         let id = pad_id(id)?;
         let image = Image::open(path, read_only)?;
         Ok(Self {
-            disk: Arc::new(Disk { image, id }),
+            disk: Arc::new(Disk {
+                image,
+                id,
+                log: LogLimit::default(),
+            }),
             worker: None,
         })
     }

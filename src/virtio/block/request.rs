@@ -3,25 +3,23 @@
 use std::fmt;
 use std::io;
 
+use log::Level;
 use virtio_bindings::virtio_blk::*;
 
 use super::chain::{self, Chain};
 use super::image::Image;
+use crate::virtio::log_limit::LogLimit;
 
 /// A serial number, padded with NUL.
 pub type Id = [u8; VIRTIO_BLK_ID_BYTES as usize];
-
-/// Failures of the image worth a line each in the log, from one activation to the next. A guest can cause as
-/// many as it likes, say by filling the host's file system.
-const LOGGED_FAILURES: u32 = 16;
 
 /// Serves the requests of one driver.
 pub struct Server<'a> {
     image: &'a Image,
     id: &'a Id,
+    log: &'a LogLimit,
     /// The driver never flushes, so every write is to be durable when it completes (section 5.2.6.2).
     write_through: bool,
-    failures: u32,
 }
 
 enum RequestError {
@@ -34,12 +32,12 @@ enum RequestError {
 }
 
 impl<'a> Server<'a> {
-    pub fn new(image: &'a Image, id: &'a Id, write_through: bool) -> Self {
+    pub fn new(image: &'a Image, id: &'a Id, log: &'a LogLimit, write_through: bool) -> Self {
         Self {
             image,
             id,
+            log,
             write_through,
-            failures: 0,
         }
     }
 
@@ -105,16 +103,11 @@ impl<'a> Server<'a> {
 
     fn report(&mut self, header: Header, length: u64, result: io::Result<()>) -> Result<(), RequestError> {
         let Err(error) = result else { return Ok(()) };
-        self.failures = self.failures.saturating_add(1);
         let path = self.image.path();
-        if self.failures <= LOGGED_FAILURES {
-            log::error!("disk {path:?}: {header}, {length} bytes: {error}; the guest sees an I/O error");
-        } else {
-            log::debug!("disk {path:?}: {header}, {length} bytes: {error}");
-        }
-        if self.failures == LOGGED_FAILURES {
-            log::error!("disk {path:?}: its further failures are logged at level debug");
-        }
+        self.log.log(
+            Level::Error,
+            format_args!("disk {path:?}: {header}, {length} bytes: {error}; the guest sees an I/O error"),
+        );
         Err(RequestError::Failed)
     }
 }

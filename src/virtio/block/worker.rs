@@ -43,7 +43,7 @@ impl Worker {
                 let stop = stop.clone();
                 move || {
                     let ActiveQueue { queue, notifier, .. } = queue;
-                    let server = Server::new(&disk.image, &disk.id, write_through);
+                    let server = Server::new(&disk.image, &disk.id, &disk.log, write_through);
                     let queue = ServedQueue {
                         queue,
                         memory: &memory,
@@ -52,7 +52,9 @@ impl Worker {
                         stop: &stop,
                     };
                     if let Err(error) = queue.run(&notifier) {
-                        log::warn!("disk {:?}: the driver must reset it: {error}", disk.image.path());
+                        let path = disk.image.path();
+                        let line = format_args!("disk {path:?}: the driver must reset it: {error}");
+                        disk.log.log(log::Level::Warn, line);
                         interrupt.need_reset();
                     }
                 }

@@ -1,5 +1,6 @@
 //! The I/O thread: when it lives, and that no wake-up gets lost between it and the driver.
 
+use crate::virtio::log_limit::LogLimit;
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
@@ -72,7 +73,7 @@ fn a_disk_thread_lives_from_driver_ok_to_reset() {
 
 #[test]
 fn a_thread_told_to_stop_begins_no_further_request() {
-    let file = image();
+    let (file, other) = (image(), image());
     let mut driver = Driver::new(Box::new(Block::open(file.path(), false, None).unwrap()));
     driver.set_up_queue(QUEUE);
     offer(&mut driver, &header(VIRTIO_BLK_T_IN, 0), 513, &plain(512));
@@ -85,12 +86,13 @@ fn a_thread_told_to_stop_begins_no_further_request() {
         used_ring: USED,
         ..Default::default()
     };
-    let (image, stop) = (Image::open(file.path(), false).unwrap(), AtomicBool::new(true));
+    let (image, stop) = (Image::open(other.path(), false).unwrap(), AtomicBool::new(true));
+    let log = LogLimit::default();
     let mut served = ServedQueue {
         queue: state.try_into().unwrap(),
         memory: &driver.memory,
         interrupt: &VirtioInterrupt::new(Interrupt::new().unwrap()),
-        server: Server::new(&image, &[0; 20], false),
+        server: Server::new(&image, &[0; 20], &log, false),
         stop: &stop,
     };
     served.serve_batch().unwrap();

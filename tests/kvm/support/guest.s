@@ -43,6 +43,13 @@
     jmp .Lreset\@
 .endm
 
+# Asks for input: the RTS pin of the serial port, without which nothing is sent.
+.macro request_to_send
+    mov edx, 0x3fc
+    mov al, 0x0b
+    out dx, al
+.endm
+
 # The next random number (xorshift) in r8, which holds the seed; uses rax.
 .macro random
     mov rax, r8

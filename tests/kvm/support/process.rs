@@ -99,6 +99,11 @@ impl Coracle {
         self
     }
 
+    pub fn stderr(mut self, file: impl Into<Stdio>) -> Self {
+        self.command.stderr(file);
+        self
+    }
+
     /// Another program that ends by becoming this command, such as a shell with `exec "$@"`.
     pub fn through(mut self, program: &[&str]) -> Self {
         let mut command = Command::new(program[0]);
@@ -135,10 +140,12 @@ impl Coracle {
                 }
             });
         }
-        let mut pipe = child.stderr.take().expect("stderr is a pipe");
+        let pipe = child.stderr.take();
         let stderr = thread::spawn(move || {
             let mut all = Vec::new();
-            let _ = pipe.read_to_end(&mut all);
+            if let Some(mut pipe) = pipe {
+                let _ = pipe.read_to_end(&mut all);
+            }
             all
         });
         if let Some(input) = self.input.take() {

@@ -24,7 +24,7 @@ crate::group!["console":
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// Enough for the full amounts in the nested machine.
-const PATIENCE: u64 = 3600;
+const PATIENCE: u64 = 60;
 
 fn amount(full: usize, nested: usize) -> usize {
     let is_full = !place::is_inside() || env::var_os(place::EXTENT).is_some_and(|extent| extent == "full");

@@ -42,7 +42,7 @@ fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
     );
 }
 
-/// The memory map has every byte but the legacy holes. Of that, the kernel keeps itself and its tables (at most 16 MiB),
+/// The memory map has every byte but the legacy holes. Of that, the kernel keeps itself and its tables (at most 32 MiB),
 /// a `struct page` of 64 bytes for each page of 4 KiB and, once there is memory above 4 GiB, 64 MiB of bounce buffers
 /// for devices that cannot reach it (swiotlb).
 fn check(mebibytes: u64, then: &str) -> String {
@@ -65,7 +65,7 @@ fn check(mebibytes: u64, then: &str) -> String {
         "{mapped} of {size} bytes are in the memory map\n{finished}"
     );
     let bounce_buffers = if mebibytes > 3 << 10 { 64 * MIB } else { 0 };
-    let kept = 16 * MIB + mapped / 64 + bounce_buffers;
+    let kept = 32 * MIB + mapped / 64 + bounce_buffers;
     let total = number_after(&console, "MemTotal:") * KIB;
     assert!(
         total <= mapped && total >= mapped - kept,

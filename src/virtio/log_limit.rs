@@ -1,0 +1,28 @@
+//! A bound on the log lines that a guest can cause.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use log::Level;
+
+/// Lines that one device may write, however long it lives.
+const LINES: u32 = 16;
+
+/// Counts a device's log lines. A guest can cause as many as it likes: by mistakes, or by filling the host's disk.
+#[derive(Debug, Default)]
+pub struct LogLimit(AtomicU32);
+
+impl LogLimit {
+    /// Logs at `level` as long as the device has lines left, and at [`Level::Debug`] from then on.
+    pub fn log(&self, level: Level, line: std::fmt::Arguments) {
+        let before = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1));
+        match before {
+            Ok(count) if count < LINES => log::log!(level, "{line}"),
+            _ => log::debug!("{line}"),
+        }
+        if before == Ok(LINES - 1) {
+            log::log!(level, "what else this device has to say is logged at level debug");
+        }
+    }
+}
