@@ -8,7 +8,7 @@ use super::Error;
 use crate::config::{CPUS_MAX, Config, Disk, OnReboot, Size};
 use crate::console::{Drain, End, Output, Session, Signals, Terminal, tell, terminal_size};
 use crate::diagnosis::{self, Facts, Verdict, exit_code};
-use crate::machine::{Blueprint, Machine, Outcome};
+use crate::machine::{self, Blueprint, Machine, Memory, Outcome};
 
 /// Boot a guest and attach its console to this terminal
 ///
@@ -101,22 +101,19 @@ impl Args {
 pub fn execute(args: &Args) -> Result<u8, Error> {
     let config = args.config()?;
     if args.dry_run {
-        let blueprint = Blueprint::new(&config, &console_hints())?;
+        let memory = Memory::allocate(config.memory.0).map_err(machine::Error::from)?;
+        let blueprint = Blueprint::new(&config, &console_hints(), memory.guest())?;
         let printed = write!(io::stdout(), "{blueprint}");
         return printed.map(|()| 0).map_err(|source| Error::System {
             what: "print the machine",
             source,
         });
     }
-    let mut blueprint = Blueprint::new(&config, &console_hints())?;
-    // After the slow part, which Ctrl-C may end, and before any thread starts, so that all of them leave these
-    // signals to the session.
-    let mut signals = Signals::catch().map_err(system("catch signals"))?;
+    let mut signals = None;
     loop {
-        let verdict = boot(&config, blueprint, &mut signals)?;
+        let verdict = boot(&config, &mut signals)?;
         if verdict.exit_code == exit_code::REBOOTED && config.on_reboot == OnReboot::Restart {
             log::info!("the guest rebooted");
-            blueprint = Blueprint::new(&config, &console_hints())?;
             continue;
         }
         if let Some(explanation) = &verdict.explanation {
@@ -127,15 +124,21 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
 }
 
 /// One run of the machine, from its making to its end.
-fn boot(config: &Config, blueprint: Blueprint, signals: &mut Signals) -> Result<Verdict, Error> {
-    let facts = facts(config, &blueprint);
+fn boot(config: &Config, signals: &mut Option<Signals>) -> Result<Verdict, Error> {
+    let output = Output::new().map_err(system("make the console"))?;
+    let machine = Machine::build(config, &console_hints(), output.sink())?;
+    let facts = facts(config, &machine);
+    // After the slow part, which Ctrl-C may end, and before the threads that stay, which leave these signals to the
+    // session.
+    let signals = match signals {
+        Some(signals) => signals,
+        None => signals.insert(Signals::catch().map_err(system("catch signals"))?),
+    };
     let stdout = io::stdout()
         .as_fd()
         .try_clone_to_owned()
         .map_err(system("use stdout"))?;
-    let output = Output::start(stdout).map_err(system("start the console"))?;
-    let machine = Machine::build(blueprint, output.sink())?;
-
+    output.write_to(stdout).map_err(system("start the console"))?;
     let terminal = Terminal::raw().map_err(system("make the terminal raw"))?;
     let running = machine.start()?;
     let mut session = Session::new(signals, terminal.as_ref(), &output, !config.no_escape);
@@ -188,13 +191,13 @@ fn lost_output(outcome: Outcome, error: Option<io::Error>) -> Outcome {
     }
 }
 
-fn facts(config: &Config, blueprint: &Blueprint) -> Facts {
+fn facts(config: &Config, machine: &Machine) -> Facts {
     Facts {
         memory_mib: config.memory.0 >> 20,
-        has_initrd: blueprint.initrd.is_some(),
+        has_initrd: machine.has_initrd(),
         has_disk: !config.disks.is_empty(),
         built_in: config.kernel.is_none(),
-        command_line: blueprint.command_line.clone(),
+        command_line: machine.command_line().to_owned(),
     }
 }
 

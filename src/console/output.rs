@@ -65,20 +65,26 @@ pub struct Output {
 struct Queue(Arc<Shared>);
 
 impl Output {
-    /// Starts writing to `stdout`.
-    pub fn start(stdout: OwnedFd) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            filled: Condvar::new(),
-            drained: Condvar::new(),
-            finished: EventFd::new(EFD_NONBLOCK)?,
-            hurry: EventFd::new(EFD_NONBLOCK)?,
-        });
-        thread::Builder::new().name("console".into()).spawn({
-            let shared = shared.clone();
-            move || shared.write_all(File::from(stdout))
-        })?;
-        Ok(Self { shared })
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                filled: Condvar::new(),
+                drained: Condvar::new(),
+                finished: EventFd::new(EFD_NONBLOCK)?,
+                hurry: EventFd::new(EFD_NONBLOCK)?,
+            }),
+        })
+    }
+
+    /// Starts the thread that writes what is and will be queued to `stdout`.
+    pub fn write_to(&self, stdout: OwnedFd) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let write = move || shared.write_all(File::from(stdout));
+        thread::Builder::new()
+            .name("console".into())
+            .spawn(write)
+            .map(drop)
     }
 
     /// Where the serial port puts its bytes.

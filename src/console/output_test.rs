@@ -9,7 +9,8 @@ fn wait_until_finished(output: &Output) {
 #[test]
 fn a_slow_reader_gets_every_byte_in_order() {
     let (mut reader, writer) = pipe().unwrap();
-    let output = Output::start(writer.into()).unwrap();
+    let output = Output::new().unwrap();
+    output.write_to(writer.into()).unwrap();
     let sink = output.sink();
     let expected: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
     let guest = thread::spawn({
@@ -40,7 +41,8 @@ fn a_slow_reader_gets_every_byte_in_order() {
 #[test]
 fn a_reader_that_never_reads_does_not_hold_up_the_end() {
     let (_reader, writer) = pipe().unwrap();
-    let output = Output::start(writer.into()).unwrap();
+    let output = Output::new().unwrap();
+    output.write_to(writer.into()).unwrap();
     let sink = output.sink();
     let guest = thread::spawn(move || {
         (0..1_000_000).for_each(|_| {
@@ -58,7 +60,8 @@ fn a_reader_that_never_reads_does_not_hold_up_the_end() {
 fn a_closed_pipe_is_an_error_and_vcpus_go_on() {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
-    let output = Output::start(writer.into()).unwrap();
+    let output = Output::new().unwrap();
+    output.write_to(writer.into()).unwrap();
     let sink = output.sink();
     for _ in 0..4 * QUEUE_LIMIT {
         sink.wait_for_room();

@@ -18,9 +18,18 @@ use crate::interrupt::Interrupt;
 
 /// Register offsets (16550 data sheet).
 const THR: u64 = 0;
+const IER: u8 = 1;
+const IER_RDA: u8 = 1 << 0;
+const IIR: u8 = 2;
+const IIR_NONE: u8 = 1 << 0;
+const IIR_RDA: u8 = 1 << 2;
+const LCR: u8 = 3;
+const LCR_DLAB: u8 = 1 << 7;
 const MCR: u64 = 4;
 const MCR_RTS: u8 = 1 << 1;
 const MCR_LOOP: u8 = 1 << 4;
+const LSR: u8 = 5;
+const LSR_DATA_READY: u8 = 1 << 0;
 
 /// Where the guest's output goes.
 pub trait Sink: Send + Sync {
@@ -71,6 +80,18 @@ impl SerialEvents for Room {
 struct Port {
     registers: Serial<Interrupt, Arc<Room>, Output>,
     request_to_send: bool,
+}
+
+impl Port {
+    /// The FIFO holds input, and the guest wants to hear of it. The data sheet's "received data available" lasts as
+    /// long as this; vm-superio forgets it with the first byte read, and a driver that reads so many bytes at a time
+    /// would leave the rest, and a full FIFO takes no more, so that nothing would ever tell the guest again.
+    fn owes_input(&mut self) -> bool {
+        // With DLAB set, IER's address is another register's.
+        self.registers.read(LCR) & LCR_DLAB == 0
+            && self.registers.read(IER) & IER_RDA != 0
+            && self.registers.read(LSR) & LSR_DATA_READY != 0
+    }
 }
 
 /// A 16550A on eight addresses.
@@ -135,6 +156,9 @@ impl BusDevice for SerialPort {
         // Registers are a byte wide; a wider access reads its neighbours too, as on the ISA bus.
         for (register, byte) in (offset as u8..).zip(data) {
             *byte = port.registers.read(register);
+            if register == IIR && port.owes_input() {
+                *byte = *byte & !IIR_NONE | IIR_RDA;
+            }
         }
     }
 

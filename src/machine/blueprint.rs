@@ -3,11 +3,11 @@
 //! This is all that `coracle run --dry-run` needs, so it works on hosts without KVM.
 
 use std::fmt;
+use std::sync::Arc;
 
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::Error;
-use super::memory::Memory;
 use crate::boot::{self, CommandLine, Image, Initrd, Kernel, Protocol};
 use crate::built_in;
 use crate::config::{Config, DISKS_MAX, Disk};
@@ -30,8 +30,7 @@ pub struct PlacedDisk {
 
 /// Everything about a machine but KVM.
 pub struct Blueprint {
-    pub cpus: u8,
-    pub memory: Memory,
+    memory: Arc<GuestMemoryMmap>,
     pub kernel: Kernel,
     pub disks: Vec<PlacedDisk>,
     pub initrd: Option<Initrd>,
@@ -41,10 +40,10 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Opens the files of `config`, and fills guest memory as the kernel expects it at its entry.
+    /// Opens the files of `config`, and fills fresh guest memory as the kernel expects it at its entry.
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
-    pub fn new(config: &Config, console_hints: &str) -> Result<Self, Error> {
+    pub fn new(config: &Config, console_hints: &str, guest: &Arc<GuestMemoryMmap>) -> Result<Self, Error> {
         let kernel_image = match &config.kernel {
             Some(path) => Image::open(path)?,
             None => built_in::kernel().ok_or(Error::NoBuiltInGuest)?,
@@ -56,8 +55,6 @@ impl Blueprint {
         };
         let disks = place_disks(&config.disks)?;
 
-        let memory = Memory::allocate(config.memory.0)?;
-        let guest = memory.guest();
         let kernel = boot::load_kernel(&kernel_image, guest)?;
         let initrd = initrd_image
             .as_ref()
@@ -98,9 +95,8 @@ impl Blueprint {
         }
         log::debug!("boot tables in guest memory");
         Ok(Self {
-            cpus: config.cpus,
             command_line: line.text()?,
-            memory,
+            memory: guest.clone(),
             kernel,
             disks,
             initrd,
@@ -163,9 +159,9 @@ impl fmt::Display for Blueprint {
             None => writeln!(f, "initrd        none")?,
         }
         writeln!(f, "command line  {}", self.command_line)?;
-        writeln!(f, "vCPUs         {}", self.cpus)?;
+        writeln!(f, "vCPUs         {}", self.config.cpus)?;
         writeln!(f, "memory        {} MiB", self.config.memory.0 >> 20)?;
-        for range in memory_map(self.memory.guest()) {
+        for range in memory_map(&self.memory) {
             let kind = match range.kind {
                 Kind::Ram => "RAM",
                 Kind::Reserved => "reserved",

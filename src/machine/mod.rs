@@ -1,33 +1,36 @@
-//! A [`Blueprint`] becomes a running machine, and a running machine an [`Outcome`].
+//! A [`Config`] becomes a running machine, and a running machine an [`Outcome`].
 
 mod blueprint;
 mod ending;
+mod hardware;
 mod memory;
 mod outcome;
 mod vcpu;
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
 
 use vmm_sys_util::eventfd::EventFd;
 
 pub use blueprint::Blueprint;
+pub use memory::Memory;
 pub use outcome::Outcome;
 
 use crate::boot::{self, Kernel, Protocol};
 use crate::bus::{self, Bus};
+use crate::config::Config;
 use crate::devices::keyboard::KeyboardController;
 use crate::devices::power::SleepRegisters;
 use crate::devices::serial::{SerialPort, Sink};
 use crate::interrupt::Interrupt;
-use crate::kvm::{self, CpuId, Kvm, Vcpu, Vm};
+use crate::kvm::{self, Vcpu, Vm};
 use crate::virtio::block::OpenError;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
-use crate::x86::cpuid::{self, Topology};
-use crate::x86::{acpi, layout, mp_table, msrs, pvh, registers, zero_page};
+use crate::x86::{acpi, layout, mp_table, pvh, registers, zero_page};
 use blueprint::PlacedDisk;
 use ending::Ending;
-use memory::Memory;
+use hardware::Hardware;
 
 /// Why a machine could not be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -88,27 +91,37 @@ pub struct Machine {
     /// Dropped after all that use guest memory.
     vm: Vm,
     memory: Memory,
+    command_line: String,
+    has_initrd: bool,
 }
 
 impl Machine {
-    /// Builds the machine of `blueprint`, its console output going to `console`.
-    pub fn build(blueprint: Blueprint, console: Arc<dyn Sink>) -> Result<Self, Error> {
+    /// Builds the machine of `config`, its console output going to `console`.
+    ///
+    /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
+    pub fn build(config: &Config, console_hints: &str, console: Arc<dyn Sink>) -> Result<Self, Error> {
+        let memory = Memory::allocate(config.memory.0)?;
+        let guest = memory.guest();
+        let (blueprint, hardware) = thread::scope(|scope| {
+            // SAFETY: the machine, and what it becomes, drops the memory last.
+            let hardware = || unsafe { Hardware::create(guest, config.cpus) };
+            let hardware = thread::Builder::new()
+                .name("hardware".into())
+                .spawn_scoped(scope, hardware);
+            let blueprint = Blueprint::new(config, console_hints, guest);
+            (blueprint, hardware.map(|thread| thread.join()))
+        });
         let Blueprint {
-            memory,
             kernel,
             disks,
-            cpus,
+            initrd,
+            command_line,
             ..
-        } = blueprint;
-        let kvm = Kvm::open()?;
-        let vm = kvm.create_vm()?;
-        log::debug!("VM created");
-        // SAFETY: the machine, and what it becomes, drops the memory last.
-        unsafe { vm.set_memory(memory.guest()) }?;
-        vm.create_interrupt_controllers(layout::KVM_TSS, layout::KVM_IDENTITY_MAP)?;
-        let vcpus = create_vcpus(&kvm, &vm, cpus)?;
+        } = blueprint?;
+        let hardware = hardware.map_err(system("start a thread"))?;
+        let Hardware { vm, vcpus } =
+            hardware.map_err(|_| system("create a VM")(io::Error::other("its thread panicked")))??;
         set_entry(&vcpus[0], &kernel, &memory)?;
-        log::debug!("{cpus} vCPUs created");
 
         let ending = Arc::new(Ending::new().map_err(system("make an event"))?);
         let mut ports = Bus::default();
@@ -134,7 +147,18 @@ impl Machine {
             transports,
             vm,
             memory,
+            command_line,
+            has_initrd: initrd.is_some(),
         })
+    }
+
+    /// The kernel's whole command line.
+    pub fn command_line(&self) -> &str {
+        &self.command_line
+    }
+
+    pub fn has_initrd(&self) -> bool {
+        self.has_initrd
     }
 
     /// Starts a thread for each vCPU.
@@ -204,27 +228,6 @@ impl Drop for Running {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
-}
-
-fn create_vcpus(kvm: &Kvm, vm: &Vm, cpus: u8) -> Result<Vec<Vcpu>, Error> {
-    let supported = kvm.supported_cpuid()?;
-    let tsc_deadline_timer = kvm.has_tsc_deadline_timer();
-    let create = |cpu| {
-        let vcpu = vm.create_vcpu(cpu)?;
-        let mut cpuid: CpuId = supported.clone();
-        cpuid::set_topology(
-            &mut cpuid,
-            Topology {
-                cpu,
-                cpus,
-                tsc_deadline_timer,
-            },
-        );
-        vcpu.set_cpuid(&cpuid)?;
-        vcpu.set_msrs(&msrs::boot_msrs())?;
-        Ok(vcpu)
-    };
-    (0..cpus).map(create).collect()
 }
 
 /// Stands the first vCPU at the kernel's entry; the others wait for it to start them.

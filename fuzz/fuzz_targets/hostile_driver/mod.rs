@@ -1,5 +1,8 @@
 //! A virtio driver that means no good, one step at a time (virtio 1.2 sections 2.7, 3.1 and 4.2).
 
+mod step;
+
+use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, LazyLock};
 use std::thread;
@@ -10,112 +13,41 @@ use coracle::interrupt::Interrupt;
 use coracle::virtio::VirtioDevice;
 use coracle::virtio::mmio::MmioTransport;
 use coracle_fuzz::Guest;
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use step::Features;
+pub use step::Step;
 
 /// Guest memory: two ranges with a hole between them.
 const LOW: u64 = 0x1_0000;
 const HIGH: u64 = 0x2_0000;
 const HIGH_SIZE: u64 = 0x4000;
 
-/// Where a driver that starts in order has its queue, an indirect table and its buffers.
+/// Where a driver that starts in order has its queue, an indirect table, its buffers and a request's status.
 const DESCRIPTORS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x3000;
 const INDIRECT: u64 = 0x4000;
 const BUFFERS: u64 = 0x5000;
+const STATUS: u64 = 0xfff0;
 const QUEUE_SIZE: u16 = 16;
+
+/// Registers of the window that have a meaning, in bytes from its start.
+const REGISTERS_END: u32 = VIRTIO_MMIO_CONFIG + 0x20;
+/// What the window has room for.
+const WINDOW: u64 = 0x1000;
 
 /// Descriptor flags.
 const F_NEXT: u16 = 1;
 const F_WRITE: u16 = 2;
+const F_INDIRECT: u16 = 4;
 
-static MEMORY: LazyLock<(Guest, Arc<GuestMemoryMmap>)> = LazyLock::new(|| {
-    let guest = Guest::new(&[(0, LOW as usize), (HIGH, HIGH_SIZE as usize)]);
-    let memory = Arc::new(guest.memory.clone());
-    (guest, memory)
-});
-
-#[derive(Arbitrary, Debug)]
-pub enum Step {
-    /// Of a whole register.
-    Write {
-        register: u8,
-        value: u32,
-    },
-    WriteAny {
-        offset: u16,
-        value: u64,
-        width: u8,
-    },
-    ReadAny {
-        offset: u16,
-        width: u8,
-    },
-    /// Section 3.1.1 in order, except perhaps for features and queue size.
-    Start {
-        features: u64,
-        size: u16,
-    },
-    Reset,
-    Notify,
-    /// `struct virtio_blk_req` up to its data (section 5.2.6).
-    Header {
-        slot: u8,
-        kind: u32,
-        sector: u64,
-    },
-    Describe {
-        table: Table,
-        index: u8,
-        address: Place,
-        length: u32,
-        flags: u16,
-        next: u16,
-    },
-    /// Heads in consecutive slots of the available ring, and the ring's index.
-    Offer {
-        first: u8,
-        heads: [u16; 2],
-        index: u16,
-    },
-    Poke {
-        address: Place,
-        value: u64,
-    },
-}
-
-#[derive(Arbitrary, Debug)]
-pub enum Table {
-    Queue,
-    Indirect,
-}
-
-#[derive(Arbitrary, Debug)]
-pub enum Place {
-    Buffer(u8),
-    Rings(u16),
-    IndirectTable,
-    /// Around the end of the first range of guest memory.
-    Edge(i8),
-    High(u16),
-    Any(u64),
-}
-
-impl From<&Place> for u64 {
-    fn from(place: &Place) -> Self {
-        match *place {
-            Place::Buffer(slot) => buffer(slot),
-            Place::Rings(offset) => DESCRIPTORS + u64::from(offset) % (INDIRECT - DESCRIPTORS),
-            Place::IndirectTable => INDIRECT,
-            Place::Edge(distance) => LOW.wrapping_add_signed(distance.into()),
-            Place::High(offset) => HIGH + u64::from(offset),
-            Place::Any(address) => address,
-        }
-    }
-}
+static GUEST: LazyLock<Guest> =
+    LazyLock::new(|| Guest::new(&[(0, LOW as usize), (HIGH, HIGH_SIZE as usize)]));
+static MEMORY: LazyLock<Arc<GuestMemoryMmap>> = LazyLock::new(|| Arc::new(GUEST.memory.clone()));
 
 fn buffer(slot: u8) -> u64 {
     BUFFERS + 16 * u64::from(slot)
@@ -123,56 +55,72 @@ fn buffer(slot: u8) -> u64 {
 
 pub struct Driver {
     transport: MmioTransport,
+    /// The available ring's index, as it was last moved.
+    available: Cell<u16>,
 }
 
 impl Driver {
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
-        MEMORY.0.discard();
+        GUEST.discard();
         let line = Interrupt::new().expect("an eventfd");
-        let transport = MmioTransport::new(MEMORY.1.clone(), line, device).expect("eventfds");
-        Self { transport }
+        Self {
+            transport: MmioTransport::new(MEMORY.clone(), line, device).expect("eventfds"),
+            available: Cell::new(0),
+        }
     }
 
     pub fn take(&self, step: &Step) {
-        match *step {
-            Step::Write { register, value } => self.write(u32::from(register) * 4 % 0x120, value),
+        match step {
+            Step::Write { register, value } => self.write(u32::from(*register) * 4 % REGISTERS_END, *value),
             Step::WriteAny { offset, value, width } => {
-                let bytes = &value.to_le_bytes()[..usize::from(width % 9)];
-                self.transport.write(u64::from(offset) % 0x1000, bytes);
+                let data = &value.to_le_bytes()[..usize::from(width % 9)];
+                self.transport.write(u64::from(*offset) % WINDOW, data);
                 self.settle();
             }
             Step::ReadAny { offset, width } => {
                 let mut data = vec![0; usize::from(width % 9)];
-                self.transport.read(u64::from(offset) % 0x1000, &mut data);
+                self.transport.read(u64::from(*offset) % WINDOW, &mut data);
             }
-            Step::Start { features, size } => self.start(features, size),
+            Step::Start { features, size } => {
+                let features = match features {
+                    Features::Some(features) => features & self.offered_features(),
+                    Features::Any(features) => *features,
+                };
+                self.start(features, size.into());
+            }
             Step::Reset => self.reset(),
-            Step::Notify => self.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0),
-            Step::Header { slot, kind, sector } => self.header(slot, kind, sector),
+            Step::Notify => self.notify(),
+            Step::Request {
+                kind,
+                sector,
+                data,
+                length,
+                indirect,
+                announced,
+            } => {
+                let table = if *indirect { INDIRECT } else { DESCRIPTORS };
+                self.request(table, (kind.into(), sector.into()), (data.into(), length.into()));
+                if *indirect {
+                    self.describe(DESCRIPTORS, 0, (INDIRECT, 3 * 16, F_INDIRECT, 0));
+                }
+                self.offer(0, 1);
+                if *announced {
+                    self.notify();
+                }
+            }
             Step::Describe {
-                ref table,
+                table,
                 index,
-                ref address,
+                address,
                 length,
                 flags,
                 next,
             } => {
-                let table = match table {
-                    Table::Queue => DESCRIPTORS,
-                    Table::Indirect => INDIRECT,
-                };
-                self.describe(table, index.into(), (address.into(), length, flags, next));
+                let descriptor = (address.into(), length.into(), *flags, (*next).into());
+                self.describe(table.into(), (*index).into(), descriptor);
             }
-            Step::Offer { first, heads, index } => {
-                for (slot, head) in (u16::from(first)..).zip(heads) {
-                    self.put(
-                        AVAILABLE + 4 + 2 * u64::from(slot % QUEUE_SIZE),
-                        &head.to_le_bytes(),
-                    );
-                }
-                self.put(AVAILABLE + 2, &index.to_le_bytes());
-            }
-            Step::Poke { ref address, value } => self.put(address.into(), &value.to_le_bytes()),
+            Step::Offer { head, count } => self.offer(*head, *count),
+            Step::Poke { address, value } => self.put(address.into(), &value.to_le_bytes()),
         }
     }
 
@@ -180,36 +128,36 @@ impl Driver {
     pub fn read_first_sector_after_a_reset(&self) -> Vec<u8> {
         self.reset();
         self.put(DESCRIPTORS, &[0; (BUFFERS - DESCRIPTORS) as usize]);
+        self.put(STATUS, &[0xff]);
         self.start(0, QUEUE_SIZE);
-        self.header(0, 0, 0);
-        let (data, status) = (buffer(1), buffer(1) + 512);
-        self.put(status, &[0xff]);
-        self.describe(DESCRIPTORS, 0, (buffer(0), 16, F_NEXT, 1));
-        self.describe(DESCRIPTORS, 1, (data, 512, F_NEXT | F_WRITE, 2));
-        self.describe(DESCRIPTORS, 2, (status, 1, F_WRITE, 0));
-        self.put(AVAILABLE + 2, &1u16.to_le_bytes());
-        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-
-        let mut sector = vec![0; 513];
-        let _ = MEMORY.1.read_slice(&mut sector, GuestAddress(data));
-        assert_eq!(sector.pop(), Some(0), "the disk did not come back from its reset");
-        sector
+        self.request(DESCRIPTORS, (VIRTIO_BLK_T_IN, 0), (buffer(1), 512));
+        self.offer(0, 1);
+        self.notify();
+        assert_eq!(
+            self.get(STATUS, 1),
+            [VIRTIO_BLK_S_OK as u8],
+            "the disk did not come back from its reset"
+        );
+        self.get(buffer(1), 512)
     }
 
     pub fn stop(&self) {
         self.transport.stop();
     }
 
+    fn offered_features(&self) -> u64 {
+        let word = |select| {
+            self.write(VIRTIO_MMIO_DEVICE_FEATURES_SEL, select);
+            u64::from(self.read(VIRTIO_MMIO_DEVICE_FEATURES))
+        };
+        word(0) | word(1) << 32
+    }
+
     fn start(&self, features: u64, size: u16) {
         let features = features | 1 << VIRTIO_F_VERSION_1;
-        let size = match size {
-            0 => QUEUE_SIZE,
-            size => size,
-        };
-        self.write(
-            VIRTIO_MMIO_STATUS,
-            VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER,
-        );
+        self.available.set(0);
+        self.put(AVAILABLE, &[0; 4]);
+        self.add_status(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
         for (select, value) in [(0, features as u32), (1, (features >> 32) as u32)] {
             self.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, select);
             self.write(VIRTIO_MMIO_DRIVER_FEATURES, value);
@@ -233,9 +181,18 @@ impl Driver {
         assert_eq!(self.status(), 0, "a reset is complete when its write is");
     }
 
-    fn header(&self, slot: u8, kind: u32, sector: u64) {
-        self.put(buffer(slot), &kind.to_le_bytes());
-        self.put(buffer(slot) + 8, &sector.to_le_bytes());
+    /// Lays a request out in the first three descriptors of `table`.
+    fn request(&self, table: u64, (kind, sector): (u32, u64), (data, length): (u64, u32)) {
+        let header = buffer(0);
+        self.put(header, &kind.to_le_bytes());
+        self.put(header + 8, &sector.to_le_bytes());
+        let data_flags = match kind {
+            VIRTIO_BLK_T_OUT => F_NEXT,
+            _ => F_NEXT | F_WRITE,
+        };
+        self.describe(table, 0, (header, 16, F_NEXT, 1));
+        self.describe(table, 1, (data, length, data_flags, 2));
+        self.describe(table, 2, (STATUS, 1, F_WRITE, 0));
     }
 
     fn describe(&self, table: u64, index: u16, (address, length, flags, next): (u64, u32, u16, u16)) {
@@ -246,19 +203,38 @@ impl Driver {
         self.put(descriptor + 14, &next.to_le_bytes());
     }
 
+    fn offer(&self, head: u16, count: u16) {
+        let slot = self.available.get() % QUEUE_SIZE;
+        self.put(AVAILABLE + 4 + 2 * u64::from(slot), &head.to_le_bytes());
+        self.available.set(self.available.get().wrapping_add(count));
+        self.put(AVAILABLE + 2, &self.available.get().to_le_bytes());
+    }
+
+    fn notify(&self) {
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    }
+
     /// What is outside of guest memory is lost.
     fn put(&self, address: u64, bytes: &[u8]) {
-        let _ = MEMORY.1.write(bytes, GuestAddress(address));
+        let _ = MEMORY.write(bytes, GuestAddress(address));
+    }
+
+    fn get(&self, address: u64, length: usize) -> Vec<u8> {
+        GUEST.bytes(address, length)
     }
 
     fn status(&self) -> u32 {
-        let mut status = [0; 4];
-        self.transport.read(VIRTIO_MMIO_STATUS.into(), &mut status);
-        u32::from_le_bytes(status)
+        self.read(VIRTIO_MMIO_STATUS)
     }
 
     fn add_status(&self, bits: u32) {
         self.write(VIRTIO_MMIO_STATUS, self.status() | bits);
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        let mut value = [0; 4];
+        self.transport.read(register.into(), &mut value);
+        u32::from_le_bytes(value)
     }
 
     fn write(&self, register: u32, value: u32) {
@@ -268,8 +244,8 @@ impl Driver {
 
     /// Waits until the device has served all there is, so that a run of the same steps is the same run.
     ///
-    /// The device takes its first notification when it is done with what came before, and the second one when it is
-    /// done with what the first announced.
+    /// The device takes its first notification when it is done with what came before, and the second one when it
+    /// is done with what the first announced.
     fn settle(&self) {
         // A device that feeds its own ring from its image is never done; then the reset has to end it.
         let deadline = Instant::now() + Duration::from_millis(500);

@@ -43,8 +43,8 @@ fn a_person_gets_a_shell_of_the_terminals_size_and_leaves_it() {
 
 fn ctrl_c_interrupts_a_program_in_the_guest() {
     let mut run = shell(&[]);
-    // The quotes tell what is printed from what is typed.
-    run.type_in("echo is sl''eeping; sleep 1000\r");
+    // The backslash tells what is printed from what is typed; what prints it is in the foreground already.
+    run.type_in("sh -c 'echo is sl\\eeping; exec sleep 1000'\r");
     run.wait_for("is sleeping");
     run.type_in("\x03");
     run.wait_for(PROMPT);

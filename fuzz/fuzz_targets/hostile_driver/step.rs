@@ -1,0 +1,173 @@
+//! What the driver can do next: each choice is likely to be one that gets far, and possibly any other.
+
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use virtio_bindings::virtio_blk::*;
+
+use super::{BUFFERS, DESCRIPTORS, HIGH, INDIRECT, LOW, QUEUE_SIZE, buffer};
+
+#[derive(Arbitrary, Debug)]
+pub enum Step {
+    /// Of a whole register.
+    Write {
+        register: u8,
+        value: u32,
+    },
+    WriteAny {
+        offset: u16,
+        value: u64,
+        width: u8,
+    },
+    ReadAny {
+        offset: u16,
+        width: u8,
+    },
+    /// Section 3.1.1 in order.
+    Start {
+        features: Features,
+        size: QueueSize,
+    },
+    Reset,
+    Notify,
+    /// Laid out as a driver in its right mind does it. Later steps may change it before it is announced.
+    Request {
+        kind: Kind,
+        sector: Sector,
+        data: Place,
+        length: Length,
+        indirect: bool,
+        announced: bool,
+    },
+    Describe {
+        table: Table,
+        index: u8,
+        address: Place,
+        length: Length,
+        flags: u16,
+        next: u8,
+    },
+    /// A head for the available ring, and how far its index moves.
+    Offer {
+        head: u16,
+        count: u16,
+    },
+    Poke {
+        address: Place,
+        value: u64,
+    },
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Features {
+    /// Of those that are offered.
+    Some(u64),
+    Any(u64),
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum QueueSize {
+    Usual,
+    Any(u16),
+}
+
+impl From<&QueueSize> for u16 {
+    fn from(size: &QueueSize) -> Self {
+        match *size {
+            QueueSize::Usual => QUEUE_SIZE,
+            QueueSize::Any(size) => size,
+        }
+    }
+}
+
+/// Request types of section 5.2.6.
+#[derive(Arbitrary, Debug)]
+pub enum Kind {
+    In,
+    Out,
+    Flush,
+    GetId,
+    Any(u32),
+}
+
+impl From<&Kind> for u32 {
+    fn from(kind: &Kind) -> Self {
+        match *kind {
+            Kind::In => VIRTIO_BLK_T_IN,
+            Kind::Out => VIRTIO_BLK_T_OUT,
+            Kind::Flush => VIRTIO_BLK_T_FLUSH,
+            Kind::GetId => VIRTIO_BLK_T_GET_ID,
+            Kind::Any(kind) => kind,
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Sector {
+    Near(u8),
+    Any(u64),
+}
+
+impl From<&Sector> for u64 {
+    fn from(sector: &Sector) -> Self {
+        match *sector {
+            Sector::Near(sector) => (sector % 24).into(),
+            Sector::Any(sector) => sector,
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Length {
+    Sectors(u8),
+    Near(u16),
+    Any(u32),
+}
+
+impl From<&Length> for u32 {
+    fn from(length: &Length) -> Self {
+        match *length {
+            Length::Sectors(count) => 512 * u32::from(count % 24),
+            Length::Near(length) => length.into(),
+            Length::Any(length) => length,
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Table {
+    Queue,
+    Indirect,
+}
+
+impl From<&Table> for u64 {
+    fn from(table: &Table) -> Self {
+        match table {
+            Table::Queue => DESCRIPTORS,
+            Table::Indirect => INDIRECT,
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+pub enum Place {
+    Buffer(u8),
+    /// Of the queue's three parts or the indirect table.
+    Rings(u16),
+    IndirectTable,
+    /// Around the end of the first range of guest memory.
+    Edge(i8),
+    High(u16),
+    Any(u64),
+}
+
+impl From<&Place> for u64 {
+    fn from(place: &Place) -> Self {
+        match *place {
+            Place::Buffer(slot) => buffer(slot),
+            Place::Rings(offset) => DESCRIPTORS + u64::from(offset) % (BUFFERS - DESCRIPTORS),
+            Place::IndirectTable => INDIRECT,
+            Place::Edge(distance) => LOW.wrapping_add_signed(distance.into()),
+            Place::High(offset) => HIGH + u64::from(offset),
+            Place::Any(address) => address,
+        }
+    }
+}
