@@ -63,6 +63,9 @@ struct Start {
     notes: Vec<String>,
 }
 
+/// A name, and the command line of the run with a number.
+type Runner = (&'static str, fn(usize) -> Command);
+
 fn compare(runs: usize) -> Result<(), Box<dyn Error>> {
     make_bundle()?;
     // Counters of KVM. Without them the times still stand.
@@ -70,7 +73,7 @@ fn compare(runs: usize) -> Result<(), Box<dyn Error>> {
         .args(["-t", "debugfs", "debugfs", "/sys/kernel/debug"])
         .status();
     println!("process start to init's first line, 1 vCPU, 128 MiB, page cache warm, virtual milliseconds");
-    let runners: [(&str, fn(usize) -> Command); 4] = [
+    let runners: [Runner; 4] = [
         ("crun", |run| container("crun", run)),
         ("runc", |run| container("runc", run)),
         ("coracle", |_| guest(1)),

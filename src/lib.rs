@@ -2,31 +2,31 @@
 //!
 //! The modules, and what each is for; docs/architecture.md draws the arrows between them.
 
-/// Files into guest memory: kernels of every format, initrds, the command line.
+// Files into guest memory: kernels of every format, initrds, the command line.
 pub mod boot;
-/// The guest that the program carries inside.
+// The guest that the program carries inside.
 pub mod built_in;
-/// Address ranges to devices.
+// Address ranges to devices.
 pub mod bus;
-/// The host's monotonic clock.
+// The host's monotonic clock.
 pub mod clock;
-/// One file a subcommand.
+// One file a subcommand.
 pub mod commands;
-/// What a machine is made of: plain data.
+// What a machine is made of: plain data.
 pub mod config;
-/// The person's terminal.
+// The person's terminal.
 pub mod console;
-/// Devices of a PC that Linux expects.
+// Devices of a PC that Linux expects.
 pub mod devices;
-/// An outcome and the last console lines into one explanation and one suggestion.
+// An outcome and the last console lines into one explanation and one suggestion.
 pub mod diagnosis;
-/// One guest interrupt line, as a device holds it.
+// One guest interrupt line, as a device holds it.
 pub mod interrupt;
-/// The only module that names KVM.
+// The only module that names KVM.
 pub mod kvm;
-/// A configuration becomes a running machine, and a running machine an outcome.
+// A configuration becomes a running machine, and a running machine an outcome.
 pub mod machine;
-/// Devices of virtio 1.2 and their transport.
+// Devices of virtio 1.2 and their transport.
 pub mod virtio;
-/// What only an x86 PC has.
+// What only an x86 PC has.
 pub mod x86;

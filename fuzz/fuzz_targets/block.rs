@@ -8,12 +8,11 @@ use std::sync::LazyLock;
 
 use coracle::virtio::block::Block;
 use coracle_fuzz::MemoryFile;
-use hostile_driver::{Driver, Step};
+use hostile_driver::{DISK_SECTORS, Driver, Step};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
 const SECTOR: usize = 512;
-const SECTORS: usize = 16;
 /// Behind the image in its file: not the disk's.
 const BEYOND: [u8; SECTOR] = [0x99; SECTOR];
 
@@ -22,11 +21,13 @@ static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
 #[derive(Arbitrary, Debug)]
 struct Input {
     read_only: bool,
+    /// Of those that are offered.
+    features: u64,
     steps: Vec<Step>,
 }
 
 fuzz_target!(|input: Input| {
-    let before: Vec<u8> = (0..SECTORS * SECTOR)
+    let before: Vec<u8> = (0..DISK_SECTORS as usize * SECTOR)
         .map(|offset| (offset / SECTOR * 16 + offset % 7) as u8)
         .collect();
     FILE.replace(&before);
@@ -34,6 +35,7 @@ fuzz_target!(|input: Input| {
     FILE.write_at(&BEYOND, before.len() as u64);
 
     let driver = Driver::new(Box::new(block));
+    driver.start_in_order(input.features);
     for step in &input.steps {
         driver.take(step);
     }

@@ -85,7 +85,7 @@ impl<'a> Session<'a> {
     }
 
     fn obey_signals(&mut self) -> Option<End> {
-        while let Some(request) = self.signals.next() {
+        while let Some(request) = self.signals.take() {
             match (request, self.terminal) {
                 (Request::End(number), _) => return Some(End::Signal(number)),
                 (Request::Suspend, None) => suspend(),

@@ -70,7 +70,7 @@ impl Signals {
     }
 
     /// The next signal that came, if any.
-    pub fn next(&mut self) -> Option<Request> {
+    pub fn take(&mut self) -> Option<Request> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         self.file.read_exact(&mut info).ok()?;
         // signalfd_siginfo begins with the signal's number.

@@ -2,7 +2,7 @@
 
 use crate::bus::BusDevice;
 
-/// Offset of the sleep control register: [4:2] SLP_TYPx, [5] SLP_EN. The status register follows it.
+/// Offset of the sleep control register: bits 4:2 SLP_TYPx, bit 5 SLP_EN. The status register follows it.
 const SLEEP_CONTROL: u64 = 0;
 const SLP_EN: u8 = 1 << 5;
 const SLP_TYP_SHIFT: u8 = 2;

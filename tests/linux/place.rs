@@ -37,8 +37,13 @@ pub fn coracle() -> PathBuf {
     if is_inside() {
         "coracle".into()
     } else {
-        Path::new(ROOT).join("target/x86_64-unknown-linux-gnu/release/coracle")
+        target_directory().join("x86_64-unknown-linux-gnu/release/coracle")
     }
+}
+
+/// Where cargo builds, as tests/nested/run looks for it, too.
+fn target_directory() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(ROOT).join("target"), PathBuf::from)
 }
 
 /// What guest-images/ made.
@@ -85,9 +90,7 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
             "coracle",
             "--manifest-path",
         ])
-        .arg(root.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(root.join("target"));
+        .arg(root.join("Cargo.toml"));
     do_or_say(cargo)?;
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         let mut need = Command::new(root.join("guest-images/need"));

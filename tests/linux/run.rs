@@ -14,7 +14,7 @@ use crate::place;
 use crate::terminal::{Modes, Terminal};
 
 /// Patience with a guest in software emulation on a busy machine: far beyond what it takes.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A run to be: `coracle run` with stdin at its end from the start, unless told otherwise.
 pub struct Coracle {

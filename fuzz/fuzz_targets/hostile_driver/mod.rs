@@ -35,6 +35,9 @@ const BUFFERS: u64 = 0x5000;
 const STATUS: u64 = 0xfff0;
 const QUEUE_SIZE: u16 = 16;
 
+/// Size of the disk under attack.
+pub const DISK_SECTORS: u64 = 16;
+
 /// Registers of the window that have a meaning, in bytes from its start.
 const REGISTERS_END: u32 = VIRTIO_MMIO_CONFIG + 0x20;
 /// What the window has room for.
@@ -69,13 +72,18 @@ impl Driver {
         }
     }
 
+    /// Most attacks begin with a device that works; a reset is a step too.
+    pub fn start_in_order(&self, features: u64) {
+        self.start(features & self.offered_features(), QUEUE_SIZE);
+    }
+
     pub fn take(&self, step: &Step) {
         match step {
             Step::Write { register, value } => self.write(u32::from(*register) * 4 % REGISTERS_END, *value),
             Step::WriteAny { offset, value, width } => {
+                // Without a wait: where it happens to be a notification, the device works beside the next steps.
                 let data = &value.to_le_bytes()[..usize::from(width % 9)];
                 self.transport.write(u64::from(*offset) % WINDOW, data);
-                self.settle();
             }
             Step::ReadAny { offset, width } => {
                 let mut data = vec![0; usize::from(width % 9)];
@@ -93,13 +101,12 @@ impl Driver {
             Step::Request {
                 kind,
                 sector,
-                data,
-                length,
+                sectors,
                 indirect,
                 announced,
             } => {
                 let table = if *indirect { INDIRECT } else { DESCRIPTORS };
-                self.request(table, (kind.into(), sector.into()), (data.into(), length.into()));
+                self.request(table, (kind.into(), sector.into()), 512 * u32::from(sectors % 4));
                 if *indirect {
                     self.describe(DESCRIPTORS, 0, (INDIRECT, 3 * 16, F_INDIRECT, 0));
                 }
@@ -130,7 +137,7 @@ impl Driver {
         self.put(DESCRIPTORS, &[0; (BUFFERS - DESCRIPTORS) as usize]);
         self.put(STATUS, &[0xff]);
         self.start(0, QUEUE_SIZE);
-        self.request(DESCRIPTORS, (VIRTIO_BLK_T_IN, 0), (buffer(1), 512));
+        self.request(DESCRIPTORS, (VIRTIO_BLK_T_IN, 0), 512);
         self.offer(0, 1);
         self.notify();
         assert_eq!(
@@ -182,7 +189,7 @@ impl Driver {
     }
 
     /// Lays a request out in the first three descriptors of `table`.
-    fn request(&self, table: u64, (kind, sector): (u32, u64), (data, length): (u64, u32)) {
+    fn request(&self, table: u64, (kind, sector): (u32, u64), length: u32) {
         let header = buffer(0);
         self.put(header, &kind.to_le_bytes());
         self.put(header + 8, &sector.to_le_bytes());
@@ -191,7 +198,7 @@ impl Driver {
             _ => F_NEXT | F_WRITE,
         };
         self.describe(table, 0, (header, 16, F_NEXT, 1));
-        self.describe(table, 1, (data, length, data_flags, 2));
+        self.describe(table, 1, (buffer(1), length, data_flags, 2));
         self.describe(table, 2, (STATUS, 1, F_WRITE, 0));
     }
 
@@ -239,7 +246,9 @@ impl Driver {
 
     fn write(&self, register: u32, value: u32) {
         self.transport.write(register.into(), &value.to_le_bytes());
-        self.settle();
+        if matches!(register, VIRTIO_MMIO_STATUS | VIRTIO_MMIO_QUEUE_NOTIFY) {
+            self.settle();
+        }
     }
 
     /// Waits until the device has served all there is, so that a run of the same steps is the same run.

@@ -3,7 +3,7 @@
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use virtio_bindings::virtio_blk::*;
 
-use super::{BUFFERS, DESCRIPTORS, HIGH, INDIRECT, LOW, QUEUE_SIZE, buffer};
+use super::{BUFFERS, DESCRIPTORS, DISK_SECTORS, HIGH, INDIRECT, LOW, QUEUE_SIZE, buffer};
 
 #[derive(Arbitrary, Debug)]
 pub enum Step {
@@ -32,8 +32,8 @@ pub enum Step {
     Request {
         kind: Kind,
         sector: Sector,
-        data: Place,
-        length: Length,
+        /// Of data.
+        sectors: u8,
         indirect: bool,
         announced: bool,
     },
@@ -102,14 +102,15 @@ impl From<&Kind> for u32 {
 
 #[derive(Arbitrary, Debug)]
 pub enum Sector {
-    Near(u8),
+    /// The end of the disk.
+    Near(i8),
     Any(u64),
 }
 
 impl From<&Sector> for u64 {
     fn from(sector: &Sector) -> Self {
         match *sector {
-            Sector::Near(sector) => (sector % 24).into(),
+            Sector::Near(distance) => DISK_SECTORS.wrapping_add_signed((distance % 4).into()),
             Sector::Any(sector) => sector,
         }
     }
@@ -125,7 +126,7 @@ pub enum Length {
 impl From<&Length> for u32 {
     fn from(length: &Length) -> Self {
         match *length {
-            Length::Sectors(count) => 512 * u32::from(count % 24),
+            Length::Sectors(count) => 512 * u32::from(count % 6),
             Length::Near(length) => length.into(),
             Length::Any(length) => length,
         }

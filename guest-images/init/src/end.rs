@@ -17,6 +17,9 @@ pub enum End {
     PowerOff { status: u8 },
     /// Restart the guest.
     Restart,
+    /// End init with this status: the kernel panics for want of an init, so whoever started the guest sees that
+    /// something went wrong.
+    Fail { status: u8 },
 }
 
 /// Whether this is PID 1. Run by hand on a host, init must mount, kill and power off nothing.
@@ -27,8 +30,9 @@ pub fn is_first_process() -> bool {
 /// Ends every process, leaves the disks clean and ends the guest; comes back only where that is refused.
 pub fn end(end: End, supervisor: &Supervisor) -> ExitCode {
     let (mode, status) = match end {
-        End::PowerOff { status } => (RebootMode::RB_POWER_OFF, status),
-        End::Restart => (RebootMode::RB_AUTOBOOT, 0),
+        End::PowerOff { status } => (Some(RebootMode::RB_POWER_OFF), status),
+        End::Restart => (Some(RebootMode::RB_AUTOBOOT), 0),
+        End::Fail { status } => (None, status),
     };
     if is_first_process() {
         supervisor.end_all();
@@ -36,7 +40,7 @@ pub fn end(end: End, supervisor: &Supervisor) -> ExitCode {
         // The last words are still on their way through the serial port.
         let _ = tcdrain(io::stdout());
         // Refused in a container, which ends with its PID 1 anyway.
-        let _ = reboot(mode);
+        mode.map(reboot);
     }
     ExitCode::from(status)
 }

@@ -50,13 +50,16 @@ fn main() -> ExitCode {
             say("Ctrl-A x quits Coracle at once, Ctrl-A h shows what else Ctrl-A does.");
             supervisor.run("/bin/sh", &[], console)
         }
-        None => {
-            if let Err(why) = demonstration::run(boot_time) {
-                say(format_args!("Demonstration failed: {why}"));
+        None => match demonstration::run(boot_time) {
+            Ok(()) => {
+                say("Powering off.");
+                End::PowerOff { status: 0 }
             }
-            say("Powering off.");
-            End::PowerOff { status: 0 }
-        }
+            Err(why) => {
+                say(format_args!("Demonstration failed: {why}"));
+                End::Fail { status: 1 }
+            }
+        },
     };
     end::end(end, &supervisor)
 }

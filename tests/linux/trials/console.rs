@@ -1,7 +1,7 @@
 //! The serial console: no byte is lost, whoever is at the other end.
 //!
-//! In the nested machine every byte is an exit or two in software emulation, some 50 microseconds each: the amounts
-//! are smaller there, unless CORACLE_LINUX_TESTS=full is in the environment.
+//! In the nested machine every byte is an exit or two in software emulation, 50 to 250 microseconds each: 10 MiB would
+//! take the better part of an hour. The amounts are smaller there, unless CORACLE_LINUX_TESTS=full is in the environment.
 
 use std::io::{Read, pipe};
 use std::os::fd::AsRawFd;
@@ -23,12 +23,18 @@ crate::group!["console":
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
-/// Enough for the full amounts in the nested machine.
-const PATIENCE: u64 = 60;
+
+fn is_full() -> bool {
+    !place::is_inside() || env::var_os(place::EXTENT).is_some_and(|extent| extent == "full")
+}
 
 fn amount(full: usize, nested: usize) -> usize {
-    let is_full = !place::is_inside() || env::var_os(place::EXTENT).is_some_and(|extent| extent == "full");
-    if is_full { full } else { nested }
+    if is_full() { full } else { nested }
+}
+
+/// In seconds; the full amounts may be asked for in the nested machine.
+fn patience() -> u64 {
+    if is_full() { 7200 } else { 300 }
 }
 
 fn all_that_the_guest_prints_arrives_through_a_pipe() {
@@ -38,7 +44,7 @@ fn all_that_the_guest_prints_arrives_through_a_pipe() {
     let finished = Coracle::run()
         .args(["--disk", disk.to_str().unwrap()])
         .script(PRINT)
-        .patience(PATIENCE)
+        .patience(patience())
         .end();
     assert_same(
         finished.assert_powered_off().bytes_after(BEGIN, printed.len()),
@@ -103,7 +109,7 @@ fn paste(pasted: Vec<u8>, coracle: Coracle) {
         .script(&format!(
             "stty raw -echo; echo READY; head -c {count} >/dev/vda; echo TAKEN"
         ))
-        .patience(PATIENCE)
+        .patience(patience())
         .start();
     run.wait_for("READY");
     let pasting = run.paste(pasted.clone());
