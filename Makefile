@@ -2,6 +2,7 @@
 # make test    passes the tests
 # make check   formatting, lints, documentation, dependencies
 # make guest   builds the built-in guest that coracle carries
+# make fuzz    each fuzz target for a minute (FUZZ_SECONDS=N for longer)
 # make bench   start-up time on this host, and boot time on the deterministic clock beside containers
 #
 # Each installs what is missing first, and does nothing twice.
@@ -16,7 +17,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test check guest bench build
+.PHONY: help run test check guest fuzz bench build
 .PHONY: prepared crates nested formats
 
 help:
@@ -34,6 +35,10 @@ check:
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
 	@tools/one-of-each-crate
+
+FUZZ_SECONDS ?= 60
+fuzz:
+	@fuzz/run --seconds $(FUZZ_SECONDS)
 
 bench: build
 	cargo bench --quiet --bench start

@@ -1,5 +1,5 @@
-//! A disk's driver that writes anything to registers, rings and descriptors: neither the process nor the image may
-//! suffer, and a reset brings the disk back.
+//! A disk's driver that writes anything to registers, rings and descriptors: neither the process nor the image
+//! may suffer, and a reset brings the disk back.
 #![no_main]
 
 mod hostile_driver;

@@ -72,14 +72,14 @@ impl Guest {
 
     fn advise(&self, advice: libc::c_int) {
         for &(start, size) in &self.ranges {
-            // SAFETY: the range is a private anonymous mapping of its own, and nobody holds references into it.
+            // SAFETY: the range is a private anonymous mapping, and nobody holds references into it.
             let result = unsafe { libc::madvise(self.host(start).cast(), size, advice) };
             assert_eq!(result, 0, "madvise: {}", io::Error::last_os_error());
         }
     }
 
-    /// Whether nobody wrote or read a page of the range since it was discarded. The range is whole pages of one of
-    /// the ranges that guest memory is made of.
+    /// Whether nobody wrote or read a page of the range since it was discarded. The range is whole pages of
+    /// one of the ranges that guest memory is made of.
     pub fn is_untouched(&self, range: Range<u64>) -> bool {
         let length = (range.end - range.start) as usize;
         let mut resident = vec![0u8; length / PAGE as usize];

@@ -81,7 +81,7 @@ impl Driver {
         match step {
             Step::Write { register, value } => self.write(u32::from(*register) * 4 % REGISTERS_END, *value),
             Step::WriteAny { offset, value, width } => {
-                // Without a wait: where it happens to be a notification, the device works beside the next steps.
+                // Without a wait: where this is a notification, the device works beside the next steps.
                 let data = &value.to_le_bytes()[..usize::from(width % 9)];
                 self.transport.write(u64::from(*offset) % WINDOW, data);
             }
@@ -253,8 +253,8 @@ impl Driver {
 
     /// Waits until the device has served all there is, so that a run of the same steps is the same run.
     ///
-    /// The device takes its first notification when it is done with what came before, and the second one when it
-    /// is done with what the first announced.
+    /// The device takes its first notification when it is done with what came before, and the second one when
+    /// it is done with what the first announced.
     fn settle(&self) {
         // A device that feeds its own ring from its image is never done; then the reset has to end it.
         let deadline = Instant::now() + Duration::from_millis(500);
