@@ -26,8 +26,8 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Trials that run at once: a guest mostly waits for its own vCPU, and the nested machine has two processors.
-const AT_ONCE: usize = 3;
+/// Trials that run at once: the nested machine has two processors.
+const AT_ONCE: usize = 2;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

@@ -9,8 +9,8 @@ use std::process::{Command, ExitCode, Stdio};
 /// Set inside the nested machine.
 const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
 
-/// `full` here makes trials move as much in the nested machine as on a host whose KVM runs Linux.
-pub const EXTENT: &str = "CORACLE_LINUX_TESTS";
+/// `full` in this variable makes trials do as much in the nested machine as on a host whose KVM runs Linux.
+const EXTENT: &str = "CORACLE_LINUX_TESTS";
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -30,6 +30,11 @@ const DISK_PROGRAMS: [&str; 2] = ["/sbin/e2fsck", "/sbin/debugfs"];
 
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
+}
+
+/// Whether trials are to do all that they can, however long it takes.
+pub fn is_full() -> bool {
+    !is_inside() || env::var_os(EXTENT).is_some_and(|extent| extent == "full")
 }
 
 /// The program under test.

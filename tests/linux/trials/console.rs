@@ -7,7 +7,7 @@ use std::io::{Read, pipe};
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
-use std::{env, fs, io};
+use std::{fs, io};
 
 use crate::images::{noise, raw, scratch, sparse};
 use crate::place;
@@ -24,17 +24,13 @@ crate::group!["console":
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 
-fn is_full() -> bool {
-    !place::is_inside() || env::var_os(place::EXTENT).is_some_and(|extent| extent == "full")
-}
-
 fn amount(full: usize, nested: usize) -> usize {
-    if is_full() { full } else { nested }
+    if place::is_full() { full } else { nested }
 }
 
 /// In seconds; the full amounts may be asked for in the nested machine.
 fn patience() -> u64 {
-    if is_full() { 7200 } else { 300 }
+    if place::is_full() { 7200 } else { 300 }
 }
 
 fn all_that_the_guest_prints_arrives_through_a_pipe() {

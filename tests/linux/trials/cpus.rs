@@ -1,9 +1,10 @@
 //! vCPUs: the guest finds all of them, and each runs programs.
 
+use crate::place;
 use crate::run::Coracle;
 
 crate::group!["cpus":
-    thirty_two_cpus_are_online_and_each_runs_a_program,
+    many_cpus_are_online_and_each_runs_a_program,
     four_cpus_are_online_and_each_runs_a_program,
     two_cpus_are_online_and_each_runs_a_program,
     one_cpu_is_online_and_runs_a_program,
@@ -21,11 +22,16 @@ fn four_cpus_are_online_and_each_runs_a_program() {
     check(4, "0-3");
 }
 
-fn thirty_two_cpus_are_online_and_each_runs_a_program() {
-    check(32, "0-31");
+/// All that a machine may have, where the processor is real; two emulated ones would spend minutes on their spinning.
+fn many_cpus_are_online_and_each_runs_a_program() {
+    if place::is_full() {
+        check(32, "0-31")
+    } else {
+        check(8, "0-7")
+    }
 }
 
-/// The last-but-13th field of /proc/self/stat is the CPU that the program runs on (proc(5): field 39).
+/// Field 39 of /proc/self/stat is the CPU that the program runs on (proc(5)).
 fn check(cpus: u8, online: &str) {
     let count = cpus.to_string();
     let finished = Coracle::run()
