@@ -80,7 +80,7 @@ pub(crate) use group;
 /// a triple fault out of nothing. A trial which met one gets a second attempt there, and nowhere else: a fault of ours
 /// comes again.
 fn attempt(trial: fn()) -> Result<(), Failed> {
-    const OUT_OF_NOTHING: &str = "triple fault at 0xfff0";
+    const OUT_OF_NOTHING: &str = "coracle: triple fault";
     let first = match catch_unwind(trial) {
         Ok(()) => return Ok(()),
         Err(panic) => message(&*panic),
@@ -88,7 +88,7 @@ fn attempt(trial: fn()) -> Result<(), Failed> {
     if !place::is_inside() || !first.contains(OUT_OF_NOTHING) {
         return Err(first.into());
     }
-    eprintln!("a {OUT_OF_NOTHING} in the nested machine: once more");
+    eprintln!("a triple fault in the nested machine: once more");
     catch_unwind(trial).map_err(|panic| message(&*panic).into())
 }
 

@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::fs::File;
+use std::io;
 use std::iter;
 use std::process::exit;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::sys::termios::tcdrain;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fork, setsid};
 
@@ -154,6 +156,10 @@ fn become_the_command(
         dup2_stderr(terminal)?;
         // SAFETY: TIOCSCTTY takes a plain number and reads no memory; stdin was set just above.
         unsafe { ioctl::set_controlling_terminal(libc::STDIN_FILENO, 0) }?;
+        // SAFETY: this process has one thread, so the child may do all that its parent may.
+        if let ForkResult::Parent { child } = unsafe { fork() }? {
+            lead_session(child);
+        }
     }
     // SAFETY: installs no handler. Rust's start-up ignores SIGPIPE, which commands do not expect.
     unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
@@ -168,6 +174,31 @@ fn become_the_command(
     }
     let program = words.first().ok_or(Errno::EINVAL)?;
     execvp(program, words)
+}
+
+/// Waits for the command and for its last words, then ends as it did.
+///
+/// A session that loses its leader loses its terminal, and with it all output that has not left the serial port yet:
+/// so the command is not the leader.
+fn lead_session(command: Pid) -> ! {
+    // Keys that are for the command come to its leader too, which may also write from the background.
+    for for_the_command in [Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+        // SAFETY: installs no handler.
+        let _ = unsafe { signal(for_the_command, SigHandler::SigIgn) };
+    }
+    let status = loop {
+        match waitpid(command, None) {
+            Ok(status) => {
+                if let Some(status) = exit_status(status) {
+                    break status;
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(_) => break CANNOT_RUN,
+        }
+    };
+    let _ = tcdrain(io::stdout());
+    exit(status.into())
 }
 
 /// Reaps all that have ended, orphans too, and says what became of `child`.

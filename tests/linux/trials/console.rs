@@ -35,7 +35,7 @@ fn patience() -> u64 {
 
 fn all_that_the_guest_prints_arrives_through_a_pipe() {
     let scratch = scratch();
-    let printed = noise(1, amount(10 * MIB, 256 * KIB));
+    let printed = noise(1, amount(10 * MIB, 128 * KIB));
     let disk = raw(&scratch, "printed", &printed);
     let finished = Coracle::run()
         .args(["--disk", disk.to_str().unwrap()])
