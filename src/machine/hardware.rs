@@ -19,15 +19,12 @@ impl Hardware {
     ///
     /// # Safety
     /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
-    pub unsafe fn create(memory: &GuestMemoryMmap, cpus: u8) -> Result<Self, kvm::Error> {
-        let kvm = Kvm::open()?;
-        let vm = kvm.create_vm()?;
-        log::debug!("VM created");
+    pub unsafe fn create(kvm: &Kvm, vm: Vm, memory: &GuestMemoryMmap, cpus: u8) -> Result<Self, kvm::Error> {
         // SAFETY: this function's contract is the same.
         unsafe { vm.set_memory(memory) }?;
         vm.create_interrupt_controllers(layout::KVM_TSS, layout::KVM_IDENTITY_MAP)?;
         log::debug!("interrupt controllers created");
-        let vcpus = create_vcpus(&kvm, &vm, cpus)?;
+        let vcpus = create_vcpus(kvm, &vm, cpus)?;
         log::debug!("{cpus} vCPUs created");
         Ok(Self { vcpus, vm })
     }

@@ -24,7 +24,7 @@ use crate::devices::keyboard::KeyboardController;
 use crate::devices::power::SleepRegisters;
 use crate::devices::serial::{SerialPort, Sink};
 use crate::interrupt::Interrupt;
-use crate::kvm::{self, Vcpu, Vm};
+use crate::kvm::{self, Kvm, Vcpu, Vm};
 use crate::virtio::block::OpenError;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::{acpi, layout, mp_table, pvh, registers, zero_page};
@@ -100,11 +100,15 @@ impl Machine {
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
     pub fn build(config: &Config, console_hints: &str, console: Arc<dyn Sink>) -> Result<Self, Error> {
+        // First, while nothing else maps or touches memory: it would have to wait for that.
+        let host = Kvm::open().and_then(|kvm| kvm.create_vm().map(|vm| (kvm, vm)));
+        log::debug!("VM created");
         let memory = Memory::allocate(config.memory.0)?;
         let guest = memory.guest();
         let (blueprint, hardware) = thread::scope(|scope| {
             // SAFETY: the machine, and what it becomes, drops the memory last.
-            let hardware = || unsafe { Hardware::create(guest, config.cpus) };
+            let hardware =
+                || host.and_then(|(kvm, vm)| unsafe { Hardware::create(&kvm, vm, guest, config.cpus) });
             let hardware = thread::Builder::new()
                 .name("hardware".into())
                 .spawn_scoped(scope, hardware);

@@ -1,7 +1,7 @@
 //! Where the trials run, and what has to be there first.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -11,6 +11,12 @@ const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
 
 /// `full` in this variable makes trials do as much in the nested machine as on a host whose KVM runs Linux.
 const EXTENT: &str = "CORACLE_LINUX_TESTS";
+
+/// Seconds after which the nested machine has come to a standstill: trials give up long before.
+const MACHINE_PATIENCE: &str = "1200";
+
+/// Exit codes of a nested machine that came to a standstill, or failed itself.
+const MACHINE_FAILED: [u8; 2] = [124, 125];
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -138,7 +144,10 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         .chain(env::current_exe().map(|program| (program, "/linux-tests".into())))
         // What no wanted trial needs was not made.
         .filter(|(outside, _)| outside.exists());
-    let mut machine = Command::new(Path::new(ROOT).join("tests/nested/run"));
+    let mut machine = Command::new("timeout");
+    machine
+        .args(["--foreground", MACHINE_PATIENCE])
+        .arg(Path::new(ROOT).join("tests/nested/run"));
     for (outside, inside) in files {
         let mut file = outside.into_os_string();
         file.push(":");
@@ -156,19 +165,22 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         ])
         .args(arguments)
         .stdin(Stdio::null());
-    match machine.status() {
-        Ok(status) => ExitCode::from(
-            status
+    // What the machine itself does wrong is not the trials': they get another one.
+    for attempts_left in [1, 0] {
+        let code = match machine.status() {
+            Ok(status) => status
                 .code()
                 .and_then(|code| u8::try_from(code).ok())
                 .unwrap_or(1),
-        ),
-        Err(why) => {
-            eprintln!(
-                "Linux guests: cannot run {:?}: {why}",
-                OsStr::to_string_lossy(machine.get_program())
-            );
-            ExitCode::FAILURE
+            Err(why) => {
+                eprintln!("Linux guests: cannot run {machine:?}: {why}");
+                return ExitCode::FAILURE;
+            }
+        };
+        if !MACHINE_FAILED.contains(&code) || attempts_left == 0 {
+            return ExitCode::from(code);
         }
+        eprintln!("Linux guests: the nested machine failed (status {code}): once more");
     }
+    ExitCode::FAILURE
 }
