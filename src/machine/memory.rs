@@ -126,15 +126,8 @@ impl Mapping {
                 libc::munmap(address.as_ptr().cast(), before);
             }
             libc::munmap(start.add(length).as_ptr().cast(), after);
-            // The first of them would be cleared whole for a few boot tables. Without huge pages the guest runs all
-            // the same.
-            if length > LARGE_PAGE {
-                libc::madvise(
-                    start.add(LARGE_PAGE).as_ptr().cast(),
-                    length - LARGE_PAGE,
-                    libc::MADV_HUGEPAGE,
-                );
-            }
+            // Without huge pages the guest runs all the same.
+            libc::madvise(start.as_ptr().cast(), length, libc::MADV_HUGEPAGE);
             start
         };
         Ok(Self { start, length })
