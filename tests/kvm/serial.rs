@@ -59,16 +59,7 @@ guest!(
     "
     mov ebx, [0x300000]
     request_to_send
-2:
-    mov edx, 0x3fd
-    in al, dx
-    test al, 1
-    jz 2b
-    mov edx, 0x3f8
-    in al, dx
-    out dx, al
-    dec ebx
-    jnz 2b
+    echo_input
     power_off
 "
 );
@@ -152,16 +143,7 @@ guest!(
     in al, dx
     request_to_send
     mov ebx, 26
-2:
-    mov edx, 0x3fd
-    in al, dx
-    test al, 1
-    jz 2b
-    mov edx, 0x3f8
-    in al, dx
-    out dx, al
-    dec ebx
-    jnz 2b
+    echo_input
     power_off
 "
 );

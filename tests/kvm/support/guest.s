@@ -50,6 +50,20 @@
     out dx, al
 .endm
 
+# Sends back the next ebx bytes of input, polling for them.
+.macro echo_input
+.Lecho\@:
+    mov edx, 0x3fd
+    in al, dx
+    test al, 1
+    jz .Lecho\@
+    mov edx, 0x3f8
+    in al, dx
+    out dx, al
+    dec ebx
+    jnz .Lecho\@
+.endm
+
 # The next random number (xorshift) in r8, which holds the seed; uses rax.
 .macro random
     mov rax, r8
