@@ -103,7 +103,9 @@ fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
         let field = |name| line.strip_prefix(name).map(|rest| number_after(rest, ":") * KIB);
         if let Some(size) = field("Size") {
             is_guest_memory = size == GUEST_MEMORY;
-        } else if let Some(bytes) = field("Private_Dirty") {
+        } else if let Some(bytes) = field("Anonymous") {
+            // `Private_Dirty` counts the program's own pages too where its file is in memory, and no other
+            // process maps them at this moment.
             if is_guest_memory {
                 guest_memory += bytes;
             } else if bytes > 0 {
