@@ -1,29 +1,113 @@
 //! The built-in guest: a kernel and an initrd made by guest-images/ and carried inside the program.
 
-use crate::boot::Image;
+use std::ffi::{c_int, c_void};
+use std::fs::File;
+use std::slice;
+
+use crate::boot::{Image, StableFile};
 
 /// The built-in kernel, unless the program was built without one.
 pub fn kernel() -> Option<Image> {
-    KERNEL.map(|bytes| Image::BuiltIn {
-        name: "the built-in kernel",
-        bytes,
-    })
+    KERNEL.map(|bytes| image("the built-in kernel", bytes))
 }
 
 /// The built-in initrd, unless the program was built without one.
 pub fn initrd() -> Option<Image> {
-    INITRD.map(|bytes| Image::BuiltIn {
-        name: "the built-in initrd",
-        bytes,
-    })
+    INITRD.map(|bytes| image("the built-in initrd", bytes))
 }
 
+fn image(name: &'static str, bytes: &'static [u8]) -> Image {
+    let file = in_program(bytes);
+    if file.is_none() {
+        log::debug!("{name} is copied: the program's own file cannot be mapped");
+    }
+    Image::BuiltIn { name, bytes, file }
+}
+
+/// Whole pages in the program's file, so that they can be mapped from there.
+#[cfg_attr(not(built_in_guest), allow(dead_code))]
+#[repr(C, align(4096))]
+struct PageAligned<T: ?Sized>(T);
+
 #[cfg(built_in_guest)]
-const KERNEL: Option<&[u8]> = Some(include_bytes!(env!("CORACLE_KERNEL")));
+const KERNEL: Option<&[u8]> = {
+    static BYTES: &PageAligned<[u8]> = &PageAligned(*include_bytes!(env!("CORACLE_KERNEL")));
+    Some(&BYTES.0)
+};
 #[cfg(built_in_guest)]
-const INITRD: Option<&[u8]> = Some(include_bytes!(env!("CORACLE_INITRD")));
+const INITRD: Option<&[u8]> = {
+    static BYTES: &PageAligned<[u8]> = &PageAligned(*include_bytes!(env!("CORACLE_INITRD")));
+    Some(&BYTES.0)
+};
 
 #[cfg(not(built_in_guest))]
 const KERNEL: Option<&[u8]> = None;
 #[cfg(not(built_in_guest))]
 const INITRD: Option<&[u8]> = None;
+
+/// Where bytes that are part of the program are in its file. Linux lets nobody write the file of a running program.
+fn in_program(bytes: &'static [u8]) -> Option<StableFile> {
+    let offset = offset_in_program(bytes)?;
+    let file = File::open("/proc/self/exe").ok()?;
+    Some(StableFile { file, offset })
+}
+
+fn offset_in_program(bytes: &'static [u8]) -> Option<u64> {
+    struct Search {
+        address: u64,
+        length: u64,
+        offset: Option<u64>,
+    }
+    /// Called for the program first, and no further.
+    unsafe extern "C" fn search(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
+        // SAFETY: dl_iterate_phdr hands over a valid `info`, and the `Search` it was given.
+        let (info, search) = unsafe { (&*info, &mut *data.cast::<Search>()) };
+        // SAFETY: the program headers of the running program, for as long as it runs.
+        let headers = unsafe { slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+        search.offset = headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_LOAD)
+            .find_map(|header| {
+                let within = search.address.checked_sub(info.dlpi_addr + header.p_vaddr)?;
+                (within + search.length <= header.p_filesz).then_some(header.p_offset + within)
+            });
+        1
+    }
+    let mut found = Search {
+        address: bytes.as_ptr() as u64,
+        length: bytes.len() as u64,
+        offset: None,
+    };
+    // SAFETY: `search` takes `found` for what it is, within this call.
+    unsafe { libc::dl_iterate_phdr(Some(search), (&raw mut found).cast()) };
+    found.offset
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn the_programs_file_holds_its_bytes_where_they_are_said_to_be() {
+        static BYTES: [u8; 9000] = {
+            let mut bytes = [0; 9000];
+            let mut index = 0;
+            while index < bytes.len() {
+                bytes[index] = (index % 251) as u8;
+                index += 1;
+            }
+            bytes
+        };
+        let place = in_program(&BYTES).unwrap();
+        let mut read = [0; 9000];
+        place.file.read_exact_at(&mut read, place.offset).unwrap();
+        assert_eq!(read, BYTES);
+    }
+
+    #[test]
+    fn bytes_outside_of_the_programs_file_have_no_place_in_it() {
+        assert!(offset_in_program(Box::leak(Box::new([1; 100]))).is_none());
+    }
+}

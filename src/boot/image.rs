@@ -12,6 +12,7 @@ use vm_memory::{
 };
 
 use super::error::{Error, Problem};
+use super::map::StableFile;
 
 /// A kernel or initrd: a file, or bytes carried inside the program.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub enum Image {
     BuiltIn {
         name: &'static str,
         bytes: &'static [u8],
+        /// A file that holds the same bytes.
+        file: Option<StableFile>,
     },
 }
 
@@ -127,10 +130,22 @@ impl Source for &Image {
         address: GuestAddress,
     ) -> Result<(), Problem> {
         match self {
+            // Read, not mapped: whoever writes the file later must not change a running guest.
             Image::File { file, .. } => read_into_guest(file, offset, length, memory, address),
-            Image::BuiltIn { bytes, .. } => memory
-                .write_slice(part(bytes, offset, length)?, address)
-                .map_err(Problem::GuestMemory),
+            Image::BuiltIn { bytes, file, .. } => {
+                let bytes = part(bytes, offset, length)?;
+                let mapped = match file {
+                    Some(file) => file.map(offset, length, memory, address)?,
+                    None => 0..0,
+                };
+                for rest in [0..mapped.start, mapped.end..length] {
+                    let to = GuestAddress(address.0 + rest.start);
+                    memory
+                        .write_slice(&bytes[rest.start as usize..rest.end as usize], to)
+                        .map_err(Problem::GuestMemory)?;
+                }
+                Ok(())
+            }
         }
     }
 }

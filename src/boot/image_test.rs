@@ -49,6 +49,7 @@ fn reads_beyond_the_end_are_errors_and_never_short() {
         Image::BuiltIn {
             name: "seven",
             bytes: &[7; 100],
+            file: None,
         },
     ] {
         let mut source = &image;
@@ -67,6 +68,7 @@ fn a_stream_ends_where_it_was_told_to() {
     let image = Image::BuiltIn {
         name: "digits",
         bytes: b"0123456789",
+        file: None,
     };
     let mut out = String::new();
     ImageReader {

@@ -15,6 +15,8 @@ mod image;
 mod initrd;
 /// The LZ4 frame that kernels are packed with.
 mod lz4;
+/// Maps a file's pages as guest memory.
+mod map;
 /// Unpacks what a bzImage carries.
 mod unpack;
 
@@ -28,6 +30,7 @@ pub use command_line::CommandLine;
 pub use error::{Error, Problem};
 pub use image::Image;
 pub use initrd::{Initrd, load_initrd};
+pub use map::StableFile;
 pub use unpack::Compression;
 
 use image::Source;

@@ -30,6 +30,7 @@ pub fn built_in(bytes: &[u8]) -> Image {
     Image::BuiltIn {
         name: "test kernel",
         bytes: Box::leak(bytes.to_vec().into_boxed_slice()),
+        file: None,
     }
 }
 

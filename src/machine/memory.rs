@@ -39,6 +39,7 @@ impl Memory {
                 source: io::ErrorKind::OutOfMemory.into(),
             })?;
             let mapping = Mapping::new(length).map_err(|source| Error::Map { size, source })?;
+            mapping.ask_for_large_pages(start);
             // SAFETY: the mapping is `length` bytes, and Drop keeps it as long as anybody holds the guest memory.
             let region = unsafe {
                 MmapRegionBuilder::new(length)
@@ -126,11 +127,26 @@ impl Mapping {
                 libc::munmap(address.as_ptr().cast(), before);
             }
             libc::munmap(start.add(length).as_ptr().cast(), after);
-            // Without huge pages the guest runs all the same.
-            libc::madvise(start.as_ptr().cast(), length, libc::MADV_HUGEPAGE);
             start
         };
         Ok(Self { start, length })
+    }
+
+    /// Asks for large pages, for what is guest memory from `guest_start`. Where that is 0 the first one stays
+    /// small pages: a boot touches a few of them, for its tables.
+    fn ask_for_large_pages(&self, guest_start: u64) {
+        let small = if guest_start == 0 {
+            LARGE_PAGE.min(self.length)
+        } else {
+            0
+        };
+        let start = self.start.as_ptr().cast::<libc::c_void>();
+        // SAFETY: both ranges are within the mapping, and the advice changes nothing that is in it. Where it is not
+        // taken the guest runs all the same.
+        unsafe {
+            libc::madvise(start, small, libc::MADV_NOHUGEPAGE);
+            libc::madvise(start.add(small), self.length - small, libc::MADV_HUGEPAGE);
+        }
     }
 }
 

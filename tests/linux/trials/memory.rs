@@ -1,6 +1,7 @@
 //! Guest memory, and what the process takes beside it.
 
 use std::fs;
+use std::ops::Range;
 
 use crate::run::Coracle;
 
@@ -95,31 +96,21 @@ fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
         .start();
     run.wait_for("up");
     let smaps = fs::read_to_string(format!("/proc/{}/smaps", run.id())).unwrap();
-    let mut mapping = "";
-    let mut is_guest_memory = false;
-    let mut guest_memory = 0;
-    let mut dirty: Vec<(u64, &str)> = Vec::new();
-    for line in smaps.lines() {
-        let field = |name| line.strip_prefix(name).map(|rest| number_after(rest, ":") * KIB);
-        if let Some(size) = field("Size") {
-            is_guest_memory = size == GUEST_MEMORY;
-        } else if let Some(bytes) = field("Anonymous") {
-            // `Private_Dirty` counts the program's own pages too where its file is in memory, and no other
-            // process maps them at this moment.
-            if is_guest_memory {
-                guest_memory += bytes;
-            } else if bytes > 0 {
-                dirty.push((bytes, mapping));
-            }
-        } else if line
-            .split_once('-')
-            .is_some_and(|(start, _)| u64::from_str_radix(start, 16).is_ok())
-        {
-            mapping = line;
-        }
-    }
+    let mappings = mappings(&smaps);
+    let guest = guest_memory(&mappings, GUEST_MEMORY);
+    let (guest, beside): (Vec<_>, Vec<_>) = mappings
+        .iter()
+        .partition(|mapping| guest.contains(&mapping.range.start));
+    // `Private_Dirty` counts the program's own pages too where its file is in memory, and no other process maps them
+    // at this moment.
+    let dirty: Vec<_> = beside
+        .iter()
+        .filter(|mapping| mapping.anonymous > 0)
+        .map(|mapping| (mapping.anonymous, mapping.line))
+        .collect();
     let sum: u64 = dirty.iter().map(|(bytes, _)| bytes).sum();
-    assert!(guest_memory > MIB, "guest memory was not found:\n{smaps}");
+    let touched: u64 = guest.iter().map(|mapping| mapping.anonymous).sum();
+    assert!(touched > MIB, "guest memory was not found:\n{smaps}");
     eprintln!(
         "private dirty memory beside guest memory at the guest's init: {} KiB",
         sum / KIB
@@ -130,4 +121,50 @@ fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
     );
     run.type_in("\n");
     run.end().assert_powered_off();
+}
+
+struct Mapping<'a> {
+    line: &'a str,
+    range: Range<u64>,
+    /// Bytes that are the process's alone.
+    anonymous: u64,
+}
+
+/// The mappings of `/proc/PID/smaps`.
+fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for line in smaps.lines() {
+        if line.starts_with("Anonymous:") {
+            mappings.last_mut().unwrap().anonymous = number_after(line, ":") * KIB;
+        } else if let Some((start, rest)) = line.split_once('-')
+            && let Ok(start) = u64::from_str_radix(start, 16)
+        {
+            let end = address(rest.split_once(' ').unwrap().0);
+            mappings.push(Mapping {
+                line,
+                range: start..end,
+                anonymous: 0,
+            });
+        }
+    }
+    mappings
+}
+
+/// Guest memory is several mappings, one after another, that are its size together.
+fn guest_memory(mappings: &[Mapping], size: u64) -> Range<u64> {
+    let from = |first: usize| {
+        let start = mappings[first].range.start;
+        let mut end = start;
+        for mapping in &mappings[first..] {
+            if mapping.range.start != end || end - start >= size {
+                break;
+            }
+            end = mapping.range.end;
+        }
+        start..end
+    };
+    (0..mappings.len())
+        .map(from)
+        .find(|range| range.end - range.start == size)
+        .expect("guest memory is mapped")
 }

@@ -1,0 +1,63 @@
+//! Pages of a file as guest memory, copy-on-write: nothing is read before the guest touches it, and what it never
+//! writes is the host's page cache, shared by all guests.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use super::error::Problem;
+
+const PAGE: u64 = 0x1000;
+
+/// Bytes of a file that nobody changes or shortens while a guest runs.
+#[derive(Debug)]
+pub struct StableFile {
+    pub file: File,
+    /// Where they start in it.
+    pub offset: u64,
+}
+
+impl StableFile {
+    /// Maps `length` bytes from `offset` over guest memory at `address`, as far as they are whole pages, and returns
+    /// which of them that was. Empty where bytes and guest memory lie differently in their pages.
+    pub(super) fn map(
+        &self,
+        offset: u64,
+        length: u64,
+        memory: &GuestMemoryMmap,
+        address: GuestAddress,
+    ) -> Result<Range<u64>, Problem> {
+        let start = address.0.next_multiple_of(PAGE) - address.0;
+        let end = ((address.0 + length) & !(PAGE - 1)).saturating_sub(address.0);
+        let in_file = self.offset + offset + start;
+        if !in_file.is_multiple_of(PAGE) || start >= end {
+            return Ok(0..0);
+        }
+        let slice = memory
+            .get_slice(GuestAddress(address.0 + start), (end - start) as usize)
+            .map_err(Problem::GuestMemory)?;
+        // SAFETY: the slice is all guest memory, whose mapping stays one of the same size and rights; what it held
+        // is of no use to anybody, as the caller is about to fill it.
+        let mapped = unsafe {
+            libc::mmap(
+                slice.ptr_guard_mut().as_ptr().cast(),
+                slice.len(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                self.file.as_raw_fd(),
+                in_file as libc::off_t,
+            )
+        };
+        match mapped {
+            libc::MAP_FAILED => Err(Problem::Read(io::Error::last_os_error())),
+            _ => Ok(start..end),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "map_test.rs"]
+mod tests;
