@@ -112,7 +112,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Creates the local APICs, the IO-APIC, the PICs and the PIT, all inside KVM.
+    /// Creates the local APICs, the IO-APIC and the PICs, all inside KVM.
     ///
     /// `tss` and `identity_map` are the guest addresses of three pages and one page that KVM needs for itself
     /// on Intel processors (KVM API, `KVM_SET_TSS_ADDR` and `KVM_SET_IDENTITY_MAP_ADDR`).
@@ -125,7 +125,11 @@ impl Vm {
             .map_err(refused("place its TSS"))?;
         self.fd
             .create_irq_chip()
-            .map_err(refused("create interrupt controllers"))?;
+            .map_err(refused("create interrupt controllers"))
+    }
+
+    /// Creates the PIT, the timer of PCs, inside KVM.
+    pub fn create_timer(&self) -> Result<(), Error> {
         // The speaker port is 0x61, which kernels poll while they calibrate timers.
         let pit = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,

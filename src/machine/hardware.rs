@@ -17,36 +17,61 @@ pub struct Hardware {
 impl Hardware {
     /// Memory first: a memory region that comes after the interrupt controllers costs milliseconds.
     ///
+    /// `timer`: whether there is a PIT. Kernels that know KVM's clock do without.
+    ///
     /// # Safety
     /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
-    pub unsafe fn create(kvm: &Kvm, vm: Vm, memory: &GuestMemoryMmap, cpus: u8) -> Result<Self, kvm::Error> {
+    pub unsafe fn create(
+        kvm: &Kvm,
+        memory: &GuestMemoryMmap,
+        cpus: u8,
+        timer: bool,
+    ) -> Result<Self, kvm::Error> {
+        let vm = kvm.create_vm()?;
+        log::debug!("VM created");
         // SAFETY: this function's contract is the same.
         unsafe { vm.set_memory(memory) }?;
         vm.create_interrupt_controllers(layout::KVM_TSS, layout::KVM_IDENTITY_MAP)?;
+        if timer {
+            vm.create_timer()?;
+        }
         log::debug!("interrupt controllers created");
-        let vcpus = create_vcpus(kvm, &vm, cpus)?;
+        let vcpus = (0..cpus)
+            .map(|cpu| vm.create_vcpu(cpu))
+            .collect::<Result<_, _>>()?;
         log::debug!("{cpus} vCPUs created");
         Ok(Self { vcpus, vm })
     }
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &Vm, cpus: u8) -> Result<Vec<Vcpu>, kvm::Error> {
-    let supported = kvm.supported_cpuid()?;
-    let tsc_deadline_timer = kvm.has_tsc_deadline_timer();
-    let create = |cpu| {
-        let vcpu = vm.create_vcpu(cpu)?;
-        let mut cpuid: CpuId = supported.clone();
-        cpuid::set_topology(
-            &mut cpuid,
-            Topology {
+/// What the host's processor and KVM offer to vCPUs.
+pub struct Processor {
+    supported: CpuId,
+    tsc_deadline_timer: bool,
+}
+
+impl Processor {
+    pub fn ask(kvm: &Kvm) -> Result<Self, kvm::Error> {
+        Ok(Self {
+            supported: kvm.supported_cpuid()?,
+            tsc_deadline_timer: kvm.has_tsc_deadline_timer(),
+        })
+    }
+
+    /// Makes the vCPUs processors of one package, in the state in which a kernel is entered.
+    pub fn set_up(&self, vcpus: &[Vcpu]) -> Result<(), kvm::Error> {
+        let cpus = vcpus.len() as u8;
+        for (cpu, vcpu) in (0..).zip(vcpus) {
+            let mut cpuid = self.supported.clone();
+            let topology = Topology {
                 cpu,
                 cpus,
-                tsc_deadline_timer,
-            },
-        );
-        vcpu.set_cpuid(&cpuid)?;
-        vcpu.set_msrs(&msrs::boot_msrs())?;
-        Ok(vcpu)
-    };
-    (0..cpus).map(create).collect()
+                tsc_deadline_timer: self.tsc_deadline_timer,
+            };
+            cpuid::set_topology(&mut cpuid, topology);
+            vcpu.set_cpuid(&cpuid)?;
+            vcpu.set_msrs(&msrs::boot_msrs())?;
+        }
+        Ok(())
+    }
 }

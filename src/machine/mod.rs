@@ -30,7 +30,7 @@ use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::{acpi, layout, mp_table, pvh, registers, zero_page};
 use blueprint::PlacedDisk;
 use ending::Ending;
-use hardware::Hardware;
+use hardware::{Hardware, Processor};
 
 /// Why a machine could not be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -100,31 +100,35 @@ impl Machine {
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
     pub fn build(config: &Config, console_hints: &str, console: Arc<dyn Sink>) -> Result<Self, Error> {
-        // First, while nothing else maps or touches memory: it would have to wait for that.
-        let host = Kvm::open().and_then(|kvm| kvm.create_vm().map(|vm| (kvm, vm)));
-        log::debug!("VM created");
         let memory = Memory::allocate(config.memory.0)?;
         let guest = memory.guest();
-        let (blueprint, hardware) = thread::scope(|scope| {
+        let kvm = Kvm::open()?;
+        // Making a VM is in good part waiting: for threads of KVM's, and for grace periods.
+        let (hardware, beside) = thread::scope(|scope| {
+            let beside = || -> Result<_, Error> {
+                let processor = Processor::ask(&kvm)?;
+                let blueprint = Blueprint::new(config, console_hints, guest)?;
+                Ok((processor, blueprint))
+            };
+            let beside = thread::Builder::new()
+                .name("blueprint".into())
+                .spawn_scoped(scope, beside);
             // SAFETY: the machine, and what it becomes, drops the memory last.
-            let hardware =
-                || host.and_then(|(kvm, vm)| unsafe { Hardware::create(&kvm, vm, guest, config.cpus) });
-            let hardware = thread::Builder::new()
-                .name("hardware".into())
-                .spawn_scoped(scope, hardware);
-            let blueprint = Blueprint::new(config, console_hints, guest);
-            (blueprint, hardware.map(|thread| thread.join()))
+            let hardware = unsafe { Hardware::create(&kvm, guest, config.cpus, config.kernel.is_some()) };
+            (hardware, beside.map(|thread| thread.join()))
         });
+        let beside = beside.map_err(system("start a thread"))?;
+        let (processor, blueprint) =
+            beside.map_err(|_| system("load the kernel")(io::Error::other("its thread panicked")))??;
         let Blueprint {
             kernel,
             disks,
             initrd,
             command_line,
             ..
-        } = blueprint?;
-        let hardware = hardware.map_err(system("start a thread"))?;
-        let Hardware { vm, vcpus } =
-            hardware.map_err(|_| system("create a VM")(io::Error::other("its thread panicked")))??;
+        } = blueprint;
+        let Hardware { vm, vcpus } = hardware?;
+        processor.set_up(&vcpus)?;
         set_entry(&vcpus[0], &kernel, &memory)?;
 
         let ending = Arc::new(Ending::new().map_err(system("make an event"))?);
