@@ -1,5 +1,6 @@
 # make run     boots a Linux guest to its shell (without a terminal: a short demonstration)
 # make test    passes the tests
+# make race    boot time beside crun, runc and QEMU microvm, on the deterministic clock: into target/race/
 # make check   formatting, lints, documentation, dependencies
 # make guest   builds the built-in guest that coracle carries
 # make fuzz    each fuzz target for a minute (FUZZ_SECONDS=N for longer)
@@ -17,7 +18,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test check guest fuzz bench build
+.PHONY: help run test race check guest fuzz bench build
 .PHONY: prepared crates nested formats
 
 help:
@@ -29,6 +30,10 @@ run: build
 test: build formats
 	$(call say,running the tests of this host and then those with Linux guests)
 	@cargo test --quiet --workspace
+
+race: build
+	@tests/nested/prepare
+	@tools/race
 
 check:
 	cargo fmt --all --check

@@ -2,9 +2,18 @@
 
 use std::ffi::{c_int, c_void};
 use std::fs::File;
+use std::ops::Range;
 use std::slice;
 
 use crate::boot::{Image, StableFile};
+
+const MIB: u64 = 1 << 20;
+
+/// The guest addresses that the built-in kernel writes while it boots, nearly all of them: from its data up.
+pub const WRITTEN_AT_BOOT: Range<u64> = 8 * MIB..12 * MIB;
+/// Guest addresses of which it touches single pages: below its data, which includes its code and the initrd, and
+/// where its first allocations end.
+pub const HARDLY_WRITTEN_AT_BOOT: [Range<u64>; 2] = [0..8 * MIB, 12 * MIB..16 * MIB];
 
 /// The built-in kernel, unless the program was built without one.
 pub fn kernel() -> Option<Image> {

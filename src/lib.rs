@@ -26,6 +26,8 @@ pub mod interrupt;
 pub mod kvm;
 // A configuration becomes a running machine, and a running machine an outcome.
 pub mod machine;
+// Where the time of a boot goes.
+pub mod timings;
 // Devices of virtio 1.2 and their transport.
 pub mod virtio;
 // What only an x86 PC has.

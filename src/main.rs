@@ -12,6 +12,7 @@ use coracle::diagnosis::exit_code;
 use log::Level;
 
 fn main() -> ExitCode {
+    let started = monotonic();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -42,8 +43,7 @@ fn main() -> ExitCode {
             }
         })
         .init();
-    log::debug!("arguments understood");
-    match cli.execute() {
+    match cli.execute(started) {
         Ok(code) => code.into(),
         Err(error) => {
             tell(format_args!("coracle: {error}"));

@@ -58,6 +58,7 @@ pub(super) fn load(image: &Image, header: setup_header, memory: &GuestMemoryMmap
         format,
         protocol: loaded.protocol,
         entry: loaded.entry,
+        start: loaded.start,
         end: loaded.end,
         setup_header: Some(header),
         command_line_limit: header.cmdline_size as usize,
@@ -174,6 +175,7 @@ fn load_packed(
             Ok(elf::Loaded {
                 protocol: Protocol::Linux64,
                 entry,
+                start: GuestAddress(start),
                 end: GuestAddress(end),
             })
         }

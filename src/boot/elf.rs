@@ -4,7 +4,7 @@
 //! are in the file and its addresses in guest memory above 1 MiB.
 
 use linux_loader::elf::{
-    EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_EXEC, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr,
+    EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_EXEC, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PF_W,
     PT_INTERP, PT_LOAD, PT_NOTE,
 };
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -29,6 +29,8 @@ const XEN_NOTE_NAME: &[u8] = b"Xen\0";
 pub(super) struct Loaded {
     pub(super) protocol: Protocol,
     pub(super) entry: GuestAddress,
+    /// Start of the lowest segment.
+    pub(super) start: GuestAddress,
     /// End of the highest segment, with the memory that the kernel expects zeroed.
     pub(super) end: GuestAddress,
 }
@@ -41,6 +43,7 @@ struct Segment {
     /// The guest memory that it takes.
     start: u64,
     end: u64,
+    writable: bool,
 }
 
 /// Puts an ELF kernel into guest memory, which must still be zero where nothing was written.
@@ -50,12 +53,16 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
     let program_headers = read_program_headers(source, &header, length)?;
     let segments = check_segments(&program_headers, memory, length)?;
     for segment in segments.iter().filter(|segment| segment.file_size > 0) {
-        source.load(
-            segment.offset,
-            segment.file_size,
-            memory,
-            GuestAddress(segment.start),
-        )?;
+        let &Segment {
+            offset,
+            file_size,
+            start,
+            ..
+        } = segment;
+        match segment.writable {
+            true => source.load(offset, file_size, memory, GuestAddress(start))?,
+            false => source.share(offset, file_size, memory, GuestAddress(start))?,
+        }
     }
 
     let (protocol, entry) = match find_pvh_entry(source, &program_headers, &segments, memory, length)? {
@@ -70,15 +77,13 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
             "its {protocol} {entry:#x} is in none of its segments"
         )));
     }
-    let end = segments
-        .iter()
-        .map(|segment| segment.end)
-        .max()
-        .unwrap_or(layout::HIGH_MEMORY);
+    let start = segments.iter().map(|segment| segment.start).min();
+    let end = segments.iter().map(|segment| segment.end).max();
     Ok(Loaded {
         protocol,
         entry: GuestAddress(entry),
-        end: GuestAddress(end),
+        start: GuestAddress(start.unwrap_or(layout::HIGH_MEMORY)),
+        end: GuestAddress(end.unwrap_or(layout::HIGH_MEMORY)),
     })
 }
 
@@ -199,6 +204,7 @@ fn check_segment(
         p_filesz,
         p_memsz,
         p_paddr,
+        p_flags,
         ..
     } = *header;
     if p_filesz > p_memsz {
@@ -221,6 +227,7 @@ fn check_segment(
             file_size: p_filesz,
             start: p_paddr,
             end,
+            writable: p_flags & PF_W != 0,
         }),
         Some(end) if end <= layout::MMIO_HOLE => Err(Problem::NoRoomForKernel {
             needs,

@@ -93,8 +93,7 @@ fn open(path: &Path) -> Result<File, Problem> {
 pub(super) trait Source {
     fn length(&self) -> Result<u64, Problem>;
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Problem>;
-    /// Puts `length` bytes from `offset` into guest memory at `address`: the one place where a kernel's or
-    /// initrd's pages reach the guest.
+    /// Puts `length` bytes from `offset` into guest memory at `address`.
     fn load(
         &mut self,
         offset: u64,
@@ -102,6 +101,17 @@ pub(super) trait Source {
         memory: &GuestMemoryMmap,
         address: GuestAddress,
     ) -> Result<(), Problem>;
+
+    /// The same for bytes that the guest hardly writes: where it can be, they stay the host's until it does.
+    fn share(
+        &mut self,
+        offset: u64,
+        length: u64,
+        memory: &GuestMemoryMmap,
+        address: GuestAddress,
+    ) -> Result<(), Problem> {
+        self.load(offset, length, memory, address)
+    }
 }
 
 impl Source for &Image {
@@ -130,23 +140,44 @@ impl Source for &Image {
         address: GuestAddress,
     ) -> Result<(), Problem> {
         match self {
-            // Read, not mapped: whoever writes the file later must not change a running guest.
             Image::File { file, .. } => read_into_guest(file, offset, length, memory, address),
             Image::BuiltIn { bytes, file, .. } => {
                 let bytes = part(bytes, offset, length)?;
-                let mapped = match file {
-                    Some(file) => file.map(offset, length, memory, address)?,
-                    None => 0..0,
-                };
-                for rest in [0..mapped.start, mapped.end..length] {
-                    let to = GuestAddress(address.0 + rest.start);
-                    memory
-                        .write_slice(&bytes[rest.start as usize..rest.end as usize], to)
-                        .map_err(Problem::GuestMemory)?;
+                match file {
+                    // Rather than touch the program's own mapping of it, page by page.
+                    Some(StableFile { file, offset: start }) => {
+                        read_into_guest(file, start + offset, length, memory, address)
+                    }
+                    None => memory.write_slice(bytes, address).map_err(Problem::GuestMemory),
                 }
-                Ok(())
             }
         }
+    }
+
+    fn share(
+        &mut self,
+        offset: u64,
+        length: u64,
+        memory: &GuestMemoryMmap,
+        address: GuestAddress,
+    ) -> Result<(), Problem> {
+        let mapped = match self {
+            Image::BuiltIn {
+                bytes,
+                file: Some(file),
+                ..
+            } => {
+                part(bytes, offset, length)?;
+                file.map(offset, length, memory, address)?
+            }
+            // Whoever writes a person's file later must not change a running guest.
+            _ => 0..0,
+        };
+        for rest in [0..mapped.start, mapped.end..length] {
+            let to = GuestAddress(address.0 + rest.start);
+            self.load(offset + rest.start, rest.end - rest.start, memory, to)?;
+        }
+        Ok(())
     }
 }
 

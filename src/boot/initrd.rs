@@ -1,5 +1,5 @@
 //! Where the initrd goes: as high as the boot protocol lets it ("ramdisk_image", "initrd_addr_max"), out of
-//! the kernel's way.
+//! the kernel's way. The built-in one goes below the built-in kernel, with what else its boot touches.
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -18,15 +18,19 @@ pub struct Initrd {
     pub size: u64,
 }
 
-/// Reads an initrd into guest memory: page-aligned, as high as allowed, never over the kernel.
+/// Puts an initrd into guest memory: page-aligned, as high as allowed, never over the kernel.
 pub fn load_initrd(image: &Image, memory: &GuestMemoryMmap, kernel: &Kernel) -> Result<Initrd, Error> {
     load(image, memory, kernel).map_err(|problem| image.error(problem))
 }
 
 fn load(mut image: &Image, memory: &GuestMemoryMmap, kernel: &Kernel) -> Result<Initrd, Problem> {
     let size = image.length()?;
-    let address = place(size, memory, kernel)?;
-    image.load(0, size, memory, address)?;
+    let below = kernel.start.0.saturating_sub(layout::HIGH_MEMORY);
+    let address = match image {
+        Image::BuiltIn { .. } if size <= below => GuestAddress(layout::HIGH_MEMORY),
+        _ => place(size, memory, kernel)?,
+    };
+    image.share(0, size, memory, address)?;
     Ok(Initrd { address, size })
 }
 

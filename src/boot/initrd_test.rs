@@ -11,6 +11,7 @@ fn kernel(end: u64, initrd_addr_max: Option<u32>) -> Kernel {
         format: Format::Elf,
         protocol: Protocol::Pvh,
         entry: GuestAddress(layout::HIGH_MEMORY),
+        start: GuestAddress(layout::HIGH_MEMORY),
         end: GuestAddress(end),
         setup_header: initrd_addr_max.map(|initrd_addr_max| setup_header {
             initrd_addr_max,

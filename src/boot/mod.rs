@@ -86,6 +86,8 @@ pub struct Kernel {
     pub format: Format,
     pub protocol: Protocol,
     pub entry: GuestAddress,
+    /// First byte of the kernel.
+    pub start: GuestAddress,
     /// First byte after all that the kernel needs until it knows its memory.
     pub end: GuestAddress,
     /// As it is in the file, for every kernel that came out of a bzImage.
@@ -114,6 +116,7 @@ fn load(mut image: &Image, memory: &GuestMemoryMmap) -> Result<Kernel, Problem> 
             format: Format::Elf,
             protocol: loaded.protocol,
             entry: loaded.entry,
+            start: loaded.start,
             end: loaded.end,
             setup_header: None,
             command_line_limit: ELF_COMMAND_LINE_LIMIT,

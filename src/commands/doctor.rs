@@ -10,7 +10,7 @@ use clap::builder::styling::AnsiColor;
 use crate::diagnosis::exit_code;
 use crate::kvm::probe::{Capability, Speed};
 use crate::kvm::{self, Kvm};
-use host::Host;
+pub(super) use host::Host;
 
 /// Say whether this host can run guests, and what to do where it cannot
 ///
@@ -50,13 +50,13 @@ pub fn execute(_: &Args) -> io::Result<u8> {
 }
 
 /// What KVM offers here.
-struct Offer {
+pub(super) struct Offer {
     capabilities: Vec<Capability>,
-    speed: Result<Speed, kvm::Error>,
+    pub(super) speed: Result<Speed, kvm::Error>,
 }
 
 impl Offer {
-    fn ask(kvm: Kvm) -> Self {
+    pub(super) fn ask(kvm: Kvm) -> Self {
         Self {
             capabilities: kvm.capabilities(),
             speed: kvm.measure_speed(),
@@ -89,7 +89,12 @@ pub enum Status {
 
 impl Report {
     pub fn linux_will_boot(&self) -> bool {
-        self.checks.iter().all(|check| check.status != Status::Failed)
+        self.failed().next().is_none()
+    }
+
+    /// What Linux does not boot for.
+    pub fn failed(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| check.status == Status::Failed)
     }
 
     fn coloured(&self) -> String {
@@ -165,7 +170,8 @@ impl Check {
     }
 }
 
-fn examine(kvm: &Result<Offer, kvm::Error>, host: &Host) -> Report {
+/// Every check, on what KVM offers and on what Linux tells about the host.
+pub(super) fn examine(kvm: &Result<Offer, kvm::Error>, host: &Host) -> Report {
     let mut checks = vec![device(kvm.as_ref().err(), host)];
     match kvm {
         Ok(offer) => {

@@ -3,9 +3,11 @@
 mod completions;
 mod doctor;
 mod man;
+mod race;
 mod run;
 
 use std::io;
+use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand};
 use log::LevelFilter;
@@ -27,6 +29,7 @@ Examples:
   coracle doctor                     can this host run guests, and if not, what to do
   coracle run                        a shell in the built-in guest (Ctrl-A x quits, Ctrl-A h helps)
   coracle run --cpus 4 --memory 1G   the same, larger
+  coracle race                       boot time beside containers and other VMMs
   coracle help run                   kernels, disks, exit codes and more examples")]
 pub struct Cli {
     /// Tells more on stderr; twice for everything
@@ -40,6 +43,7 @@ pub struct Cli {
 enum Command {
     Run(Box<run::Args>),
     Doctor(doctor::Args),
+    Race(race::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -51,6 +55,10 @@ pub enum Error {
     Config(#[from] config::Error),
     #[error(transparent)]
     Machine(#[from] machine::Error),
+    #[error(transparent)]
+    Race(#[from] coracle_race::Error),
+    #[error(transparent)]
+    Timings(#[from] crate::timings::Error),
     #[error("cannot {what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -61,6 +69,7 @@ impl Error {
             Self::Config(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::Machine(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::Machine(error) if error.is_host() => exit_code::HOST_CANNOT,
+            Self::Race(coracle_race::Error::Interrupted(signal)) => exit_code::from_signal(*signal),
             _ => exit_code::FAILED,
         }
     }
@@ -76,16 +85,23 @@ impl Cli {
         }
     }
 
-    /// Carries the command out and returns the exit code.
-    pub fn execute(&self) -> Result<u8, Error> {
+    /// Carries the command out and returns the exit code. The process started at this time of [`monotonic`].
+    ///
+    /// [`monotonic`]: crate::clock::monotonic
+    pub fn execute(&self, started: Duration) -> Result<u8, Error> {
         match &self.command {
-            Command::Run(args) => run::execute(args),
+            Command::Run(args) => run::execute(args, started),
             Command::Doctor(args) => doctor::execute(args).map_err(|source| Error::System {
                 what: "print the report",
                 source,
             }),
+            Command::Race(args) => race::execute(args),
             Command::Completions(args) => completions::execute(args),
             Command::Man(args) => man::execute(args),
         }
     }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
 }

@@ -1,14 +1,17 @@
 //! `coracle run`: boots a guest and stays with it until its end.
 
 use std::io::{self, Write};
+use std::mem;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::Error;
+use super::{Error, system};
 use crate::config::{CPUS_MAX, Config, Disk, OnReboot, Size};
 use crate::console::{Drain, End, Output, Session, Signals, Terminal, tell, terminal_size};
 use crate::diagnosis::{self, Facts, Verdict, exit_code};
 use crate::machine::{self, Blueprint, Machine, Memory, Outcome};
+use crate::timings::{self, Destination, Phase, Timeline};
 
 /// Boot a guest and attach its console to this terminal
 ///
@@ -25,6 +28,8 @@ Examples:
       one command in the built-in guest, then power-off
   coracle run --kernel /boot/vmlinuz-$(uname -r) --initrd initrd.img --disk root.img --cmdline root=/dev/vda
       any Linux kernel: a bzImage or a vmlinux, with or without PVH
+  coracle run --timings=boot.svg --cmdline '-- true'
+      where the time of a boot goes, as a picture; as figures with boot.json, as a table without a file
   coracle run --config machine.json
       {\"kernel\": \"vmlinux\", \"memory\": \"1G\", \"cpus\": 2, \"disk\": [{\"file\": \"root.img\", \"ro\": true}]}
 
@@ -73,6 +78,13 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
 
+    /// Tell where the time goes: phases of the boot, exits, the console
+    ///
+    /// A table on stderr at the end, or a file made of it: .json has all figures, .svg is a picture. With
+    /// --on-reboot restart, of the first boot.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
+    timings: Option<Option<Destination>>,
+
     /// Read these options from a JSON file; the keys are their names, and flags win
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -98,11 +110,20 @@ impl Args {
     }
 }
 
-pub fn execute(args: &Args) -> Result<u8, Error> {
+pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
     let config = args.config()?;
+    let mut timings = match &args.timings {
+        Some(destination) => Some(timings::Output::new(destination.as_ref())?),
+        None => None,
+    };
+    let mut timeline = match timings {
+        Some(_) => Timeline::on(started),
+        None => Timeline::off(),
+    };
+    timeline.mark(Phase::ArgumentsUnderstood);
     if args.dry_run {
-        let memory = Memory::allocate(config.memory.0).map_err(machine::Error::from)?;
-        let blueprint = Blueprint::new(&config, &console_hints(), memory.guest())?;
+        let memory = Memory::allocate(config.memory.0, &[]).map_err(machine::Error::from)?;
+        let blueprint = Blueprint::new(&config, &console_hints(), memory.guest(), &timeline)?;
         let printed = write!(io::stdout(), "{blueprint}");
         return printed.map(|()| 0).map_err(|source| Error::System {
             what: "print the machine",
@@ -111,22 +132,33 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     }
     let mut signals = None;
     loop {
-        let verdict = boot(&config, &mut signals)?;
+        let verdict = boot(&config, &mut signals, &timeline);
+        let written = match (timings.take(), mem::take(&mut timeline).report()) {
+            (Some(output), Some(report)) => output.write(&report),
+            _ => Ok(()),
+        };
+        let verdict = verdict?;
         if verdict.exit_code == exit_code::REBOOTED && config.on_reboot == OnReboot::Restart {
+            written?;
             log::info!("the guest rebooted");
             continue;
         }
         if let Some(explanation) = &verdict.explanation {
             tell(explanation);
         }
+        written?;
         return Ok(verdict.exit_code);
     }
 }
 
 /// One run of the machine, from its making to its end.
-fn boot(config: &Config, signals: &mut Option<Signals>) -> Result<Verdict, Error> {
+fn boot(config: &Config, signals: &mut Option<Signals>, timeline: &Timeline) -> Result<Verdict, Error> {
     let output = Output::new().map_err(system("make the console"))?;
-    let machine = Machine::build(config, &console_hints(), output.sink())?;
+    let mut hints = console_hints();
+    if timeline.is_on() {
+        hints.push_str(" coracle.clock");
+    }
+    let machine = Machine::build(config, &hints, timeline.watch(output.sink()), timeline)?;
     let facts = facts(config, &machine);
     // After the slow part, which Ctrl-C may end, and before the threads that stay, which leave these signals to the
     // session.
@@ -140,10 +172,12 @@ fn boot(config: &Config, signals: &mut Option<Signals>) -> Result<Verdict, Error
         .map_err(system("use stdout"))?;
     output.write_to(stdout).map_err(system("start the console"))?;
     let terminal = Terminal::raw().map_err(system("make the terminal raw"))?;
+    timeline.mark(Phase::ConsoleReady);
     let running = machine.start()?;
     let mut session = Session::new(signals, terminal.as_ref(), &output, !config.no_escape);
     let serial = running.serial().clone();
     let ended = session.wait(running.ended(), &serial);
+    timeline.end();
     output.release();
     let outcome = match ended.map_err(system("wait for the guest"))? {
         End::Event => {
@@ -208,8 +242,4 @@ fn console_hints() -> String {
         None if io::IsTerminal::is_terminal(&io::stdin()) => "coracle.console=terminal".into(),
         None => String::new(),
     }
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::System { what, source }
 }

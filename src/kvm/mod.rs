@@ -1,6 +1,7 @@
 //! The only module that names KVM: what it offers the machine is a VM, its vCPUs and their exits.
 
 pub mod probe;
+mod statistics;
 mod vcpu;
 
 use std::io;
@@ -14,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use kvm_bindings::{CpuId, kvm_cpuid_entry2 as CpuIdEntry, kvm_msr_entry as Msr, kvm_segment as Segment};
 pub use kvm_bindings::{kvm_regs as Registers, kvm_sregs as SpecialRegisters};
+pub use statistics::Statistics;
 pub use vcpu::{Exit, Vcpu};
 
 use crate::interrupt::Interrupt;

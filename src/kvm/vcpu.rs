@@ -9,7 +9,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use super::{Error, refused};
+use super::{Error, Statistics, refused};
 
 /// Why `KVM_RUN` came back. Data to read is filled in before the vCPU runs again.
 #[derive(Debug)]
@@ -102,6 +102,11 @@ impl Vcpu {
     pub fn translate(&self, linear: u64) -> Option<u64> {
         let translation = self.fd.translate_gva(linear).ok()?;
         (translation.valid != 0).then_some(translation.physical_address)
+    }
+
+    /// KVM's counters, to be asked for before the vCPU runs. Kernels before 5.14 have none.
+    pub fn statistics(&self) -> io::Result<Statistics> {
+        Statistics::of(&self.fd)
     }
 
     /// A pointer to the byte that, once it is not 0, makes `KVM_RUN` return at once: what a signal handler on

@@ -11,6 +11,7 @@ use super::Error;
 use crate::boot::{self, CommandLine, Image, Initrd, Kernel, Protocol};
 use crate::built_in;
 use crate::config::{Config, DISKS_MAX, Disk};
+use crate::timings::{Phase, Timeline};
 use crate::virtio::block::Block;
 use crate::x86::acpi::{self, VirtioMmioWindow};
 use crate::x86::memory_map::{Kind, memory_map};
@@ -19,8 +20,8 @@ use crate::x86::{layout, mp_table, pvh, zero_page};
 /// On every command line, before the text of the person: the serial console, and an end rather than a hang
 /// when the kernel panics.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
-/// Also for the built-in kernel.
-const BUILT_IN_COMMAND_LINE: &str = "quiet";
+/// Also for the built-in kernel, which is spared clearing memory that is zero already.
+const BUILT_IN_COMMAND_LINE: &str = "quiet coracle.zeroed";
 
 /// A disk and where the guest finds it.
 pub struct PlacedDisk {
@@ -43,7 +44,12 @@ impl Blueprint {
     /// Opens the files of `config`, and fills fresh guest memory as the kernel expects it at its entry.
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
-    pub fn new(config: &Config, console_hints: &str, guest: &Arc<GuestMemoryMmap>) -> Result<Self, Error> {
+    pub fn new(
+        config: &Config,
+        console_hints: &str,
+        guest: &Arc<GuestMemoryMmap>,
+        timeline: &Timeline,
+    ) -> Result<Self, Error> {
         let kernel_image = match &config.kernel {
             Some(path) => Image::open(path)?,
             None => built_in::kernel().ok_or(Error::NoBuiltInGuest)?,
@@ -61,7 +67,7 @@ impl Blueprint {
             .map(|image| boot::load_initrd(image, guest, &kernel))
             .transpose()?;
 
-        log::debug!("kernel and initrd in guest memory");
+        timeline.mark(Phase::KernelLoaded);
 
         let mut line = CommandLine::new(COMMAND_LINE)?;
         if config.kernel.is_none() {
@@ -93,7 +99,7 @@ impl Blueprint {
                 zero_page::write(guest, kernel.setup_header.as_ref(), address, modules, rsdp)?
             }
         }
-        log::debug!("boot tables in guest memory");
+        timeline.mark(Phase::BootTablesWritten);
         Ok(Self {
             command_line: line.text()?,
             memory: guest.clone(),

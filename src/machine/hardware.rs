@@ -5,6 +5,7 @@
 use vm_memory::GuestMemoryMmap;
 
 use crate::kvm::{self, CpuId, Kvm, Vcpu, Vm};
+use crate::timings::{Phase, Timeline};
 use crate::x86::cpuid::{self, Topology};
 use crate::x86::{layout, msrs};
 
@@ -26,20 +27,22 @@ impl Hardware {
         memory: &GuestMemoryMmap,
         cpus: u8,
         timer: bool,
+        timeline: &Timeline,
     ) -> Result<Self, kvm::Error> {
         let vm = kvm.create_vm()?;
-        log::debug!("VM created");
+        timeline.mark(Phase::VmCreated);
         // SAFETY: this function's contract is the same.
         unsafe { vm.set_memory(memory) }?;
+        timeline.mark(Phase::MemoryRegistered);
         vm.create_interrupt_controllers(layout::KVM_TSS, layout::KVM_IDENTITY_MAP)?;
         if timer {
             vm.create_timer()?;
         }
-        log::debug!("interrupt controllers created");
+        timeline.mark(Phase::InterruptControllersCreated);
         let vcpus = (0..cpus)
             .map(|cpu| vm.create_vcpu(cpu))
             .collect::<Result<_, _>>()?;
-        log::debug!("{cpus} vCPUs created");
+        timeline.mark(Phase::VcpusCreated);
         Ok(Self { vcpus, vm })
     }
 }

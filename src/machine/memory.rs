@@ -1,8 +1,10 @@
 //! Guest memory: anonymous, never populated up front, huge pages asked for.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -29,8 +31,9 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Maps `size` bytes, with the hole for devices below 4 GiB.
-    pub fn allocate(size: u64) -> Result<Self, Error> {
+    /// Maps `size` bytes, with the hole for devices below 4 GiB. Large pages are asked for, but for the guest addresses
+    /// `small`: where a guest touches little, they would cost more than they bring.
+    pub fn allocate(size: u64, small: &[Range<u64>]) -> Result<Self, Error> {
         let mut regions = Vec::new();
         let mut mappings = Vec::new();
         for (start, size) in ranges(size) {
@@ -39,7 +42,12 @@ impl Memory {
                 source: io::ErrorKind::OutOfMemory.into(),
             })?;
             let mapping = Mapping::new(length).map_err(|source| Error::Map { size, source })?;
-            mapping.ask_for_large_pages(start);
+            mapping.advise(0..length, libc::MADV_HUGEPAGE);
+            for small in small {
+                let clamp = |address: u64| address.clamp(start, start + size) - start;
+                let within = clamp(small.start) as usize..clamp(small.end) as usize;
+                mapping.advise(within, libc::MADV_NOHUGEPAGE);
+            }
             // SAFETY: the mapping is `length` bytes, and Drop keeps it as long as anybody holds the guest memory.
             let region = unsafe {
                 MmapRegionBuilder::new(length)
@@ -64,6 +72,20 @@ impl Memory {
 
     pub fn guest(&self) -> &Arc<GuestMemoryMmap> {
         &self.guest
+    }
+
+    /// Has the host provide the pages of guest addresses `range`, which are below 4 GiB, before the guest touches them,
+    /// until `stop` is set or all are there.
+    pub fn provide(&self, range: Range<u64>, stop: &AtomicBool) {
+        let Some(low) = self.mappings.first() else { return };
+        let end = (range.end as usize).min(low.length);
+        for start in (range.start as usize..end).step_by(LARGE_PAGE) {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            // Kernels before Linux 5.14 do not know it: then the guest's first touch does the same.
+            low.advise(start..end.min(start + LARGE_PAGE), libc::MADV_POPULATE_WRITE);
+        }
     }
 }
 
@@ -132,21 +154,14 @@ impl Mapping {
         Ok(Self { start, length })
     }
 
-    /// Asks for large pages, for what is guest memory from `guest_start`. Where that is 0 the first one stays
-    /// small pages: a boot touches a few of them, for its tables.
-    fn ask_for_large_pages(&self, guest_start: u64) {
-        let small = if guest_start == 0 {
-            LARGE_PAGE.min(self.length)
-        } else {
-            0
-        };
-        let start = self.start.as_ptr().cast::<libc::c_void>();
-        // SAFETY: both ranges are within the mapping, and the advice changes nothing that is in it. Where it is not
-        // taken the guest runs all the same.
-        unsafe {
-            libc::madvise(start, small, libc::MADV_NOHUGEPAGE);
-            libc::madvise(start.add(small), self.length - small, libc::MADV_HUGEPAGE);
+    /// Gives the kernel advice about a part of the mapping. Where it is not taken the guest runs all the same.
+    fn advise(&self, part: Range<usize>, advice: libc::c_int) {
+        if part.is_empty() {
+            return;
         }
+        assert!(part.end <= self.length);
+        // SAFETY: the part is within the mapping, and these pieces of advice change nothing that is in it.
+        unsafe { libc::madvise(self.start.add(part.start).as_ptr().cast(), part.len(), advice) };
     }
 }
 

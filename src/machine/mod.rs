@@ -9,6 +9,7 @@ mod vcpu;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -18,13 +19,16 @@ pub use memory::Memory;
 pub use outcome::Outcome;
 
 use crate::boot::{self, Kernel, Protocol};
+use crate::built_in;
 use crate::bus::{self, Bus};
 use crate::config::Config;
+use crate::devices::boot_clock::BootClock;
 use crate::devices::keyboard::KeyboardController;
 use crate::devices::power::SleepRegisters;
 use crate::devices::serial::{SerialPort, Sink};
 use crate::interrupt::Interrupt;
 use crate::kvm::{self, Kvm, Vcpu, Vm};
+use crate::timings::{Phase, Timeline};
 use crate::virtio::block::OpenError;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::{acpi, layout, mp_table, pvh, registers, zero_page};
@@ -93,28 +97,47 @@ pub struct Machine {
     memory: Memory,
     command_line: String,
     has_initrd: bool,
+    timeline: Timeline,
 }
 
 impl Machine {
     /// Builds the machine of `config`, its console output going to `console`.
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
-    pub fn build(config: &Config, console_hints: &str, console: Arc<dyn Sink>) -> Result<Self, Error> {
-        let memory = Memory::allocate(config.memory.0)?;
+    pub fn build(
+        config: &Config,
+        console_hints: &str,
+        console: Arc<dyn Sink>,
+        timeline: &Timeline,
+    ) -> Result<Self, Error> {
+        let built_in = config.kernel.is_none();
+        let memory = match built_in {
+            true => Memory::allocate(config.memory.0, &built_in::HARDLY_WRITTEN_AT_BOOT)?,
+            // The tables that a kernel finds at its entry are alone there.
+            false => Memory::allocate(config.memory.0, &[0..layout::HIGH_MEMORY])?,
+        };
         let guest = memory.guest();
+        timeline.mark(Phase::MemoryMapped);
         let kvm = Kvm::open()?;
+        timeline.mark(Phase::KvmOpened);
         // Making a VM is in good part waiting: for threads of KVM's, and for grace periods.
+        let made = AtomicBool::new(false);
         let (hardware, beside) = thread::scope(|scope| {
             let beside = || -> Result<_, Error> {
                 let processor = Processor::ask(&kvm)?;
-                let blueprint = Blueprint::new(config, console_hints, guest)?;
+                timeline.mark(Phase::ProcessorKnown);
+                let blueprint = Blueprint::new(config, console_hints, guest, timeline)?;
+                if built_in {
+                    memory.provide(built_in::WRITTEN_AT_BOOT, &made);
+                }
                 Ok((processor, blueprint))
             };
             let beside = thread::Builder::new()
                 .name("blueprint".into())
                 .spawn_scoped(scope, beside);
             // SAFETY: the machine, and what it becomes, drops the memory last.
-            let hardware = unsafe { Hardware::create(&kvm, guest, config.cpus, config.kernel.is_some()) };
+            let hardware = unsafe { Hardware::create(&kvm, guest, config.cpus, !built_in, timeline) };
+            made.store(true, Ordering::Relaxed);
             (hardware, beside.map(|thread| thread.join()))
         });
         let beside = beside.map_err(system("start a thread"))?;
@@ -130,17 +153,21 @@ impl Machine {
         let Hardware { vm, vcpus } = hardware?;
         processor.set_up(&vcpus)?;
         set_entry(&vcpus[0], &kernel, &memory)?;
+        timeline.mark(Phase::VcpusSetUp);
 
         let ending = Arc::new(Ending::new().map_err(system("make an event"))?);
         let mut ports = Bus::default();
         let serial = attach_serial(&vm, &mut ports, console)?;
         attach_ends(&mut ports, &ending)?;
+        if timeline.is_on() {
+            attach_boot_clock(&mut ports, timeline)?;
+        }
         let mut mmio = Bus::default();
         let transports = disks
             .into_iter()
             .map(|disk| attach_disk(&vm, &mut mmio, &memory, disk))
             .collect::<Result<_, _>>()?;
-        log::debug!("devices attached");
+        timeline.mark(Phase::DevicesAttached);
 
         let shared = Arc::new(vcpu::Shared {
             ports,
@@ -157,6 +184,7 @@ impl Machine {
             memory,
             command_line,
             has_initrd: initrd.is_some(),
+            timeline: timeline.clone(),
         })
     }
 
@@ -172,6 +200,13 @@ impl Machine {
     /// Starts a thread for each vCPU.
     pub fn start(self) -> Result<Running, Error> {
         vcpu::catch_stop_signal()?;
+        let statistics = || {
+            self.vcpus
+                .iter()
+                .filter_map(|vcpu| vcpu.statistics().ok())
+                .collect()
+        };
+        self.timeline.guest_starts(self.memory.guest(), statistics);
         let mut running = Running {
             threads: Vec::with_capacity(self.vcpus.len()),
             shared: self.shared,
@@ -181,9 +216,10 @@ impl Machine {
             _memory: self.memory,
         };
         for (index, vcpu) in self.vcpus.into_iter().enumerate() {
+            let (shared, timeline) = (running.shared.clone(), self.timeline.clone());
             running
                 .threads
-                .push(vcpu::Thread::start(index, vcpu, running.shared.clone())?);
+                .push(vcpu::Thread::start(index, vcpu, shared, timeline)?);
         }
         Ok(running)
     }
@@ -291,6 +327,14 @@ fn attach_ends(ports: &mut Bus, ending: &Arc<Ending>) -> Result<(), Error> {
         layout::KEYBOARD_PORT_COUNT.into(),
         Arc::new(reset),
     )?;
+    Ok(())
+}
+
+/// Where a guest that is timed says how far it is.
+fn attach_boot_clock(ports: &mut Bus, timeline: &Timeline) -> Result<(), Error> {
+    let timeline = timeline.clone();
+    let clock = BootClock::new(move |value| timeline.mark_of_guest(value));
+    ports.attach(layout::BOOT_CLOCK_PORT.into(), 1, Arc::new(clock))?;
     Ok(())
 }
 

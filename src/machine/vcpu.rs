@@ -11,6 +11,7 @@ use super::ending::Ending;
 use super::{Error, Outcome};
 use crate::bus::Bus;
 use crate::kvm::{Exit, Vcpu};
+use crate::timings::{Phase, Tally, Timeline};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Longest x86 instruction, in bytes.
@@ -35,12 +36,16 @@ pub struct Shared {
 pub struct Thread(JoinHandle<()>);
 
 impl Thread {
-    pub fn start(index: usize, vcpu: Vcpu, shared: Arc<Shared>) -> Result<Self, Error> {
+    pub fn start(index: usize, vcpu: Vcpu, shared: Arc<Shared>, timeline: Timeline) -> Result<Self, Error> {
         thread::Builder::new()
             .name(format!("vcpu-{index}"))
             .spawn(move || {
-                log::debug!("vCPU {index} enters the guest");
-                run(vcpu, &shared);
+                let tally = timeline.tally(index);
+                match index {
+                    0 => timeline.mark(Phase::GuestEntered),
+                    _ => log::debug!("vCPU {index} enters the guest"),
+                }
+                run(vcpu, &shared, tally);
             })
             .map(Self)
             .map_err(|source| Error::System {
@@ -76,11 +81,14 @@ pub fn catch_stop_signal() -> Result<(), Error> {
     })
 }
 
-fn run(mut vcpu: Vcpu, shared: &Shared) {
+fn run(mut vcpu: Vcpu, shared: &Shared, mut tally: Option<Tally>) {
     IMMEDIATE_EXIT.set(vcpu.immediate_exit());
     while !shared.ending.requested() {
         let outcome = match vcpu.run() {
-            Ok(exit) => handle(exit, shared),
+            Ok(exit) => match &mut tally {
+                None => handle(exit, shared),
+                Some(tally) => tally.time(exit, |exit| handle(exit, shared)),
+            },
             Err(error) => Some(Outcome::RunFailed(error)),
         };
         if let Some(outcome) = outcome {

@@ -41,6 +41,8 @@ pub const SERIAL_PORT_COUNT: u16 = 8;
 /// i8042: data port 0x60, system port 0x61 (KVM's PIT takes it), command port 0x64.
 pub const KEYBOARD_PORT: u16 = 0x60;
 pub const KEYBOARD_PORT_COUNT: u16 = 5;
+/// The boot clock, a byte wide (docs/timings.md).
+pub const BOOT_CLOCK_PORT: u16 = 0x5f0;
 /// ACPI 6.4 section 4.8.3.7, Sleep Control and Status Registers (a byte each).
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 pub const SLEEP_STATUS_PORT: u16 = 0x601;

@@ -99,7 +99,7 @@ fn cpus(count: u8) {
             u32::from(count).next_power_of_two().trailing_zeros(),
             "bits of the ID below the package"
         );
-        assert_eq!(cores, count.into(), "cores");
+        assert_eq!(cores, u32::from(count), "cores");
         assert_eq!(level, 2 << 8 | 1, "level 1 is that of cores");
     }
 }

@@ -21,5 +21,9 @@ mod interrupts;
 mod nowhere;
 /// The serial port, both ways.
 mod serial;
+/// Hosts on which a write takes for ever.
+mod stalled;
+/// Where the time of a run goes.
+mod timings;
 /// A disk, driven by hand.
 mod virtio;

@@ -17,7 +17,9 @@ mod trials {
     pub mod guest;
     pub mod kernels;
     pub mod memory;
+    pub mod race;
     pub mod terminals;
+    pub mod timings;
 }
 
 use std::any::Any;
@@ -56,8 +58,10 @@ fn trials() -> Vec<Trial> {
         trials::kernels::trials(),
         trials::memory::trials(),
         trials::cpus::trials(),
+        trials::race::trials(),
         trials::disks::trials(),
         trials::terminals::trials(),
+        trials::timings::trials(),
         trials::ends::trials(),
         trials::guest::trials(),
     ]

@@ -12,8 +12,10 @@ const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
 /// `full` in this variable makes trials do as much in the nested machine as on a host whose KVM runs Linux.
 const EXTENT: &str = "CORACLE_LINUX_TESTS";
 
-/// Seconds after which the nested machine has come to a standstill: trials give up long before.
-const MACHINE_PATIENCE: &str = "1200";
+/// Seconds after which the nested machine has come to a standstill: trials give up long before. The full amounts take
+/// the better part of two hours.
+const MACHINE_PATIENCE: u32 = 1200;
+const MACHINE_PATIENCE_FULL: u32 = 10_800;
 
 /// Exit codes of a nested machine that came to a standstill, or failed itself.
 const MACHINE_FAILED: [u8; 2] = [124, 125];
@@ -144,9 +146,14 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         .chain(env::current_exe().map(|program| (program, "/linux-tests".into())))
         // What no wanted trial needs was not made.
         .filter(|(outside, _)| outside.exists());
+    let extent = env::var(EXTENT).unwrap_or_default();
+    let patience = match extent.as_str() {
+        "full" => MACHINE_PATIENCE_FULL,
+        _ => MACHINE_PATIENCE,
+    };
     let mut machine = Command::new("timeout");
     machine
-        .args(["--foreground", MACHINE_PATIENCE])
+        .args(["--foreground", &patience.to_string()])
         .arg(Path::new(ROOT).join("tests/nested/run"));
     for (outside, inside) in files {
         let mut file = outside.into_os_string();
@@ -154,7 +161,6 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         file.push(inside);
         machine.arg("--file").arg(file);
     }
-    let extent = env::var(EXTENT).unwrap_or_default();
     machine
         .args([
             "--",

@@ -9,6 +9,9 @@ pub mod guest;
 pub mod process;
 /// Queues as a driver lays them out, made on the host.
 pub mod queue;
+/// A pseudo-terminal.
+#[path = "../../linux/terminal.rs"]
+pub mod terminal;
 
 pub use elf::{Guest, Kernel};
 pub use process::{Coracle, Ended};

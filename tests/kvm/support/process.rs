@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::Kernel;
+use super::terminal::Terminal;
 
 /// How long anything may take before the test fails. Far more than it does take, also on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,6 +21,8 @@ pub struct Coracle {
     command: Command,
     /// What it is typed, before the end of stdin; nothing leaves stdin open.
     input: Option<Vec<u8>>,
+    /// Instead of a pipe.
+    stdin: Option<Stdio>,
     /// Kept as long as it may be opened.
     kernel: Option<Kernel>,
 }
@@ -65,6 +68,7 @@ impl Coracle {
         Self {
             command,
             input: Some(Vec::new()),
+            stdin: None,
             kernel: None,
         }
     }
@@ -99,6 +103,20 @@ impl Coracle {
         self
     }
 
+    /// Has stdin and stdout on a person's terminal.
+    pub fn on_terminal(mut self, terminal: &Terminal) -> Self {
+        self.input = None;
+        self.stdin = Some(
+            terminal
+                .program
+                .try_clone()
+                .expect("a terminal can be shared")
+                .into(),
+        );
+        let stdout = terminal.program.try_clone().expect("a terminal can be shared");
+        self.stdout(stdout)
+    }
+
     pub fn stderr(mut self, file: impl Into<Stdio>) -> Self {
         self.command.stderr(file);
         self
@@ -125,7 +143,8 @@ impl Coracle {
     }
 
     pub fn start(mut self) -> Running {
-        let started = self.command.stdin(Stdio::piped()).spawn();
+        let stdin = self.stdin.take().unwrap_or_else(Stdio::piped);
+        let started = self.command.stdin(stdin).spawn();
         let mut child = started.expect("coracle can be started");
         let mut stdin = child.stdin.take();
         let (sender, stdout) = channel();
@@ -342,17 +361,17 @@ pub fn pipe() -> (File, File) {
     unsafe { (File::from_raw_fd(ends[0]), File::from_raw_fd(ends[1])) }
 }
 
-/// Waits until a pipe, by its writing end, takes no more.
-pub fn wait_until_full(pipe: &File) {
+/// Waits until a pipe or a terminal, by its writing end, takes no more.
+pub fn wait_until_full(pipe: &impl AsRawFd) {
     let deadline = Instant::now() + PATIENCE;
     let mut poll = libc::pollfd {
         fd: pipe.as_raw_fd(),
         events: libc::POLLOUT,
         revents: 0,
     };
-    // Nothing tells that a pipe has become full but asking. SAFETY: one pollfd, as it says.
+    // Nothing tells that it has become full but asking. SAFETY: one pollfd, as it says.
     while unsafe { libc::poll(&mut poll, 1, 0) } != 0 {
-        assert!(Instant::now() < deadline, "the pipe has room after {PATIENCE:?}");
+        assert!(Instant::now() < deadline, "it has room after {PATIENCE:?}");
         thread::yield_now();
     }
 }

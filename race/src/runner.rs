@@ -1,0 +1,291 @@
+//! What takes part in a race, and the command line of each: for a VMM the one that boots fastest.
+
+use std::env;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio, id};
+
+use super::workload::Workload;
+
+/// A program that can run the workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Runner {
+    Coracle,
+    Crun,
+    Runc,
+    Podman,
+    Docker,
+    Qemu,
+    Firecracker,
+    CloudHypervisor,
+    Crosvm,
+}
+
+impl Runner {
+    pub const ALL: [Self; 9] = [
+        Self::Coracle,
+        Self::Crun,
+        Self::Runc,
+        Self::Podman,
+        Self::Docker,
+        Self::Qemu,
+        Self::Firecracker,
+        Self::CloudHypervisor,
+        Self::Crosvm,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Coracle => "coracle",
+            Self::Crun => "crun",
+            Self::Runc => "runc",
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+            Self::Qemu => "qemu microvm",
+            Self::Firecracker => "firecracker",
+            Self::CloudHypervisor => "cloud-hypervisor",
+            Self::Crosvm => "crosvm",
+        }
+    }
+
+    /// What its program is called, for all but Coracle, which is this program.
+    fn program(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu-system-x86_64",
+            other => other.name(),
+        }
+    }
+
+    /// Whether it runs the workload in a virtual machine, or else in a container.
+    pub fn is_vmm(self) -> bool {
+        !matches!(self, Self::Crun | Self::Runc | Self::Podman | Self::Docker)
+    }
+}
+
+impl fmt::Display for Runner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+/// A runner that is on this host and has what it needs. Dropped, it leaves nothing behind.
+pub struct Contestant {
+    pub runner: Runner,
+    program: PathBuf,
+    /// The image of the workload that was made for it.
+    image: Option<String>,
+}
+
+impl Contestant {
+    /// The error is a sentence for people: why this runner does not take part.
+    pub fn prepare(runner: Runner, workload: &Workload) -> Result<Self, String> {
+        let program = match runner {
+            // The program that is running, also where its file has been replaced meanwhile.
+            Runner::Coracle => {
+                env::current_exe().map_err(|error| format!("it cannot find itself: {error}"))?
+            }
+            _ => on_path(runner.program()).ok_or_else(|| match runner {
+                Runner::Qemu => format!("{} was not found on PATH", runner.program()),
+                _ => "not found on PATH".to_owned(),
+            })?,
+        };
+        let mut contestant = Self {
+            runner,
+            program,
+            image: None,
+        };
+        if runner == Runner::Docker {
+            contestant.image = Some(contestant.import(&workload.rootfs())?);
+        }
+        Ok(contestant)
+    }
+
+    /// Makes an image of a directory: docker runs nothing else.
+    fn import(&self, rootfs: &Path) -> Result<String, String> {
+        let image = format!("coracle-race:{}", id());
+        let cannot = |why: &dyn fmt::Display| format!("cannot make an image: {why}");
+        let mut tar = Command::new("tar")
+            .arg("-C")
+            .arg(rootfs)
+            .args(["-c", "."])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| cannot(&format!("tar: {error}")))?;
+        let archive = tar.stdout.take().map_or(Stdio::null(), Stdio::from);
+        let imported = Command::new(&self.program)
+            .args(["import", "-", &image])
+            .stdin(archive)
+            .output();
+        // It ends when nobody reads any more, too.
+        let _ = tar.wait();
+        let imported = imported.map_err(|error| cannot(&error))?;
+        match imported.status.success() {
+            true => Ok(image),
+            false => Err(cannot(&String::from_utf8_lossy(&imported.stderr).trim())),
+        }
+    }
+
+    /// The command line of one start, whose container gets this name.
+    pub fn command(&self, workload: &Workload, id: &str) -> Vec<String> {
+        let path = |path: PathBuf| path.display().to_string();
+        let (kernel, initrd) = (path(workload.kernel()), path(workload.initrd()));
+        let line = workload.kernel_command_line();
+        let (memory, cpus) = (workload.memory_mib.to_string(), workload.cpus.to_string());
+        let arguments: Vec<String> = match self.runner {
+            Runner::Coracle => words(&["run", "--memory", &(memory + "M"), "--cpus", &cpus, "--cmdline"])
+                .chain([format!("-- {}", workload.init_arguments())])
+                .collect(),
+            Runner::Crun | Runner::Runc => {
+                words(&["run", "--bundle", &path(workload.bundle()), id]).collect()
+            }
+            Runner::Podman => {
+                let options = [
+                    "run",
+                    "--rm",
+                    "--name",
+                    id,
+                    "--network",
+                    "none",
+                    "--log-driver",
+                    "none",
+                ];
+                words(&options)
+                    .chain(words(&["--rootfs", &path(workload.rootfs()), "/init"]))
+                    .chain(workload.command.iter().cloned())
+                    .collect()
+            }
+            Runner::Docker => {
+                let image = self.image.as_deref().unwrap_or_default();
+                words(&["run", "--rm", "--name", id, "--network", "none", image, "/init"])
+                    .chain(workload.command.iter().cloned())
+                    .collect()
+            }
+            Runner::Qemu => words(&[
+                "-M",
+                "microvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=on,acpi=off",
+                "-accel",
+                "kvm",
+                "-cpu",
+                "host",
+                "-smp",
+                &cpus,
+                "-m",
+                &memory,
+                "-nodefaults",
+                "-no-user-config",
+                "-no-reboot",
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-kernel",
+                &kernel,
+                "-initrd",
+                &initrd,
+                "-append",
+                &line,
+            ])
+            .collect(),
+            Runner::Firecracker => {
+                words(&["--no-api", "--config-file", &path(workload.firecracker())]).collect()
+            }
+            Runner::CloudHypervisor => words(&[
+                "--kernel",
+                &kernel,
+                "--initramfs",
+                &initrd,
+                "--cmdline",
+                &line,
+                "--cpus",
+                &format!("boot={cpus}"),
+                "--memory",
+                &format!("size={memory}M"),
+                "--serial",
+                "tty",
+                "--console",
+                "off",
+            ])
+            .collect(),
+            Runner::Crosvm => words(&[
+                "run",
+                "--disable-sandbox",
+                "--cpus",
+                &cpus,
+                "--mem",
+                &memory,
+                "--serial",
+                "type=stdout,hardware=serial,num=1,console=true",
+                "--initrd",
+                &initrd,
+                "--params",
+                &line,
+                &kernel,
+            ])
+            .collect(),
+        };
+        [path(self.program.clone())]
+            .into_iter()
+            .chain(arguments)
+            .collect()
+    }
+
+    /// What ends a container, and takes away what is left of it; a VMM's process is all there is of it.
+    pub fn end_command(&self, id: &str) -> Option<Command> {
+        let arguments: &[&str] = match self.runner {
+            Runner::Crun | Runner::Runc => &["delete", "--force", id],
+            Runner::Podman => &["rm", "--force", "--time", "0", id],
+            Runner::Docker => &["rm", "--force", id],
+            _ => return None,
+        };
+        Some(self.quietly(arguments))
+    }
+
+    fn quietly(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Contestant {
+    fn drop(&mut self) {
+        if let Some(image) = self.image.take() {
+            // What cannot be taken away has been lost with docker itself.
+            let _ = self.quietly(&["rmi", "--force", &image]).status();
+        }
+    }
+}
+
+fn words<'a>(words: &'a [&'a str]) -> impl Iterator<Item = String> + use<'a> {
+    words.iter().map(|word| word.to_string())
+}
+
+/// The first program of this name that PATH leads to.
+fn on_path(name: &str) -> Option<PathBuf> {
+    let is_program = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|directory| directory.join(name))
+        .find(is_program)
+}
+
+/// A command line as one types it into a shell.
+pub fn as_typed(command: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+%@".contains(c);
+    let quoted = command
+        .iter()
+        .map(|word| match !word.is_empty() && word.chars().all(plain) {
+            true => word.clone(),
+            false => format!("'{}'", word.replace('\'', "'\\''")),
+        });
+    quoted.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,320 @@
+//! One start: a process, the clock on the first line it prints, and its end.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::interrupts::Interrupts;
+use super::marks::{Mark, Marks};
+use super::memory::{Memory, Processes};
+use super::runner::Contestant;
+use super::workload::Workload;
+
+/// How long a workload may take to print its line: far more than any does, in software emulation too.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take to delete a container, and its runner to end after that.
+const PATIENCE_AT_END: Duration = Duration::from_secs(10);
+/// How many lines of a runner's complaints explain a failure.
+const COMPLAINTS: usize = 5;
+
+/// Why a start gave no time.
+pub enum Failure {
+    /// The runner failed, for this reason.
+    Runner(String),
+    /// Somebody ended the race.
+    Interrupted(i32),
+}
+
+/// What a start cost its runner.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Start {
+    /// Seconds from just before the process was started until the line was read.
+    pub time: f64,
+    /// Seconds of processor time, of the process and those of its descendants that it waited for, until its end right
+    /// after the line.
+    pub user: f64,
+    pub system: f64,
+    /// None where the process had ended before it was looked at.
+    pub memory: Option<Memory>,
+}
+
+/// A process that was started. Dropped, it and its container are ended.
+pub struct Process<'a> {
+    contestant: &'a Contestant,
+    id: String,
+    pid: libc::pid_t,
+    pub begin: Instant,
+    stdout: Option<ChildStdout>,
+    marks: Marks,
+    complaints: PathBuf,
+    /// How it ended, and what processor time it took.
+    ended: Option<(ExitStatus, f64, f64)>,
+}
+
+impl<'a> Process<'a> {
+    pub fn start(contestant: &'a Contestant, workload: &Workload, id: String) -> Result<Self, Failure> {
+        let words = contestant.command(workload, &id);
+        let complaints = workload.complaints(&id);
+        let cannot = |error: io::Error| Failure::Runner(format!("cannot start {}: {error}", words[0]));
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&complaints).map_err(cannot)?)
+            // A group of its own: Ctrl-C is for the race alone, which then ends the group.
+            .process_group(0);
+        let begin = Instant::now();
+        let mut child = command.spawn().map_err(cannot)?;
+        Ok(Self {
+            contestant,
+            id,
+            pid: child.id().cast_signed(),
+            begin,
+            stdout: child.stdout.take(),
+            marks: Marks::default(),
+            complaints,
+            ended: None,
+        })
+    }
+
+    /// When its output reached the mark.
+    pub fn reached(&self, mark: Mark) -> Option<Instant> {
+        self.marks.reached(mark)
+    }
+
+    pub fn memory(&self, processes: &Processes) -> Option<Memory> {
+        processes.memory(self.pid.cast_unsigned(), self.contestant.runner.is_vmm())
+    }
+
+    /// Makes a VMM stand still, so that it is what it was when it printed its line.
+    pub fn freeze(&self) {
+        if self.contestant.runner.is_vmm() {
+            self.signal(libc::SIGSTOP);
+        }
+    }
+
+    /// Ends it and its container, and gives user and system time in seconds.
+    pub fn end(mut self) -> (f64, f64) {
+        let (_, user, system) = self.end_once();
+        (user, system)
+    }
+
+    fn end_once(&mut self) -> (ExitStatus, f64, f64) {
+        if let Some(ended) = self.ended {
+            return ended;
+        }
+        if let Some(end) = self.contestant.end_command(&self.id) {
+            // A container that has ended already is no failure.
+            run_within(end, PATIENCE_AT_END);
+            // Its runner ends with it, having waited for it, which counts its processor time.
+            self.read_to_end(PATIENCE_AT_END);
+        }
+        self.signal(libc::SIGKILL);
+        self.reap()
+    }
+
+    fn reap(&mut self) -> (ExitStatus, f64, f64) {
+        *self.ended.insert(wait4(self.pid))
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: kill touches no memory. The group is the one that our child leads, which nobody has waited for yet, so
+        // that its number is still its own.
+        unsafe { libc::kill(-self.pid, signal) };
+    }
+
+    /// Takes what its output has. False at the end of the output.
+    fn read(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        let Some(stdout) = &mut self.stdout else {
+            return false;
+        };
+        let result = stdout.read(&mut bytes);
+        let now = Instant::now();
+        match result {
+            Ok(count) if count > 0 => {
+                self.marks.feed(&bytes[..count], now);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => true,
+            _ => false,
+        }
+    }
+
+    /// Throws away what it prints, until nobody holds its output any more.
+    fn read_to_end(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while let Some(descriptor) = self.descriptor() {
+            match poll(&[descriptor], deadline) {
+                Ok(ready) if ready == [true] && self.read() => (),
+                _ => return,
+            }
+        }
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        self.stdout.as_ref().map(|stdout| stdout.as_raw_fd())
+    }
+
+    /// What it says for itself, when it did not come to the mark.
+    fn failure(&mut self, what: &str) -> Failure {
+        if let Some(complaint) = self.marks.complaint() {
+            return Failure::Runner(complaint.to_owned());
+        }
+        let complaints = last_lines(&self.complaints);
+        let lines = match complaints.is_empty() {
+            true => self.marks.last_lines(),
+            false => complaints,
+        };
+        let said = match lines.is_empty() {
+            true => "and said nothing".to_owned(),
+            false => format!("and said: {}", lines.join(" / ")),
+        };
+        Failure::Runner(format!("{what}, {said}"))
+    }
+}
+
+impl Drop for Process<'_> {
+    fn drop(&mut self) {
+        self.end_once();
+        let _ = fs::remove_file(&self.complaints);
+    }
+}
+
+/// Reads the output of all processes until each has come to the mark.
+pub fn watch(processes: &mut [Process], mark: Mark, interrupts: &Interrupts) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while processes.iter().any(|process| process.reached(mark).is_none()) {
+        if !look(processes, mark, interrupts, deadline)? {
+            let what = format!("printed no line within {} s", PATIENCE.as_secs());
+            let late = processes
+                .iter_mut()
+                .find(|process| process.reached(mark).is_none());
+            return late.map_or(Ok(()), |process| Err(process.failure(&what)));
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the deadline for output of processes that have not come to the mark, and reads what there is. False when
+/// there was none.
+pub fn look(
+    processes: &mut [Process],
+    mark: Mark,
+    interrupts: &Interrupts,
+    deadline: Instant,
+) -> Result<bool, Failure> {
+    let mut descriptors = vec![interrupts.as_fd().as_raw_fd()];
+    // poll(2) passes over negative descriptors.
+    descriptors.extend(processes.iter().map(|process| match process.reached(mark) {
+        None => process.descriptor().unwrap_or(-1),
+        Some(_) => -1,
+    }));
+    let ready = poll(&descriptors, deadline)
+        .map_err(|error| Failure::Runner(format!("cannot wait for it: {error}")))?;
+    if let Some(signal) = interrupts.signal() {
+        return Err(Failure::Interrupted(signal));
+    }
+    for (process, is_ready) in processes.iter_mut().zip(&ready[1..]) {
+        if *is_ready && !process.read() && process.reached(mark).is_none() {
+            // Whoever closes its output ends, or does so now.
+            process.signal(libc::SIGKILL);
+            let (status, ..) = process.reap();
+            return Err(process.failure(&format!("ended before the line ({})", describe(status))));
+        }
+    }
+    Ok(ready.contains(&true))
+}
+
+/// Runs a command, and ends it if it takes too long.
+fn run_within(mut command: Command, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    let Ok(mut child) = command.stdout(Stdio::piped()).spawn() else {
+        return;
+    };
+    if let Some(stdout) = &mut child.stdout {
+        // Its output ends when it does.
+        let descriptor = stdout.as_raw_fd();
+        let is_ready = || matches!(poll(&[descriptor], deadline).as_deref(), Ok([true]));
+        while is_ready() && stdout.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
+    }
+    // Both are errors only of a child that has been waited for.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (_, Some(signal)) => format!("signal {signal}"),
+        _ => status.to_string(),
+    }
+}
+
+fn last_lines(path: &Path) -> Vec<String> {
+    let text = String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(COMPLAINTS)..]
+        .iter()
+        .map(|line| line.to_string())
+        .collect()
+}
+
+/// Waits for the end of a child: how it ended, and its user and system time in seconds.
+fn wait4(pid: libc::pid_t) -> (ExitStatus, f64, f64) {
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: wait4 writes one status and one rusage, both of which live across the call.
+        if unsafe { libc::wait4(pid, &mut status, 0, usage.as_mut_ptr()) } == pid {
+            break;
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            break;
+        }
+    }
+    // SAFETY: all zeroes, which it was at first, is a valid rusage.
+    let usage = unsafe { usage.assume_init() };
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    (
+        ExitStatus::from_raw(status),
+        seconds(usage.ru_utime),
+        seconds(usage.ru_stime),
+    )
+}
+
+/// Which descriptors can be read without waiting; none of them after the deadline.
+fn poll(descriptors: &[RawFd], deadline: Instant) -> io::Result<Vec<bool>> {
+    let mut entries: Vec<libc::pollfd> = descriptors
+        .iter()
+        .map(|&fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Rounded up, so as not to spin through the last millisecond.
+        let timeout = left.as_micros().div_ceil(1000).try_into().unwrap_or(i32::MAX);
+        // SAFETY: the pointer and the length are those of a vector, whose entries poll only writes the results of.
+        let count = unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, timeout) };
+        if count >= 0 {
+            return Ok(entries.iter().map(|entry| entry.revents != 0).collect());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Exits by reason, port and address, counted by each vCPU for itself.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::timeline::Recorder;
+use crate::kvm::Exit;
+use crate::x86::layout;
+
+/// Reasons that a vCPU keeps apart: the guest chooses addresses, and could choose any number of them.
+const REASONS_MAX: usize = 256;
+
+/// Why the guest was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    PortRead(u16),
+    PortWrite(u16),
+    MmioRead(u64),
+    MmioWrite(u64),
+    /// A signal.
+    Interrupted,
+    /// What ends a run: a triple fault, an error of KVM's.
+    Fatal,
+    /// More different reasons than are kept apart.
+    Others,
+}
+
+impl Reason {
+    fn of(exit: &Exit) -> Self {
+        match exit {
+            Exit::PortRead { port, .. } => Self::PortRead(*port),
+            Exit::PortWrite { port, .. } => Self::PortWrite(*port),
+            Exit::MmioRead { address, .. } => Self::MmioRead(*address),
+            Exit::MmioWrite { address, .. } => Self::MmioWrite(*address),
+            Exit::Interrupted => Self::Interrupted,
+            Exit::Shutdown | Exit::InternalError { .. } | Exit::FailEntry { .. } | Exit::Other { .. } => {
+                Self::Fatal
+            }
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PortRead(_) => "port read",
+            Self::PortWrite(_) => "port write",
+            Self::MmioRead(_) => "MMIO read",
+            Self::MmioWrite(_) => "MMIO write",
+            Self::Interrupted => "interrupted",
+            Self::Fatal => "fatal",
+            Self::Others => "others",
+        }
+    }
+
+    pub fn address(self) -> Option<u64> {
+        match self {
+            Self::PortRead(port) | Self::PortWrite(port) => Some(port.into()),
+            Self::MmioRead(address) | Self::MmioWrite(address) => Some(address),
+            Self::Interrupted | Self::Fatal | Self::Others => None,
+        }
+    }
+
+    /// Whose port or address it is.
+    pub fn device(self) -> Option<String> {
+        const BOOT_CLOCK: u16 = layout::BOOT_CLOCK_PORT;
+        const VIRTIO_END: u64 =
+            layout::VIRTIO_MMIO + layout::VIRTIO_DEVICE_MAX as u64 * layout::VIRTIO_MMIO_SIZE;
+        let port = |port: u16| match port {
+            _ if is_console(port) => "serial port",
+            BOOT_CLOCK => "boot clock",
+            layout::SLEEP_CONTROL_PORT | layout::SLEEP_STATUS_PORT => "sleep registers",
+            _ if in_ports(port, layout::KEYBOARD_PORT, layout::KEYBOARD_PORT_COUNT) => "keyboard controller",
+            _ => "no device",
+        };
+        match self {
+            Self::PortRead(number) | Self::PortWrite(number) => Some(port(number).into()),
+            Self::MmioRead(address) | Self::MmioWrite(address) => Some(match address {
+                layout::VIRTIO_MMIO..VIRTIO_END => {
+                    let index = (address - layout::VIRTIO_MMIO) / layout::VIRTIO_MMIO_SIZE;
+                    format!("virtio device {index}")
+                }
+                _ => "no device".into(),
+            }),
+            Self::Interrupted | Self::Fatal | Self::Others => None,
+        }
+    }
+
+    /// Whether it is an access to the serial port.
+    pub fn is_console(self) -> bool {
+        matches!(self, Self::PortRead(port) | Self::PortWrite(port) if is_console(port))
+    }
+}
+
+fn is_console(port: u16) -> bool {
+    in_ports(port, layout::SERIAL_PORT, layout::SERIAL_PORT_COUNT)
+}
+
+fn in_ports(port: u16, first: u16, count: u16) -> bool {
+    (first..first + count).contains(&port)
+}
+
+/// What exits of one reason cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    pub exits: u64,
+    /// From the return of `KVM_RUN` until Coracle is done with the exit.
+    pub time: Duration,
+}
+
+impl Cost {
+    pub fn add(&mut self, other: Self) {
+        self.exits += other.exits;
+        self.time += other.time;
+    }
+}
+
+/// One vCPU's exits. Dropped, it adds them to the timeline's.
+pub struct Tally {
+    recorder: Arc<Recorder>,
+    vcpu: usize,
+    exits: u64,
+    costs: HashMap<Reason, Cost>,
+}
+
+impl Tally {
+    pub(super) fn new(recorder: Arc<Recorder>, vcpu: usize) -> Self {
+        Self {
+            recorder,
+            vcpu,
+            exits: 0,
+            costs: HashMap::new(),
+        }
+    }
+
+    /// Counts an exit and times what `handle` does about it.
+    pub fn time<'a, T>(&mut self, exit: Exit<'a>, handle: impl FnOnce(Exit<'a>) -> T) -> T {
+        let reason = Reason::of(&exit);
+        self.exits += 1;
+        self.recorder.set_exits(self.vcpu, self.exits);
+        let begin = Instant::now();
+        let result = handle(exit);
+        self.add(reason, begin.elapsed());
+        result
+    }
+
+    fn add(&mut self, reason: Reason, time: Duration) {
+        let is_kept = self.costs.len() < REASONS_MAX || self.costs.contains_key(&reason);
+        let reason = if is_kept { reason } else { Reason::Others };
+        self.costs.entry(reason).or_default().add(Cost { exits: 1, time });
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.recorder.add_costs(self.costs.drain());
+    }
+}
+
+/// The costs of all vCPUs.
+pub type Costs = BTreeMap<Reason, Cost>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::timings::timeline::Timeline;
+
+    #[test]
+    fn a_guest_that_exits_at_any_number_of_addresses_fills_no_memory() {
+        let timeline = Timeline::on(Duration::ZERO);
+        let mut tally = timeline.tally(0).unwrap();
+        for address in 0..100_000 {
+            let mut data = [0; 4];
+            tally.time(
+                Exit::MmioRead {
+                    address,
+                    data: &mut data,
+                },
+                drop,
+            );
+        }
+        drop(tally);
+        let costs = timeline.report().unwrap().costs();
+        assert_eq!(costs.len(), REASONS_MAX + 1);
+        assert_eq!(costs[&Reason::Others].exits, 100_000 - REASONS_MAX as u64);
+        assert_eq!(costs.values().map(|cost| cost.exits).sum::<u64>(), 100_000);
+    }
+
+    #[test]
+    fn exits_of_all_vcpus_come_together() {
+        let timeline = Timeline::on(Duration::ZERO);
+        for (vcpu, count) in [(0, 3), (1, 4)] {
+            let mut tally = timeline.tally(vcpu).unwrap();
+            for _ in 0..count {
+                tally.time(
+                    Exit::PortWrite {
+                        port: 0x3f8,
+                        size: 1,
+                        data: b"x",
+                    },
+                    drop,
+                );
+            }
+        }
+        let costs = timeline.report().unwrap().costs();
+        assert_eq!(costs.keys().collect::<Vec<_>>(), [&Reason::PortWrite(0x3f8)]);
+        assert_eq!(costs[&Reason::PortWrite(0x3f8)].exits, 7);
+    }
+
+    #[test]
+    fn every_port_and_address_has_its_device() {
+        let device = |reason: Reason| reason.device().unwrap();
+        assert_eq!(device(Reason::PortRead(0x3fd)), "serial port");
+        assert_eq!(device(Reason::PortRead(0x400)), "no device");
+        assert_eq!(device(Reason::PortWrite(0x5f0)), "boot clock");
+        assert_eq!(device(Reason::PortWrite(0x64)), "keyboard controller");
+        assert_eq!(device(Reason::MmioRead(0xd000_1070)), "virtio device 1");
+        assert_eq!(device(Reason::MmioRead(0xd001_3000)), "no device");
+        assert_eq!(Reason::Interrupted.device(), None);
+    }
+}

@@ -1,0 +1,87 @@
+//! What of this process is in memory: the guest's part, and Coracle's own.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
+
+use serde::Serialize;
+
+/// In bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Guest memory that is in the host's memory.
+    #[serde(rename = "guest_bytes")]
+    pub guest: u64,
+    /// The part of it that this guest alone has; the rest are pages of files.
+    #[serde(rename = "guest_private_bytes")]
+    pub guest_private: u64,
+    /// What Coracle itself takes: private memory outside of guest memory.
+    #[serde(rename = "coracle_private_bytes")]
+    pub coracle_private: u64,
+}
+
+impl Memory {
+    /// Of this process, whose guest memory is at these addresses.
+    pub fn read(guest: &[Range<u64>]) -> io::Result<Self> {
+        // Line by line: the whole text would be memory of ours.
+        Self::parse(BufReader::new(File::open("/proc/self/smaps")?), guest)
+    }
+
+    /// proc(5), `/proc/PID/smaps`.
+    fn parse(smaps: impl BufRead, guest: &[Range<u64>]) -> io::Result<Self> {
+        let mut memory = Self::default();
+        let mut is_guest = false;
+        for line in smaps.lines() {
+            let line = line?;
+            let mut words = line.split_ascii_whitespace();
+            let Some(first) = words.next() else { continue };
+            let number = words.next().and_then(|word| word.parse::<u64>().ok());
+            let bytes = number.unwrap_or(0) << 10;
+            match first {
+                "Rss:" if is_guest => memory.guest += bytes,
+                "Anonymous:" if is_guest => memory.guest_private += bytes,
+                "Anonymous:" => memory.coracle_private += bytes,
+                _ => {
+                    if let Some(start) = first
+                        .split_once('-')
+                        .and_then(|(start, _)| u64::from_str_radix(start, 16).ok())
+                    {
+                        is_guest = guest.iter().any(|range| range.contains(&start));
+                    }
+                }
+            }
+        }
+        Ok(memory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mappings_inside_of_guest_memory_are_the_guests() {
+        let smaps = "\
+00400000-00500000 r-xp 00000000 fe:00 12 /coracle\nRss: 100 kB\nAnonymous: 0 kB\nVmFlags: rd ex\n\
+7f0000000000-7f0000200000 rw-p 00000000 00:00 0\nRss: 40 kB\nAnonymous: 40 kB\n\
+7f0000200000-7f0008000000 rw-p 00001000 fe:00 12 /coracle\nRss: 60 kB\nAnonymous: 8 kB\n\
+7f0008000000-7f0008001000 rw-p 00000000 00:00 0\nRss: 4 kB\nAnonymous: 4 kB\n";
+        let guest = 0x7f00_0000_0000..0x7f00_0800_0000;
+        let memory = Memory::parse(smaps.as_bytes(), std::slice::from_ref(&guest)).unwrap();
+        let expected = Memory {
+            guest: 100 << 10,
+            guest_private: 48 << 10,
+            coracle_private: 4 << 10,
+        };
+        assert_eq!(memory, expected);
+    }
+
+    #[test]
+    fn what_a_process_writes_is_its_private_memory() {
+        const SIZE: usize = 8 << 20;
+        let bytes = vec![1u8; SIZE];
+        let start = bytes.as_ptr() as u64;
+        let memory = Memory::read(&[]).unwrap();
+        assert!(memory.coracle_private >= SIZE as u64, "{memory:?} at {start:#x}");
+    }
+}
