@@ -37,6 +37,8 @@ impl Sink for Collected {
     fn put(&self, byte: u8) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(byte);
     }
+
+    fn line_ends(&self) {}
 }
 
 /// What a port must be seen to do.

@@ -122,7 +122,7 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
     };
     timeline.mark(Phase::ArgumentsUnderstood);
     if args.dry_run {
-        let memory = Memory::allocate(config.memory.0, &[]).map_err(machine::Error::from)?;
+        let memory = Memory::allocate(config.memory.0, None).map_err(machine::Error::from)?;
         let blueprint = Blueprint::new(&config, &console_hints(), memory.guest(), &timeline)?;
         let printed = write!(io::stdout(), "{blueprint}");
         return printed.map(|()| 0).map_err(|source| Error::System {

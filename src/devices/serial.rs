@@ -37,6 +37,8 @@ pub trait Sink: Send + Sync {
     fn wait_for_room(&self);
     /// Takes a byte; never blocks.
     fn put(&self, byte: u8);
+    /// A line is whole: the moment to let whoever waits for it run.
+    fn line_ends(&self);
 }
 
 /// Sink as the writer that vm-superio asks for.
@@ -178,6 +180,10 @@ impl BusDevice for SerialPort {
                     self.room.made();
                 }
             }
+        }
+        drop(port);
+        if offset == THR && data.contains(&b'\n') {
+            self.sink.line_ends();
         }
     }
 }

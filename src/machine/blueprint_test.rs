@@ -47,7 +47,7 @@ fn each_disk_has_a_window_and_a_line_of_its_own() {
 
 #[test]
 fn a_missing_kernel_or_disk_is_a_missing_file() {
-    let memory = Memory::allocate(32 << 20, &[]).unwrap();
+    let memory = Memory::allocate(32 << 20, None).unwrap();
     let missing = |config: Config| {
         Blueprint::new(&config, "", memory.guest(), &Timeline::off())
             .err()

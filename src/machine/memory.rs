@@ -33,7 +33,7 @@ pub struct Memory {
 impl Memory {
     /// Maps `size` bytes, with the hole for devices below 4 GiB. Large pages are asked for, but for the guest addresses
     /// `small`: where a guest touches little, they would cost more than they bring.
-    pub fn allocate(size: u64, small: &[Range<u64>]) -> Result<Self, Error> {
+    pub fn allocate(size: u64, small: impl IntoIterator<Item = Range<u64>> + Clone) -> Result<Self, Error> {
         let mut regions = Vec::new();
         let mut mappings = Vec::new();
         for (start, size) in ranges(size) {
@@ -43,7 +43,7 @@ impl Memory {
             })?;
             let mapping = Mapping::new(length).map_err(|source| Error::Map { size, source })?;
             mapping.advise(0..length, libc::MADV_HUGEPAGE);
-            for small in small {
+            for small in small.clone() {
                 let clamp = |address: u64| address.clamp(start, start + size) - start;
                 let within = clamp(small.start) as usize..clamp(small.end) as usize;
                 mapping.advise(within, libc::MADV_NOHUGEPAGE);

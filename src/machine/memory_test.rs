@@ -12,7 +12,7 @@ fn memory_goes_around_the_hole_below_4_gib() {
 
 #[test]
 fn memory_is_zero_aligned_and_writable_to_its_last_byte() {
-    let memory = Memory::allocate(33 << 20, &[0..1 << 20, 30 << 20..40 << 20]).unwrap();
+    let memory = Memory::allocate(33 << 20, [0..1 << 20, 30 << 20..40 << 20]).unwrap();
     let region = memory.guest().find_region(GuestAddress(0)).unwrap();
     assert_eq!(region.as_ptr() as usize % LARGE_PAGE, 0);
     let last = GuestAddress((33 << 20) - 1);

@@ -112,9 +112,9 @@ impl Machine {
     ) -> Result<Self, Error> {
         let built_in = config.kernel.is_none();
         let memory = match built_in {
-            true => Memory::allocate(config.memory.0, &built_in::HARDLY_WRITTEN_AT_BOOT)?,
+            true => Memory::allocate(config.memory.0, built_in::HARDLY_WRITTEN_AT_BOOT)?,
             // The tables that a kernel finds at its entry are alone there.
-            false => Memory::allocate(config.memory.0, &[0..layout::HIGH_MEMORY])?,
+            false => Memory::allocate(config.memory.0, Some(0..layout::HIGH_MEMORY))?,
         };
         let guest = memory.guest();
         timeline.mark(Phase::MemoryMapped);

@@ -39,6 +39,10 @@ impl Sink for Watch {
             self.recorder.mark(phase);
         }
     }
+
+    fn line_ends(&self) {
+        self.sink.line_ends();
+    }
 }
 
 /// What has been on the console.
