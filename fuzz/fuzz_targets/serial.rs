@@ -38,7 +38,7 @@ impl Sink for Collected {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(byte);
     }
 
-    fn line_ends(&self) {}
+    fn pause(&self) {}
 }
 
 /// What a port must be seen to do.

@@ -21,6 +21,8 @@ use crate::devices::serial::Sink;
 const QUEUE_LIMIT: usize = 64 << 10;
 /// Bytes that a pipe takes whole, and without blocking, once it is ready for writing: `PIPE_BUF`.
 const PIECE: usize = 4096;
+/// How long bytes may wait for those that follow.
+const MOMENT: Duration = Duration::from_millis(1);
 /// Bytes at the end of the output that are kept for [`crate::diagnosis`].
 const TAIL: usize = 8 << 10;
 /// How long a writer that is to write no more may take to notice.
@@ -38,6 +40,8 @@ pub enum Drain {
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
+    /// No more bytes follow those in the queue at once.
+    paused: bool,
     /// The last bytes that the writer took out of the queue.
     tail: VecDeque<u8>,
     /// vCPUs wait no longer for room.
@@ -157,6 +161,13 @@ impl Shared {
         while state.queue.is_empty() && !state.closed {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        // A guest gives byte by byte: a moment, and what belongs together is written together.
+        let hold = |state: &mut State| !state.paused && !state.closed && state.queue.len() < PIECE;
+        (state, _) = self
+            .filled
+            .wait_timeout_while(state, MOMENT, hold)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.paused = false;
         mem::swap(&mut state.queue, bytes);
         let State { tail, .. } = &mut *state;
         tail.extend(&bytes[bytes.len().saturating_sub(TAIL)..]);
@@ -205,14 +216,20 @@ impl Sink for Queue {
             return;
         }
         state.queue.push(byte);
-        if state.queue.len() == 1 {
+        // The first wakes the writer, and a piece is worth writing.
+        if matches!(state.queue.len(), 1 | PIECE) {
             self.0.filled.notify_one();
         }
     }
 
-    fn line_ends(&self) {
-        // On a processor that the writer shares with the vCPU, the writer's turn.
-        thread::yield_now();
+    fn pause(&self) {
+        let mut state = self.0.lock();
+        if !state.queue.is_empty() && !mem::replace(&mut state.paused, true) {
+            drop(state);
+            self.0.filled.notify_one();
+            // On a processor that the writer shares with the vCPU, the writer's turn.
+            thread::yield_now();
+        }
     }
 }
 

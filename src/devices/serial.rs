@@ -37,8 +37,8 @@ pub trait Sink: Send + Sync {
     fn wait_for_room(&self);
     /// Takes a byte; never blocks.
     fn put(&self, byte: u8);
-    /// A line is whole: the moment to let whoever waits for it run.
-    fn line_ends(&self);
+    /// No byte follows at once: a line is whole, or the guest asks what the port is waiting for.
+    fn pause(&self);
 }
 
 /// Sink as the writer that vm-superio asks for.
@@ -162,6 +162,10 @@ impl BusDevice for SerialPort {
                 *byte = *byte & !IIR_NONE | IIR_RDA;
             }
         }
+        drop(port);
+        if offset == u64::from(IIR) {
+            self.sink.pause();
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -183,7 +187,7 @@ impl BusDevice for SerialPort {
         }
         drop(port);
         if offset == THR && data.contains(&b'\n') {
-            self.sink.line_ends();
+            self.sink.pause();
         }
     }
 }

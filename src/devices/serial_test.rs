@@ -12,7 +12,7 @@ impl Sink for Collected {
     fn put(&self, byte: u8) {
         self.0.lock().unwrap().push(byte);
     }
-    fn line_ends(&self) {}
+    fn pause(&self) {}
 }
 
 fn port() -> (SerialPort, Arc<Collected>, Interrupt) {

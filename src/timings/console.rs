@@ -40,8 +40,8 @@ impl Sink for Watch {
         }
     }
 
-    fn line_ends(&self) {
-        self.sink.line_ends();
+    fn pause(&self) {
+        self.sink.pause();
     }
 }
 

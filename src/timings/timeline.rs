@@ -275,7 +275,7 @@ mod tests {
             fn put(&self, byte: u8) {
                 self.0.lock().unwrap().push(byte);
             }
-            fn line_ends(&self) {}
+            fn pause(&self) {}
         }
         let kept = Arc::new(Kept(Mutex::default()));
         let timeline = Timeline::on(monotonic());

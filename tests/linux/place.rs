@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 /// Set inside the nested machine.
 const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
@@ -16,6 +17,9 @@ const EXTENT: &str = "CORACLE_LINUX_TESTS";
 /// the better part of two hours.
 const MACHINE_PATIENCE: u32 = 1200;
 const MACHINE_PATIENCE_FULL: u32 = 10_800;
+
+/// Nested machines that run at once. Each keeps one processor busy.
+const MACHINES: usize = 2;
 
 /// Exit codes of a nested machine that came to a standstill, or failed itself.
 const MACHINE_FAILED: [u8; 2] = [124, 125];
@@ -38,6 +42,15 @@ const DISK_PROGRAMS: [&str; 2] = ["/sbin/e2fsck", "/sbin/debugfs"];
 
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
+}
+
+/// Whether the trial with this number is one of this machine's. Numbers next to each other are not on the same one, as
+/// trials of like length are.
+pub fn is_mine(trial: usize) -> bool {
+    match env::var(INSIDE) {
+        Ok(share) => share.parse() == Ok(trial % MACHINES),
+        Err(_) => true,
+    }
 }
 
 /// Whether trials are to do all that they can, however long it takes.
@@ -129,9 +142,58 @@ fn do_or_say(mut command: Command) -> Result<(), String> {
     }
 }
 
-/// Runs this program with these arguments inside the nested machine.
-pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    eprintln!("Linux guests: this host's KVM does not run Linux, so they run in the nested machine");
+/// Runs this program with these arguments inside nested machines: one for each of this host's processors, each with a
+/// share of the trials.
+pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
+    eprintln!("Linux guests: this host's KVM does not run Linux, so they run in {MACHINES} nested machines");
+    let failed = thread::scope(|scope| {
+        let machines: Vec<_> = (0..MACHINES)
+            .map(|share| {
+                let arguments = &arguments;
+                scope.spawn(move || run_share(share, arguments))
+            })
+            .collect();
+        // Each tells at its end, so that what they say is not mixed.
+        machines
+            .into_iter()
+            .map(|machine| machine.join())
+            .filter(|ended| !matches!(ended, Ok(true)))
+            .count()
+    });
+    match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Runs a share of the trials, and prints what it said when it has ended. What the machine itself does wrong is not the
+/// trials': they get another one.
+fn run_share(share: usize, arguments: &[OsString]) -> bool {
+    let mut machine = machine(share, arguments);
+    for last in [false, true] {
+        let output = match machine.output() {
+            Ok(output) => output,
+            Err(why) => {
+                eprintln!("Linux guests: cannot run {machine:?}: {why}");
+                return false;
+            }
+        };
+        let said = [output.stderr, output.stdout].concat();
+        eprint!("{}", String::from_utf8_lossy(&said));
+        let code = output.status.code().and_then(|code| u8::try_from(code).ok());
+        match code {
+            Some(code) if MACHINE_FAILED.contains(&code) && !last => {
+                eprintln!("Linux guests: the nested machine failed (status {code}): once more");
+            }
+            _ => return code == Some(0),
+        }
+    }
+    false
+}
+
+/// A nested machine that runs a share of the trials. Its clock counts instructions: what a trial waits for does not
+/// depend on how busy this host is. The other kind of nested machine now and then loses an interrupt, or more.
+fn machine(share: usize, arguments: &[OsString]) -> Command {
     let files = FORMATS
         .iter()
         .map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")))
@@ -154,7 +216,8 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut machine = Command::new("timeout");
     machine
         .args(["--foreground", &patience.to_string()])
-        .arg(Path::new(ROOT).join("tests/nested/run"));
+        .arg(Path::new(ROOT).join("tests/nested/run"))
+        .arg("--deterministic");
     for (outside, inside) in files {
         let mut file = outside.into_os_string();
         file.push(":");
@@ -165,28 +228,11 @@ pub fn run_inside(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         .args([
             "--",
             "env",
-            &format!("{INSIDE}=yes"),
+            &format!("{INSIDE}={share}"),
             &format!("{EXTENT}={extent}"),
             "/linux-tests",
         ])
         .args(arguments)
         .stdin(Stdio::null());
-    // What the machine itself does wrong is not the trials': they get another one.
-    for attempts_left in [1, 0] {
-        let code = match machine.status() {
-            Ok(status) => status
-                .code()
-                .and_then(|code| u8::try_from(code).ok())
-                .unwrap_or(1),
-            Err(why) => {
-                eprintln!("Linux guests: cannot run {machine:?}: {why}");
-                return ExitCode::FAILURE;
-            }
-        };
-        if !MACHINE_FAILED.contains(&code) || attempts_left == 0 {
-            return ExitCode::from(code);
-        }
-        eprintln!("Linux guests: the nested machine failed (status {code}): once more");
-    }
-    ExitCode::FAILURE
+    machine
 }
