@@ -4,7 +4,8 @@
 # make check   formatting, lints, documentation, dependencies
 # make guest   builds the built-in guest that coracle carries
 # make fuzz    each fuzz target for a minute (FUZZ_SECONDS=N for longer)
-# make bench   start-up time on this host, and boot time on the deterministic clock beside containers
+# make bench   start-up time on this host, and the boot budget
+# make bench-boot   the boot budget: each phase of a boot on the deterministic clock, beside containers
 #
 # Each installs what is missing first, and does nothing twice.
 
@@ -18,7 +19,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test race check guest fuzz bench build
+.PHONY: help run test race check guest fuzz bench bench-boot build
 .PHONY: prepared crates nested formats
 
 help:
@@ -47,6 +48,9 @@ fuzz:
 
 bench: build
 	cargo bench --quiet --bench start
+	cargo bench --quiet --bench boot
+
+bench-boot: build
 	cargo bench --quiet --bench boot
 
 build: prepared

@@ -1,105 +1,223 @@
-//! From the start of the process to the first line of init: the built-in guest beside containers that run the same
-//! init, on the deterministic clock.
+//! The boot budget: from the start of the process to the first line of init, phase by phase, on the deterministic
+//! clock, beside containers that run the same init, against the figures that are checked in.
 //!
-//! `cargo bench --bench boot [-- RUNS]`, after `make guest`. The whole comparison runs in the nested machine with its
-//! clock counting instructions, a virtual nanosecond each, so the figures repeat and do not depend on the host. What
-//! that clock does not see is what leaving a guest costs a real processor; so exits are counted beside it.
+//! `cargo bench --bench boot`, or `make bench-boot`, measures and prints the difference to benches/boot.json;
+//! `-- --save` writes that file anew, which belongs in the commit that changed the figures.
+//!
+//! All of it runs in the nested machine with its clock counting instructions, a virtual nanosecond each, so the figures
+//! repeat and do not depend on the host. What that clock does not see is what leaving a guest costs a real processor; so
+//! exits are counted beside it.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use serde_json::json;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// What init's first line begins with, in a guest and in a container.
 const FIRST_LINE: &str = "Coracle guest: ";
 /// Says that this program is inside of the nested machine.
 const INSIDE: &str = "--inside-the-nested-machine";
+const SAVE: &str = "--save";
 const INIT: &str = "target/x86_64-unknown-linux-gnu/init/coracle-init";
 const BUNDLE: &str = "/run/bundle";
+const TIMINGS: &str = "/run/timings.json";
+/// Starts of each that count: of so regular a clock the median of few is enough.
+const RUNS: usize = 3;
+
+/// A line of the budget.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Row {
+    what: String,
+    /// Virtual milliseconds.
+    ms: f64,
+    /// Exits that reach Coracle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exits: Option<u64>,
+    /// All exits, by KVM's own count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kvm_exits: Option<u64>,
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let runs = env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(3);
-    match env::args().any(|argument| argument == INSIDE) {
-        true => compare(runs),
-        false => enter_nested_machine(runs),
+    if env::args().any(|argument| argument == INSIDE) {
+        println!("{}", serde_json::to_string(&measure()?)?);
+        return Ok(());
     }
-}
-
-/// Becomes the nested machine, with this program running in it.
-fn enter_nested_machine(runs: usize) -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let packages = Command::new(root.join("guest-images/need"))
-        .args(["crun", "runc"])
-        .status()?;
-    if !packages.success() {
-        return Err("crun and runc cannot be installed".into());
-    }
-    let this = env::current_exe()?.display().to_string();
-    let files = [
-        this + ":/boot",
-        root.join(INIT).display().to_string() + ":/init-of-the-guest",
-    ];
-    let runners = ["/usr/bin/crun", "/usr/sbin/runc"].map(|path| format!("{path}:{path}"));
-    let error = Command::new(root.join("tests/nested/run"))
-        .arg("--deterministic")
-        .args(files.iter().chain(&runners).flat_map(|file| ["--file", file]))
-        .args(["--", "/boot", INSIDE, &runs.to_string()])
-        .exec();
-    Err(error.into())
-}
-
-struct Start {
-    milliseconds: f64,
-    notes: Vec<String>,
-}
-
-/// A name, and the command line of the run with a number.
-type Runner = (&'static str, fn(usize) -> Command);
-
-fn compare(runs: usize) -> Result<(), Box<dyn Error>> {
-    make_bundle()?;
-    // Counters of KVM. Without them the times still stand.
-    let _ = Command::new("mount")
-        .args(["-t", "debugfs", "debugfs", "/sys/kernel/debug"])
-        .status();
-    println!("process start to init's first line, 1 vCPU, 128 MiB, page cache warm, virtual milliseconds");
-    let runners: [Runner; 4] = [
-        ("crun", |run| container("crun", run)),
-        ("runc", |run| container("runc", run)),
-        ("coracle", |_| guest(1)),
-        ("coracle, 2 vCPUs", |_| guest(2)),
-    ];
-    for (name, command) in runners {
-        // The first run brings the files into the page cache.
-        let starts = (0..=runs)
-            .map(|run| start(command(run)))
-            .collect::<Result<Vec<_>, _>>()?;
-        let figures: Vec<_> = starts[1..]
-            .iter()
-            .map(|start| format!("{:.2}", start.milliseconds))
-            .collect();
-        println!("{name:<18} {}", figures.join("  "));
-        for note in &starts[runs].notes {
-            println!("{:<18} {note}", "");
-        }
+    let rows = measure_in_nested_machine()?;
+    let budget = root().join("benches/boot.json");
+    let before: Vec<Row> = match fs::read(&budget) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(_) => Vec::new(),
+    };
+    print(&rows, &before);
+    if env::args().any(|argument| argument == SAVE) {
+        fs::write(&budget, serde_json::to_string_pretty(&rows)? + "\n")?;
     }
     Ok(())
 }
 
-fn guest(cpus: u8) -> Command {
-    let mut command = Command::new("coracle");
-    command.args(["run", "--memory", "128M", "--cpus", &cpus.to_string()]);
-    command
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs this program in the nested machine.
+fn measure_in_nested_machine() -> Result<Vec<Row>, Box<dyn Error>> {
+    let run =
+        |program: &str, arguments: &[&str]| match Command::new(root().join(program)).args(arguments).status()
+        {
+            Ok(status) if status.success() => Ok(()),
+            ended => Err(format!("{program}: {ended:?}")),
+        };
+    let stock = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("stock");
+    run("guest-images/need", &["crun", "runc"])?;
+    run("tests/nested/stock-kernel", &[&stock.display().to_string()])?;
+    let files = [
+        (env::current_exe()?, "/boot"),
+        (root().join(INIT), "/init-of-the-guest"),
+        (stock.join("vmlinuz"), "/stock/vmlinuz"),
+        ("/usr/bin/crun".into(), "/usr/bin/crun"),
+        ("/usr/sbin/runc".into(), "/usr/sbin/runc"),
+    ];
+    let mut machine = Command::new(root().join("tests/nested/run"));
+    machine.arg("--deterministic");
+    for (outside, inside) in files {
+        machine
+            .arg("--file")
+            .arg(format!("{}:{inside}", outside.display()));
+    }
+    let ended = machine
+        .args(["--", "/boot", INSIDE])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !ended.status.success() {
+        return Err(format!("the nested machine ended with {}", ended.status).into());
+    }
+    Ok(serde_json::from_slice(&ended.stdout)?)
+}
+
+fn print(rows: &[Row], before: &[Row]) {
+    println!(
+        "process start to init's first line, 128 MiB, page cache warm; in brackets the budget of benches/boot.json"
+    );
+    println!(
+        "{:<52} {:>19} {:>15} {:>15}",
+        "", "virtual ms", "exits", "KVM's exits"
+    );
+    for row in rows {
+        let budget = before.iter().find(|before| before.what == row.what);
+        let count = |value: Option<u64>, budget: Option<u64>| match (value, budget) {
+            (Some(value), Some(budget)) => format!("{value} [{budget}]"),
+            (Some(value), None) => value.to_string(),
+            (None, _) => String::new(),
+        };
+        let ms = match budget {
+            Some(budget) => format!("{:.2} [{:.2}] {:+.2}", row.ms, budget.ms, row.ms - budget.ms),
+            None => format!("{:.2}", row.ms),
+        };
+        println!(
+            "{:<52} {:>19} {:>15} {:>15}",
+            row.what,
+            ms,
+            count(row.exits, budget.and_then(|budget| budget.exits)),
+            count(row.kvm_exits, budget.and_then(|budget| budget.kvm_exits)),
+        );
+    }
+}
+
+fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
+    make_bundle()?;
+    let total = |what: &str, ms: f64| Row {
+        what: what.to_owned(),
+        ms,
+        exits: None,
+        kvm_exits: None,
+    };
+    let coracle = |arguments: &[&str]| {
+        let mut command = Command::new("coracle");
+        command.args(["run", "--memory", "128M"]).args(arguments);
+        command
+    };
+    let mut rows = vec![
+        total("crun", median(|run| container("crun", run))?),
+        total("runc", median(|run| container("runc", run))?),
+        total("coracle", median(|_| coracle(&[]))?),
+    ];
+    let timed = start(coracle(&[&format!("--timings={TIMINGS}")]))?;
+    rows.extend(phases(timed, &serde_json::from_slice(&fs::read(TIMINGS)?)?)?);
+    rows.push(total("coracle, 2 vCPUs", median(|_| coracle(&["--cpus", "2"]))?));
+    // A bzImage of LZ4, with the same init: what all that this kernel has and the built-in one has not costs.
+    let stock = || {
+        coracle(&[
+            "--kernel",
+            "/stock/vmlinuz",
+            "--initrd",
+            "/guest-images/out/initrd",
+        ])
+    };
+    rows.push(total(
+        "coracle, Debian's cloud kernel as shipped (once)",
+        start(stock())?,
+    ));
+    Ok(rows)
+}
+
+/// What a run with `--timings` says of itself, put together to the parts that a boot is made of.
+fn phases(total: f64, timings: &Value) -> Result<Vec<Row>, Box<dyn Error>> {
+    let phases = timings["phases"].as_array().ok_or("no phases")?;
+    let place = |name: &str| {
+        let place = phases.iter().position(|phase| phase["phase"] == name);
+        place.ok_or_else(|| format!("no phase {name}"))
+    };
+    let ended = |name: &str| Ok::<_, String>(phases[place(name)?]["ended_ms"].as_f64().unwrap_or_default());
+    let part = |what: &str, from: &str, to: &str| {
+        let within = &phases[place(from)? + 1..=place(to)?];
+        let sum = |key: &str| Some(within.iter().filter_map(|phase| phase[key].as_u64()).sum());
+        Ok::<_, String>(Row {
+            what: format!("  {what}"),
+            ms: ended(to)? - ended(from)?,
+            exits: sum("exits"),
+            kvm_exits: sum("kvm_exits"),
+        })
+    };
+    let host = phases[place("vm_created")?]["took_ms"]
+        .as_f64()
+        .unwrap_or_default();
+    let row = |what: &str, ms| Row {
+        what: format!("  {what}"),
+        ms,
+        exits: None,
+        kvm_exits: None,
+    };
+    Ok(vec![
+        row(
+            "host kernel: fork, exec, the pipe's reader",
+            total - ended("init_line")?,
+        ),
+        row("VMM: to its first KVM_RUN", ended("first_guest_instruction")?),
+        row("  of which KVM makes the VM, and loading beside it", host),
+        part(
+            "guest kernel: to its first C code",
+            "first_guest_instruction",
+            "guest_mark_1",
+        )?,
+        part("guest kernel: from there to init", "guest_mark_1", "guest_mark_2")?,
+        part("init: to the end of its first line", "guest_mark_2", "init_line")?,
+    ])
+}
+
+fn median(command: impl Fn(usize) -> Command) -> Result<f64, Box<dyn Error>> {
+    // The first brings files into the page cache.
+    let starts: Result<Vec<_>, _> = (0..=RUNS).map(|run| start(command(run))).collect();
+    let mut starts = starts?.split_off(1);
+    starts.sort_by(f64::total_cmp);
+    Ok(starts[RUNS / 2])
 }
 
 fn container(runtime: &str, run: usize) -> Command {
@@ -117,15 +235,15 @@ fn make_bundle() -> Result<(), Box<dyn Error>> {
         return Err("runc makes no bundle".into());
     }
     let path = format!("{BUNDLE}/config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
     config["process"]["args"] = json!(["/init"]);
     config["process"]["terminal"] = json!(false);
     fs::write(path, serde_json::to_vec(&config)?)?;
     Ok(())
 }
 
-/// Starts a runner, times its first line, and lets it come to its end.
-fn start(mut command: Command) -> Result<Start, Box<dyn Error>> {
+/// Starts a runner, times its first line in milliseconds, and lets it come to its end.
+fn start(mut command: Command) -> Result<f64, Box<dyn Error>> {
     let begin = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -137,97 +255,15 @@ fn start(mut command: Command) -> Result<Start, Box<dyn Error>> {
     loop {
         line.clear();
         if output.read_line(&mut line)? == 0 {
-            return Err(format!(
-                "{command:?} ended with {} and without init's first line",
-                child.wait()?
-            )
-            .into());
+            let status = child.wait()?;
+            return Err(format!("{command:?} ended with {status} and without init's first line").into());
         }
         if line.starts_with(FIRST_LINE) {
             break;
         }
     }
     let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
-    let notes = notes(&child);
     output.read_to_end(&mut Vec::new())?;
     child.wait()?;
-    Ok(Start { milliseconds, notes })
-}
-
-/// What a VMM's process and KVM tell at this moment; nothing for a container's runtime.
-fn notes(child: &Child) -> Vec<String> {
-    let mut notes = Vec::new();
-    let exits = kvm_counters(child.id());
-    if !exits.is_empty() {
-        let exits: Vec<_> = exits
-            .iter()
-            .map(|(name, count)| format!("{name} {count}"))
-            .collect();
-        notes.push(format!("KVM counts: {}", exits.join(", ")));
-        if let Some((vmm, guest)) = memory(child.id()) {
-            notes.push(format!(
-                "memory: {vmm} kB private and dirty in the VMM, {guest} kB of the guest touched"
-            ));
-        }
-    }
-    notes
-}
-
-/// KVM's counters of the process's VM that say how often the guest was left, and why.
-fn kvm_counters(pid: u32) -> BTreeMap<String, u64> {
-    const COUNTERS: [&str; 7] = [
-        "exits",
-        "io_exits",
-        "mmio_exits",
-        "halt_exits",
-        "irq_exits",
-        "pf_taken",
-        "hypercalls",
-    ];
-    let Ok(directories) = fs::read_dir("/sys/kernel/debug/kvm") else {
-        return BTreeMap::new();
-    };
-    // A VM's directory is named by the process and a descriptor.
-    let ours = |name: &str| {
-        name.split_once('-')
-            .is_some_and(|(process, _)| process == pid.to_string())
-    };
-    let directory = directories
-        .flatten()
-        .find(|entry| ours(&entry.file_name().to_string_lossy()));
-    let Some(directory) = directory else {
-        return BTreeMap::new();
-    };
-    let read = |name: &str| {
-        fs::read_to_string(directory.path().join(name))
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
-    };
-    COUNTERS
-        .iter()
-        .filter_map(|name| Some((name.to_string(), read(name)?)))
-        .collect()
-}
-
-/// Private dirty kilobytes outside of guest memory, and inside. Guest memory is the mappings of 32 MiB and more:
-/// nothing else in the process is that large. What is private and dirty is anonymous; the field that says
-/// `Private_Dirty` counts the program's own pages too where its file is in memory, as everything here is.
-fn memory(pid: u32) -> Option<(u64, u64)> {
-    const GUEST_MEMORY_MIN: u64 = 32 << 10;
-    let (mut vmm, mut guest, mut size) = (0, 0, 0);
-    for line in fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?.lines() {
-        let Some((field, value)) = line.split_once(':') else {
-            continue;
-        };
-        let kilobytes = || value.trim().trim_end_matches(" kB").parse::<u64>().ok();
-        match field {
-            "Size" => size = kilobytes()?,
-            "Anonymous" if size >= GUEST_MEMORY_MIN => guest += kilobytes()?,
-            "Anonymous" => vmm += kilobytes()?,
-            _ => (),
-        }
-    }
-    Some((vmm, guest))
+    Ok(milliseconds)
 }

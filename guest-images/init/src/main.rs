@@ -1,6 +1,6 @@
 //! PID 1 of Coracle's built-in guest.
 //!
-//! It says its first line, mounts what a small system needs, sets the console up, runs one thing (a command, a
+//! It says its first line (start.rs), mounts what a small system needs, sets the console up, runs one thing (a command, a
 //! shell or the demonstration), and powers the guest off when that ends. As the command of a container the same
 //! binary does what it is let do, and exits.
 
@@ -9,6 +9,7 @@ mod demonstration;
 mod end;
 mod mounts;
 mod say;
+mod start;
 mod supervise;
 mod terminal;
 
@@ -28,7 +29,6 @@ const BUSYBOX: &str = "/bin/busybox";
 
 fn main() -> ExitCode {
     let boot_time = since_boot();
-    say::first_line();
 
     let supervisor = Supervisor::new();
     if end::is_first_process() {

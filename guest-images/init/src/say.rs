@@ -3,16 +3,6 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use nix::sys::utsname::uname;
-
-/// Writes the line that says that user space runs: the marker that boot time is measured to.
-pub fn first_line() {
-    let Ok(system) = uname() else { return };
-    // Made whole before it is written, so that it is one write.
-    let line = format!("Coracle guest: Linux {}\n", system.release().to_string_lossy());
-    let _ = nix::unistd::write(io::stdout(), line.as_bytes());
-}
-
 /// Writes one line to stdout.
 pub fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
