@@ -43,6 +43,7 @@ fn main() -> ExitCode {
             }
         })
         .init();
+    log::debug!("main began {} us ago", (monotonic() - started).as_micros());
     match cli.execute(started) {
         Ok(code) => code.into(),
         Err(error) => {
