@@ -20,7 +20,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
 .PHONY: help run test race check guest fuzz bench bench-boot build
-.PHONY: prepared crates nested formats
+.PHONY: prepared crates nested formats release tests
 
 help:
 	@sed -n 's/^# \?//p' Makefile | sed '/^$$/q'
@@ -28,7 +28,8 @@ help:
 run: build
 	@tools/run
 
-test: build formats
+test: prepared
+	@$(PARALLEL) release tests formats
 	$(call say,running the tests of this host and then those with Linux guests)
 	@cargo test --quiet --workspace
 
@@ -54,7 +55,13 @@ bench-boot: build
 	cargo bench --quiet --bench boot
 
 build: prepared
+	@$(PARALLEL) release
+
+release:
 	@cargo build --release --quiet
+
+tests:
+	@cargo test --quiet --workspace --no-run
 
 guest:
 	@guest-images/build

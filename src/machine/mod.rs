@@ -8,8 +8,8 @@ mod outcome;
 mod vcpu;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -122,27 +122,37 @@ impl Machine {
         timeline.mark(Phase::KvmOpened);
         // Making a VM is in good part waiting: for threads of KVM's, and for grace periods.
         let made = AtomicBool::new(false);
-        let (hardware, beside) = thread::scope(|scope| {
-            let beside = || -> Result<_, Error> {
-                let processor = Processor::ask(&kvm)?;
+        let (tell, processor) = mpsc::channel();
+        let (hardware, blueprint) = thread::scope(|scope| {
+            let (kvm, memory, made) = (&kvm, &memory, &made);
+            let blueprint = move || {
+                // The other thread waits for it, or has gone for a reason that it tells.
+                let _ = tell.send(Processor::ask(kvm));
                 timeline.mark(Phase::ProcessorKnown);
                 let blueprint = Blueprint::new(config, console_hints, guest, timeline)?;
                 if built_in {
-                    memory.provide(built_in::WRITTEN_AT_BOOT, &made);
+                    memory.provide(built_in::WRITTEN_AT_BOOT, made);
                 }
-                Ok((processor, blueprint))
+                Ok::<_, Error>(blueprint)
             };
-            let beside = thread::Builder::new()
+            let blueprint = thread::Builder::new()
                 .name("blueprint".into())
-                .spawn_scoped(scope, beside);
+                .spawn_scoped(scope, blueprint);
             // SAFETY: the machine, and what it becomes, drops the memory last.
-            let hardware = unsafe { Hardware::create(&kvm, guest, config.cpus, !built_in, timeline) };
+            let hardware = unsafe { Hardware::create(kvm, guest, config.cpus, !built_in, timeline) };
+            let hardware = hardware.and_then(|hardware| {
+                if let Ok(processor) = processor.recv() {
+                    processor?.set_up(&hardware.vcpus)?;
+                    timeline.mark(Phase::VcpusSetUp);
+                }
+                Ok(hardware)
+            });
             made.store(true, Ordering::Relaxed);
-            (hardware, beside.map(|thread| thread.join()))
+            (hardware, blueprint.map(|thread| thread.join()))
         });
-        let beside = beside.map_err(system("start a thread"))?;
-        let (processor, blueprint) =
-            beside.map_err(|_| system("load the kernel")(io::Error::other("its thread panicked")))??;
+        let blueprint = blueprint.map_err(system("start a thread"))?;
+        let blueprint =
+            blueprint.map_err(|_| system("load the kernel")(io::Error::other("its thread panicked")))??;
         let Blueprint {
             kernel,
             disks,
@@ -151,9 +161,7 @@ impl Machine {
             ..
         } = blueprint;
         let Hardware { vm, vcpus } = hardware?;
-        processor.set_up(&vcpus)?;
         set_entry(&vcpus[0], &kernel, &memory)?;
-        timeline.mark(Phase::VcpusSetUp);
 
         let ending = Arc::new(Ending::new().map_err(system("make an event"))?);
         let mut ports = Bus::default();

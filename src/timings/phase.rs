@@ -101,7 +101,8 @@ impl Phase {
             Self::VmCreated
             | Self::MemoryRegistered
             | Self::InterruptControllersCreated
-            | Self::VcpusCreated => Lane::Kvm,
+            | Self::VcpusCreated
+            | Self::VcpusSetUp => Lane::Kvm,
             Self::ProcessorKnown | Self::KernelLoaded | Self::BootTablesWritten => Lane::Loading,
             _ => Lane::Main,
         }
