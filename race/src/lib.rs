@@ -71,10 +71,6 @@ pub struct Options {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error(
-        "this coracle was built without the built-in guest, which is what a race is about: see guest-images/"
-    )]
-    NoBuiltInGuest,
     #[error("cannot make the files of a race in {}: {source}", path.display())]
     Files { path: PathBuf, source: io::Error },
     #[error("a guest has whole MiB in a race, and {0} bytes are not: give for example 128M")]
@@ -229,10 +225,12 @@ impl Competitor {
     }
 
     fn row(self) -> Row {
+        // Parts of it are a runner's own words, or its guest's: they must neither clear a screen nor break a table.
+        let one_line = |why: String| why.replace(char::is_control, " ");
         Row {
             runner: self.runner,
             command: self.command,
-            result: self.contestant.map(|_| self.measured),
+            result: self.contestant.map(|_| self.measured).map_err(one_line),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -52,15 +53,17 @@ impl Processes {
         tree
     }
 
-    /// The memory of a runner's process and its descendants. None when the process has ended.
-    pub fn memory(&self, runner: u32, is_vmm: bool) -> Option<Memory> {
+    /// The memory of a runner's process and its descendants; a VMM has a guest with so many bytes of memory. None when
+    /// the process has ended.
+    pub fn memory(&self, runner: u32, guest_memory: Option<u64>) -> Option<Memory> {
+        let is_vmm = guest_memory.is_some();
         let ours = fs::read_link("/proc/self/ns/pid").ok();
         let mut sum = Memory::default();
         for id in self.tree(runner) {
             let Ok(smaps) = fs::read_to_string(format!("/proc/{id}/smaps")) else {
                 continue;
             };
-            let (beside, guest) = private(&smaps);
+            let (beside, guest) = private(&smaps, guest_memory.unwrap_or(0));
             let is_in_container = !is_vmm && fs::read_link(format!("/proc/{id}/ns/pid")).ok() != ours;
             if is_in_container {
                 sum.guest += beside + guest;
@@ -117,13 +120,16 @@ struct Mapping {
 ///
 /// What is anonymous is private; the fields that say `Private` also count pages of files that nobody else happens to
 /// map. Guest memory may be several mappings, anonymous ones and copies of parts of files, without a gap between them.
-fn private(smaps: &str) -> (u64, u64) {
+/// Others may touch it, a thread's stack for example: where a part of them has its size, that part is it.
+fn private(smaps: &str, guest_memory: u64) -> (u64, u64) {
     let (mut beside, mut guest) = (0, 0);
     let mappings = mappings(smaps);
     for run in mappings.chunk_by(|one, next| one.end == next.start && one.is_writable && next.is_writable) {
         let size: u64 = run.iter().map(|mapping| mapping.end - mapping.start).sum();
-        let is_guest = size >= GUEST_MEMORY_MIN && run[0].is_writable;
-        for mapping in run {
+        let is_large = size >= GUEST_MEMORY_MIN && run[0].is_writable;
+        let exact = part_of_size(run, guest_memory).unwrap_or(0..run.len());
+        for (index, mapping) in run.iter().enumerate() {
+            let is_guest = is_large && exact.contains(&index);
             // A guest's memory may be a file in memory that only this VMM has.
             let bytes = match is_guest && mapping.is_shared {
                 true => mapping.resident,
@@ -136,6 +142,15 @@ fn private(smaps: &str) -> (u64, u64) {
         }
     }
     (beside, guest)
+}
+
+/// Neighbours in a run of mappings that have this size together.
+fn part_of_size(run: &[Mapping], size: u64) -> Option<Range<usize>> {
+    (0..run.len()).find_map(|first| {
+        let end = run[first].start.checked_add(size)?;
+        let last = run[first..].iter().position(|mapping| mapping.end == end)?;
+        Some(first..first + last + 1)
+    })
 }
 
 fn mappings(smaps: &str) -> Vec<Mapping> {
@@ -186,7 +201,7 @@ mod tests {
 7f0001400000-7f0004000000 rw-p 00000000 00:00 0\nRss: 8 kB\nAnonymous: 8 kB\nVmFlags: rd wr\n\
 7f0004000000-7f0004001000 ---p 00000000 00:00 0\nRss: 0 kB\nAnonymous: 0 kB\n\
 7f0004001000-7f0004201000 rw-p 00000000 00:00 0 [stack]\nRss: 16 kB\nAnonymous: 12 kB\n";
-        assert_eq!(private(smaps), (12 * KIB, 148 * KIB));
+        assert_eq!(private(smaps, 64 << 20), (12 * KIB, 148 * KIB));
     }
 
     #[test]
@@ -194,14 +209,26 @@ mod tests {
         let smaps = "\
 7f0000000000-7f0008000000 rw-s 00000000 00:01 9 /memfd:guest (deleted)\nRss: 500 kB\nAnonymous: 0 kB\n\
 7f0008000000-7f0008100000 r--s 00000000 08:01 9 /lib/x\nRss: 300 kB\nAnonymous: 0 kB\n";
-        assert_eq!(private(smaps), (0, 500 * KIB));
+        assert_eq!(private(smaps, 128 << 20), (0, 500 * KIB));
+    }
+
+    #[test]
+    fn a_stack_that_touches_guest_memory_is_the_runners() {
+        let smaps = "\
+7f0000000000-7f0000200000 rw-p 00000000 00:00 0\nRss: 12 kB\nAnonymous: 12 kB\n\
+7f0000200000-7f0001200000 rw-p 00000000 00:00 0\nRss: 100 kB\nAnonymous: 100 kB\n\
+7f0001200000-7f0004200000 rw-p 00000000 00:00 0\nRss: 40 kB\nAnonymous: 40 kB\n\
+7f0004200000-7f0004201000 rw-p 00000000 00:00 0\nRss: 4 kB\nAnonymous: 4 kB\n";
+        assert_eq!(private(smaps, 64 << 20), (16 * KIB, 140 * KIB));
+        // Of another size it is told by being large alone.
+        assert_eq!(private(smaps, 128 << 20), (0, 156 * KIB));
     }
 
     #[test]
     fn a_large_reservation_without_access_is_no_guest() {
         let smaps = "7f0000000000-7f0008000000 ---p 00000000 00:00 0\nRss: 0 kB\nAnonymous: 0 kB\n\
 7f0008000000-7f0008100000 rw-p 00000000 00:00 0\nRss: 4 kB\nAnonymous: 4 kB\n";
-        assert_eq!(private(smaps), (4 * KIB, 0));
+        assert_eq!(private(smaps, 128 << 20), (4 * KIB, 0));
     }
 
     #[test]
@@ -212,20 +239,22 @@ mod tests {
 
     #[test]
     fn this_process_has_memory_and_no_guest() {
-        let memory = Processes::read().memory(std::process::id(), true).unwrap();
+        let memory = Processes::read()
+            .memory(std::process::id(), Some(128 << 20))
+            .unwrap();
         assert!(memory.runner > 0 && memory.peak >= memory.runner, "{memory:?}");
         assert!(available().unwrap() > 0);
     }
 
     #[test]
     fn a_process_that_does_not_exist_has_no_memory() {
-        assert_eq!(Processes::read().memory(u32::MAX, true), None);
+        assert_eq!(Processes::read().memory(u32::MAX, Some(128 << 20)), None);
     }
 
     proptest! {
         #[test]
         fn any_text_is_read(text in "([0-9a-f]{1,17}-[0-9a-f]{1,17} rw-[ps]|Rss: {1,3}[0-9]{1,9} kB|\\PC{0,9}|\n){0,40}") {
-            private(&text);
+            private(&text, 128 << 20);
         }
     }
 }

@@ -4,9 +4,11 @@ use std::env;
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, id};
 
+use super::start::{PATIENCE_AT_END, run_within};
 use super::workload::Workload;
 
 /// A program that can run the workload.
@@ -82,7 +84,7 @@ impl Contestant {
     /// The error is a sentence for people: why this runner does not take part.
     pub fn prepare(runner: Runner, workload: &Workload) -> Result<Self, String> {
         let program = match runner {
-            // The program that is running, also where its file has been replaced meanwhile.
+            // The program that is running.
             Runner::Coracle => {
                 env::current_exe().map_err(|error| format!("it cannot find itself: {error}"))?
             }
@@ -250,7 +252,9 @@ impl Contestant {
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            .stderr(Stdio::null())
+            // A group of its own: Ctrl-C must not end what clears up after it.
+            .process_group(0);
         command
     }
 }
@@ -259,7 +263,7 @@ impl Drop for Contestant {
     fn drop(&mut self) {
         if let Some(image) = self.image.take() {
             // What cannot be taken away has been lost with docker itself.
-            let _ = self.quietly(&["rmi", "--force", &image]).status();
+            run_within(self.quietly(&["rmi", "--force", &image]), PATIENCE_AT_END);
         }
     }
 }

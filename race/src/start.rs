@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::MIB;
 use super::interrupts::Interrupts;
 use super::marks::{Mark, Marks};
 use super::memory::{Memory, Processes};
@@ -18,7 +19,7 @@ use super::workload::Workload;
 /// How long a workload may take to print its line: far more than any does, in software emulation too.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long it may take to delete a container, and its runner to end after that.
-const PATIENCE_AT_END: Duration = Duration::from_secs(10);
+pub const PATIENCE_AT_END: Duration = Duration::from_secs(10);
 /// How many lines of a runner's complaints explain a failure.
 const COMPLAINTS: usize = 5;
 
@@ -46,6 +47,8 @@ pub struct Start {
 /// A process that was started. Dropped, it and its container are ended.
 pub struct Process<'a> {
     contestant: &'a Contestant,
+    /// Bytes, of a VMM's guest.
+    guest_memory: Option<u64>,
     id: String,
     pid: libc::pid_t,
     pub begin: Instant,
@@ -73,6 +76,7 @@ impl<'a> Process<'a> {
         let mut child = command.spawn().map_err(cannot)?;
         Ok(Self {
             contestant,
+            guest_memory: contestant.runner.is_vmm().then_some(workload.memory_mib * MIB),
             id,
             pid: child.id().cast_signed(),
             begin,
@@ -89,7 +93,7 @@ impl<'a> Process<'a> {
     }
 
     pub fn memory(&self, processes: &Processes) -> Option<Memory> {
-        processes.memory(self.pid.cast_unsigned(), self.contestant.runner.is_vmm())
+        processes.memory(self.pid.cast_unsigned(), self.guest_memory)
     }
 
     /// Makes a VMM stand still, so that it is what it was when it printed its line.
@@ -109,14 +113,18 @@ impl<'a> Process<'a> {
         if let Some(ended) = self.ended {
             return ended;
         }
-        if let Some(end) = self.contestant.end_command(&self.id) {
-            // A container that has ended already is no failure.
-            run_within(end, PATIENCE_AT_END);
+        if self.delete_container() {
             // Its runner ends with it, having waited for it, which counts its processor time.
             self.read_to_end(PATIENCE_AT_END);
         }
         self.signal(libc::SIGKILL);
         self.reap()
+    }
+
+    /// Whether there is a container to delete. One that has ended already is no failure.
+    fn delete_container(&self) -> bool {
+        let end = self.contestant.end_command(&self.id);
+        end.map(|end| run_within(end, PATIENCE_AT_END)).is_some()
     }
 
     fn reap(&mut self) -> (ExitStatus, f64, f64) {
@@ -152,7 +160,7 @@ impl<'a> Process<'a> {
         let deadline = Instant::now() + patience;
         while let Some(descriptor) = self.descriptor() {
             match poll(&[descriptor], deadline) {
-                Ok(ready) if ready == [true] && self.read() => (),
+                Ok(ready) if ready == [true] && Instant::now() < deadline && self.read() => (),
                 _ => return,
             }
         }
@@ -191,7 +199,9 @@ impl Drop for Process<'_> {
 pub fn watch(processes: &mut [Process], mark: Mark, interrupts: &Interrupts) -> Result<(), Failure> {
     let deadline = Instant::now() + PATIENCE;
     while processes.iter().any(|process| process.reached(mark).is_none()) {
-        if !look(processes, mark, interrupts, deadline)? {
+        let has_more = look(processes, mark, interrupts, deadline)?;
+        // What prints without end always has more.
+        if !has_more || Instant::now() >= deadline {
             let what = format!("printed no line within {} s", PATIENCE.as_secs());
             let late = processes
                 .iter_mut()
@@ -226,6 +236,7 @@ pub fn look(
             // Whoever closes its output ends, or does so now.
             process.signal(libc::SIGKILL);
             let (status, ..) = process.reap();
+            process.delete_container();
             return Err(process.failure(&format!("ended before the line ({})", describe(status))));
         }
     }
@@ -233,7 +244,7 @@ pub fn look(
 }
 
 /// Runs a command, and ends it if it takes too long.
-fn run_within(mut command: Command, patience: Duration) {
+pub fn run_within(mut command: Command, patience: Duration) {
     let deadline = Instant::now() + patience;
     let Ok(mut child) = command.stdout(Stdio::piped()).spawn() else {
         return;
@@ -241,7 +252,8 @@ fn run_within(mut command: Command, patience: Duration) {
     if let Some(stdout) = &mut child.stdout {
         // Its output ends when it does.
         let descriptor = stdout.as_raw_fd();
-        let is_ready = || matches!(poll(&[descriptor], deadline).as_deref(), Ok([true]));
+        let is_ready =
+            || matches!(poll(&[descriptor], deadline).as_deref(), Ok([true])) && Instant::now() < deadline;
         while is_ready() && stdout.read(&mut [0; 512]).is_ok_and(|count| count > 0) {}
     }
     // Both are errors only of a child that has been waited for.
@@ -293,7 +305,7 @@ fn wait4(pid: libc::pid_t) -> (ExitStatus, f64, f64) {
     )
 }
 
-/// Which descriptors can be read without waiting; none of them after the deadline.
+/// Which descriptors can be read without waiting; none when none became so until the deadline.
 fn poll(descriptors: &[RawFd], deadline: Instant) -> io::Result<Vec<bool>> {
     let mut entries: Vec<libc::pollfd> = descriptors
         .iter()

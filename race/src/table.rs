@@ -136,7 +136,7 @@ fn cells(rows: &[Row]) -> Vec<Vec<String>> {
     let together = measured(rows).any(|(_, measured)| measured.together.is_some());
     let mut head = vec!["runner", "mean ± σ [ms]"];
     head.extend(match together {
-        true => ["p50", "p99", "min … max"],
+        true => ["median", "p99", "min … max"],
         false => ["median", "p95", "min … max"],
     });
     head.extend(["user", "system", "adds [MiB]", "guest", "peak"]);

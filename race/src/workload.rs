@@ -15,7 +15,7 @@ use super::{Error, Guest};
 pub const IDLE: [&str; 3] = ["sh", "-c", "echo idle; exec sleep 1000000"];
 
 /// Kernel parameters of every guest that is not Coracle's: those that Coracle gives its own, but for the way to reset,
-/// which every VMM has.
+/// which every VMM has, and `coracle.zeroed`, which is not true of memory that firmware has used.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t quiet";
 
 /// What `runc spec` writes: the namespaces, mounts and restrictions of a container unless its owner wants others.
@@ -117,8 +117,8 @@ impl Workload {
     fn firecracker_machine(&self) -> Value {
         json!({
             "boot-source": {
-                "kernel_image_path": self.kernel(),
-                "initrd_path": self.initrd(),
+                "kernel_image_path": self.kernel().display().to_string(),
+                "initrd_path": self.initrd().display().to_string(),
                 "boot_args": self.kernel_command_line(),
             },
             "drives": [],

@@ -141,6 +141,10 @@ impl Recorder {
 
     pub fn mark(&self, phase: Phase) {
         let mut state = self.lock();
+        // vCPUs go on until they have been stopped.
+        if state.marks.last().is_some_and(|last| last.phase == Phase::Ended) {
+            return;
+        }
         if let Phase::GuestMark(_) = phase {
             if state.guest_marks == GUEST_MARKS_MAX {
                 state.guest_marks_lost += 1;
@@ -265,6 +269,16 @@ mod tests {
         let report = timeline.report().unwrap();
         assert_eq!(report.phases.len(), 1 + GUEST_MARKS_MAX + 1);
         assert_eq!(report.guest_marks_lost, 1000 - GUEST_MARKS_MAX as u64);
+    }
+
+    #[test]
+    fn what_a_guest_does_while_it_is_stopped_is_no_phase_of_the_run() {
+        let timeline = Timeline::on(monotonic());
+        timeline.mark(Phase::Ended);
+        timeline.mark_of_guest(7);
+        let report = timeline.report().unwrap();
+        assert_eq!(report.phases.last().unwrap().phase, "end");
+        assert_eq!(report.guest_marks_lost, 0);
     }
 
     #[test]
