@@ -178,7 +178,12 @@ fn phases(total: f64, timings: &Value) -> Result<Vec<Row>, Box<dyn Error>> {
     let ended = |name: &str| Ok::<_, String>(phases[place(name)?]["ended_ms"].as_f64().unwrap_or_default());
     let part = |what: &str, from: &str, to: &str| {
         let within = &phases[place(from)? + 1..=place(to)?];
-        let sum = |key: &str| Some(within.iter().filter_map(|phase| phase[key].as_u64()).sum());
+        let sum = |key: &str| {
+            within
+                .iter()
+                .map(|phase| phase[key].as_u64())
+                .sum::<Option<u64>>()
+        };
         Ok::<_, String>(Row {
             what: format!("  {what}"),
             ms: ended(to)? - ended(from)?,
@@ -201,13 +206,17 @@ fn phases(total: f64, timings: &Value) -> Result<Vec<Row>, Box<dyn Error>> {
             total - ended("init_line")?,
         ),
         row("VMM: to its first KVM_RUN", ended("first_guest_instruction")?),
-        row("  of which KVM makes the VM, and loading beside it", host),
+        row("  of which until KVM has made a VM, loading beside it", host),
         part(
-            "guest kernel: to its first C code",
+            "guest kernel: until it knows its command line",
             "first_guest_instruction",
             "guest_mark_1",
         )?,
-        part("guest kernel: from there to init", "guest_mark_1", "guest_mark_2")?,
+        part(
+            "guest kernel: from there until it executes init",
+            "guest_mark_1",
+            "guest_mark_2",
+        )?,
         part("init: to the end of its first line", "guest_mark_2", "init_line")?,
     ])
 }

@@ -39,8 +39,9 @@ impl StableFile {
         let slice = memory
             .get_slice(GuestAddress(address.0 + start), (end - start) as usize)
             .map_err(Problem::GuestMemory)?;
-        // SAFETY: the slice is all guest memory, whose mapping stays one of the same size and rights; what it held
-        // is of no use to anybody, as the caller is about to fill it.
+        // SAFETY: the slice is all guest memory, and its mapping stays one of the same size and rights. Should the call
+        // fail half way, a hole is left that the caller, who gives the machine up, does not touch. The file keeps its
+        // length by the contract of this type: a page beyond its end would be a SIGBUS.
         let mapped = unsafe {
             libc::mmap(
                 slice.ptr_guard_mut().as_ptr().cast(),

@@ -1,3 +1,5 @@
+use std::sync::atomic::AtomicUsize;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -5,14 +7,16 @@ use super::*;
 const RBR: u64 = 0;
 
 #[derive(Default)]
-struct Collected(Mutex<Vec<u8>>);
+struct Collected(Mutex<Vec<u8>>, AtomicUsize);
 
 impl Sink for Collected {
     fn wait_for_room(&self) {}
     fn put(&self, byte: u8) {
         self.0.lock().unwrap().push(byte);
     }
-    fn pause(&self) {}
+    fn pause(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 fn port() -> (SerialPort, Arc<Collected>, Interrupt) {
@@ -104,4 +108,18 @@ proptest! {
             if write { port.write(offset, &data) } else { port.read(offset, &mut data) }
         }
     }
+}
+
+#[test]
+fn a_line_that_ends_and_a_look_at_what_is_pending_are_pauses_and_a_byte_is_none() {
+    let (port, sink, _interrupt) = port();
+    let pauses = || sink.1.load(Ordering::Relaxed);
+    port.write(THR, b"a");
+    assert_eq!(pauses(), 0);
+    port.write(THR, b"\n");
+    assert_eq!(pauses(), 1);
+    port.read(u64::from(IIR), &mut [0]);
+    assert_eq!(pauses(), 2);
+    port.read(u64::from(LSR), &mut [0]);
+    assert_eq!(pauses(), 2);
 }

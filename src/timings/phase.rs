@@ -59,7 +59,7 @@ impl Phase {
             Self::DevicesAttached => "devices attached",
             Self::ConsoleReady => "console ready",
             Self::GuestEntered => "vCPU 0 enters the guest",
-            Self::GuestMark(1) => "kernel's first C code",
+            Self::GuestMark(1) => "kernel knows its command line",
             Self::GuestMark(2) => "kernel executes init",
             Self::GuestMark(3) => "init's first instructions",
             Self::GuestMark(4) => "init wrote its first line",

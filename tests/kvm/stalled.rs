@@ -93,6 +93,15 @@ impl FileSystem {
     }
 }
 
+/// Thaws a file system, however its test ends.
+struct Thaw<'a>(&'a FileSystem);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
+    }
+}
+
 impl Drop for FileSystem {
     fn drop(&mut self) {
         self.thaw();
@@ -136,6 +145,8 @@ fn sigterm_gives_the_terminal_back_while_a_disk_is_frozen() {
         .args(&["--disk", disk.to_str().unwrap()])
         .on_terminal(&terminal)
         .start();
+    // Dropped before the run, which cannot be waited for while it is frozen.
+    let thawed = Thaw(&file_system);
     // The guest says that its request is on its way.
     std::io::Read::read_exact(&mut &terminal.person, &mut [0]).unwrap();
     assert!(terminal.modes().is_raw());
@@ -145,6 +156,6 @@ fn sigterm_gives_the_terminal_back_while_a_disk_is_frozen() {
         assert!(begin.elapsed() < AT_ONCE, "the terminal is still raw");
         thread::yield_now();
     }
-    file_system.thaw();
+    drop(thawed);
     running.end_unread().with_code(143).saying(&["SIGTERM"]);
 }

@@ -181,7 +181,7 @@ fn without_a_file_there_is_a_table_on_stderr_and_the_next_argument_is_its_own() 
         .with_code(0)
         .saying(&[
             "vCPU 0 enters the guest",
-            "kernel's first C code",
+            "kernel knows its command line",
             "guest's mark 200",
             "end of the run",
             "serial port",

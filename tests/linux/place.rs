@@ -18,7 +18,8 @@ const EXTENT: &str = "CORACLE_LINUX_TESTS";
 const MACHINE_PATIENCE: u32 = 1200;
 const MACHINE_PATIENCE_FULL: u32 = 10_800;
 
-/// Nested machines that run at once. Each keeps one processor busy.
+/// Nested machines that run at once, each with a share of the trials. Each keeps one processor busy, and even a small
+/// host has two.
 const MACHINES: usize = 2;
 
 /// Exit codes of a nested machine that came to a standstill, or failed itself.
@@ -142,8 +143,7 @@ fn do_or_say(mut command: Command) -> Result<(), String> {
     }
 }
 
-/// Runs this program with these arguments inside nested machines: one for each of this host's processors, each with a
-/// share of the trials.
+/// Runs this program with these arguments inside [`MACHINES`] nested machines at once.
 pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
     eprintln!("Linux guests: this host's KVM does not run Linux, so they run in {MACHINES} nested machines");
     let failed = thread::scope(|scope| {
