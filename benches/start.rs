@@ -13,6 +13,8 @@ use coracle::clock::monotonic;
 
 /// What the log says last before the first KVM_RUN.
 const LAST: &str = "vCPU 0 enters the guest";
+/// What the host needs before main begins.
+const FORK_AND_EXEC: &str = "fork, exec, the loader";
 /// How the log line begins that says how many microseconds ago main began.
 const MAIN: &str = "main began ";
 
@@ -41,6 +43,14 @@ fn main() {
         })
         .collect();
     phases.sort();
+    let before = phases
+        .iter()
+        .position(|phase| phase.1 == FORK_AND_EXEC)
+        .map(|at| phases.remove(at).0);
+    println!(
+        "{:>9.3}  before that: {FORK_AND_EXEC}",
+        milliseconds(before.unwrap_or_default())
+    );
     for (median, name) in phases {
         println!("{:>9.3}  {name}", milliseconds(median));
     }
@@ -90,6 +100,7 @@ fn start() -> Vec<(String, Duration)> {
     coracle.kill().expect("coracle runs");
     coracle.wait().expect("coracle ends");
     assert_ne!(began, begin, "main never began");
+    phases.insert(0, (FORK_AND_EXEC.to_owned(), began - begin));
     assert_eq!(
         phases.last().map(|phase| phase.0.as_str()),
         Some(LAST),
