@@ -84,9 +84,9 @@ macro_rules! group {
 }
 pub(crate) use group;
 
-/// The nested machine's emulated processor now and then (once in some hundred guests, on a busy host) ends a guest with
-/// a triple fault out of nothing, or brings one to a standstill. A trial that fails there gets a second attempt, there
-/// and nowhere else, and the first failure is printed: a fault of ours comes again.
+/// The nested machine's emulated processor is not quite reliable: without its deterministic clock it loses interrupts and
+/// worse, and with it one guest has been seen to stand still while its second processor came up. A trial that fails there
+/// gets a second attempt, there and nowhere else, and the first failure is printed: a fault of ours comes again.
 fn attempt(trial: fn()) -> Result<(), Failed> {
     let first = match catch_unwind(trial) {
         Ok(()) => return Ok(()),
