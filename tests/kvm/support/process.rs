@@ -143,6 +143,14 @@ impl Coracle {
     }
 
     pub fn start(mut self) -> Running {
+        // A job that a shell puts in the background has SIGINT ignored, and Coracle leaves it so. SAFETY: signal may be
+        // called between fork and exec.
+        unsafe {
+            self.command.pre_exec(|| {
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                Ok(())
+            });
+        }
         let stdin = self.stdin.take().unwrap_or_else(Stdio::piped);
         let started = self.command.stdin(stdin).spawn();
         let mut child = started.expect("coracle can be started");
