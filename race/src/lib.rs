@@ -29,6 +29,7 @@ use serde::Serialize;
 pub use host::Host;
 pub use interrupts::Interrupts;
 pub use memory::Memory;
+pub use plot::axis;
 pub use plot::{Format, Plot};
 pub use report::json;
 pub use runner::{Runner, as_typed};

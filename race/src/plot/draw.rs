@@ -1,5 +1,6 @@
 //! Where everything is on the picture.
 
+use super::axis::{label, step};
 use plotters::coord::Shift;
 use plotters::prelude::{
     Circle, Color, DrawingArea, DrawingAreaErrorKind, DrawingBackend, FontStyle, IntoFont, PathElement,
@@ -223,19 +224,6 @@ impl<B: DrawingBackend> Canvas<'_, B> {
 
 fn line() -> i32 {
     SMALL * 3 / 2
-}
-
-/// The distance of two ticks: 1, 2 or 5 times a power of ten, for at most ten ticks up to `end`.
-fn step(end: f64) -> f64 {
-    let least = end / 10.0;
-    let power = 10f64.powf(least.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power);
-    steps.into_iter().find(|step| *step >= least).unwrap_or(end)
-}
-
-fn label(tick: f64, step: f64) -> String {
-    let decimals = (-step.log10().floor()).max(0.0) as usize;
-    format!("{tick:.decimals$}")
 }
 
 /// Three digits or a little more.

@@ -2,6 +2,7 @@
 //!
 //! Nothing in it depends on colour, so that it prints in black and white.
 
+pub mod axis;
 mod draw;
 
 use std::io::{self, Write};
