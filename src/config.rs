@@ -1,5 +1,6 @@
 //! What a machine is made of: plain data, parsed and validated here and nowhere else.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,12 @@ pub const CPUS_MAX: u8 = 32;
 pub const DISKS_MAX: usize = 16;
 /// Virtio 1.2 section 5.2.6.1: the ID string of a disk is 20 bytes.
 const DISK_ID_MAX: usize = 20;
+/// Queues a disk may have: each costs an I/O thread.
+const DISK_QUEUES_MAX: u16 = 32;
+/// Queues a disk has at most unless told otherwise: more threads than that do not make a disk faster.
+pub const DISK_QUEUES_DEFAULT_MAX: u16 = 4;
+const DISK_OPTIONS: &str = "'ro', 'id=NAME', 'engine=auto|sync|uring', 'cache=writeback|direct|writethrough', \
+                            'queues=N', 'ephemeral' and 'format=raw|qcow2'";
 
 /// Everything a person chose about a machine. As JSON, its keys are the names of the flags of `coracle run`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -100,11 +107,11 @@ impl FromStr for Size {
     }
 }
 
-/// A disk, written `FILE[,ro][,id=NAME]`.
+/// A disk, written `FILE[,ro][,id=NAME][,engine=E][,cache=C][,queues=N][,ephemeral][,format=F]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
-    /// Raw image or block device.
+    /// Image or block device.
     pub file: PathBuf,
     /// The guest cannot write it.
     #[serde(default)]
@@ -112,40 +119,167 @@ pub struct Disk {
     /// What the guest reads as the disk's serial.
     #[serde(default)]
     pub id: Option<String>,
+    /// How requests are carried to the host's kernel.
+    #[serde(default)]
+    pub engine: Engine,
+    /// What is kept where before it is durable.
+    #[serde(default)]
+    pub cache: Cache,
+    /// Request queues; none means one for each vCPU, up to [`DISK_QUEUES_DEFAULT_MAX`].
+    #[serde(default)]
+    pub queues: Option<u16>,
+    /// What the guest writes is gone at the end of the run, and the file stays as it is.
+    #[serde(default)]
+    pub ephemeral: bool,
+    /// What the file is; none means by its name.
+    #[serde(default)]
+    pub format: Option<Format>,
+}
+
+/// How a disk's requests are carried to the host's kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// Whichever suits the file.
+    #[default]
+    Auto,
+    /// One after the other, a system call each.
+    Sync,
+    /// Many at once, by io_uring.
+    Uring,
+}
+
+/// What is kept where before it is durable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cache {
+    /// In the host's page cache until the guest flushes.
+    #[default]
+    Writeback,
+    /// Past the host's page cache; in the device's own cache until the guest flushes.
+    Direct,
+    /// Nowhere: each write is durable before the guest hears of it.
+    Writethrough,
+}
+
+/// What a disk's file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// The disk's bytes and nothing else.
+    Raw,
+    /// QEMU's format, version 2 or 3, with or without a backing file.
+    Qcow2,
+}
+
+/// As it is written on the command line.
+impl fmt::Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Writeback => "writeback",
+            Self::Direct => "direct",
+            Self::Writethrough => "writethrough",
+        })
+    }
+}
+
+impl Disk {
+    /// The plainest disk that `file` can be.
+    pub fn new(file: PathBuf) -> Self {
+        Self {
+            file,
+            ro: false,
+            id: None,
+            engine: Engine::default(),
+            cache: Cache::default(),
+            queues: None,
+            ephemeral: false,
+            format: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |why: String| {
+            Err(Error::Disk {
+                disk: self.file.display().to_string(),
+                why,
+            })
+        };
+        if let Some(id) = &self.id
+            && (id.is_empty() || id.len() > DISK_ID_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()))
+        {
+            return wrong(format!(
+                "its id '{}' must be 1 to {DISK_ID_MAX} printable ASCII characters without blanks",
+                id.escape_default()
+            ));
+        }
+        if let Some(queues) = self.queues
+            && !(1..=DISK_QUEUES_MAX).contains(&queues)
+        {
+            return wrong(format!("it can have 1 to {DISK_QUEUES_MAX} queues, not {queues}"));
+        }
+        if self.ephemeral && self.ro {
+            return wrong("'ephemeral' is for writing, which 'ro' forbids: give one of them".into());
+        }
+        if self.ephemeral && self.cache != Cache::Writeback {
+            return wrong("nothing of an ephemeral disk is kept, so it takes no 'cache'".into());
+        }
+        if self.engine == Engine::Uring && (self.ephemeral || self.format == Some(Format::Qcow2)) {
+            return wrong(
+                "'engine=uring' is for raw images that are not ephemeral: leave the engine out".into(),
+            );
+        }
+        Ok(())
+    }
 }
 
 impl FromStr for Disk {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |why: &str| Error::Disk {
+        let wrong = |why: String| Error::Disk {
             disk: text.to_owned(),
-            why: why.to_owned(),
+            why,
         };
         let mut parts = text.split(',');
         let file = parts
             .next()
             .filter(|file| !file.is_empty())
-            .ok_or_else(|| wrong("it names no file"))?;
-        let mut disk = Self {
-            file: file.into(),
-            ro: false,
-            id: None,
-        };
+            .ok_or_else(|| wrong("it names no file".into()))?;
+        let mut disk = Self::new(file.into());
         for option in parts {
             match option.split_once('=') {
                 None if option == "ro" => disk.ro = true,
+                None if option == "ephemeral" => disk.ephemeral = true,
                 Some(("id", id)) => disk.id = Some(id.to_owned()),
+                Some(("engine", value)) => disk.engine = one_of(value).map_err(wrong)?,
+                Some(("cache", value)) => disk.cache = one_of(value).map_err(wrong)?,
+                Some(("format", value)) => disk.format = Some(one_of(value).map_err(wrong)?),
+                Some(("queues", value)) => {
+                    let number = value
+                        .parse()
+                        .map_err(|_| wrong(format!("'{value}' is no number of queues")))?;
+                    disk.queues = Some(number);
+                }
                 _ => {
-                    return Err(wrong(&format!(
-                        "'{option}' is no option of a disk: they are 'ro' and 'id=NAME' (a file whose name has a \
-                         comma goes into --config)"
+                    return Err(wrong(format!(
+                        "'{option}' is no option of a disk: they are {DISK_OPTIONS} (a file whose name has a comma \
+                         goes into --config)"
                     )));
                 }
             }
         }
         Ok(disk)
     }
+}
+
+/// The value of an option that has few.
+fn one_of<T: clap::ValueEnum>(text: &str) -> Result<T, String> {
+    T::from_str(text, false).map_err(|_| {
+        let values = T::value_variants().iter().filter_map(T::to_possible_value);
+        let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
+        format!("'{text}' is none of {}", names.join(", "))
+    })
 }
 
 /// What a guest's reboot does.
@@ -216,18 +350,7 @@ impl Config {
         if self.disks.len() > DISKS_MAX {
             return Err(Error::Disks(self.disks.len()));
         }
-        for disk in &self.disks {
-            let Some(id) = &disk.id else { continue };
-            if id.is_empty() || id.len() > DISK_ID_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(Error::Disk {
-                    disk: disk.file.display().to_string(),
-                    why: format!(
-                        "its id '{}' must be 1 to {DISK_ID_MAX} printable ASCII characters without blanks",
-                        id.escape_default()
-                    ),
-                });
-            }
-        }
+        self.disks.iter().try_for_each(Disk::check)?;
         Ok(())
     }
 }

@@ -35,14 +35,39 @@ fn sizes_that_are_no_sizes_are_refused() {
 #[test]
 fn a_disk_is_a_file_with_options() {
     let disk: Disk = "root.img,ro,id=root".parse().unwrap();
+    let plain = Disk::new("root.img".into());
     assert_eq!(
         disk,
         Disk {
-            file: "root.img".into(),
             ro: true,
-            id: Some("root".into())
+            id: Some("root".into()),
+            ..plain.clone()
         }
     );
+    let disk: Disk = "root.img,engine=uring,cache=direct,queues=2,format=raw"
+        .parse()
+        .unwrap();
+    assert_eq!(
+        disk,
+        Disk {
+            engine: Engine::Uring,
+            cache: Cache::Direct,
+            queues: Some(2),
+            format: Some(Format::Raw),
+            ..plain
+        }
+    );
+    assert!("a,ephemeral".parse::<Disk>().unwrap().ephemeral);
+    for (text, named) in [
+        ("a,engine=fast", "auto, sync, uring"),
+        ("a,cache=none", "writeback, direct, writethrough"),
+        ("a,format=vmdk", "raw, qcow2"),
+        ("a,queues=two", "'two'"),
+        ("a,ro=", "'ro='"),
+    ] {
+        let error = text.parse::<Disk>().unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
     assert!("".parse::<Disk>().is_err());
     assert!(",ro".parse::<Disk>().is_err());
     assert!(
@@ -58,12 +83,13 @@ fn a_disk_is_a_file_with_options() {
 fn json_has_the_keys_of_the_flags() {
     let config: Config = serde_json::from_str(
         r#"{"kernel": "vmlinux", "cpus": 4, "memory": "1G", "cmdline": "quiet", "on-reboot": "restart",
-            "no-escape": true, "disk": [{"file": "a.img", "ro": true, "id": "a"}]}"#,
+            "no-escape": true, "disk": [{"file": "a.img", "ro": true, "id": "a", "cache": "direct"}]}"#,
     )
     .unwrap();
     assert_eq!(config.memory, Size(1024 * MIB));
     assert_eq!(config.on_reboot, OnReboot::Restart);
     assert_eq!(config.disks[0].id.as_deref(), Some("a"));
+    assert_eq!(config.disks[0].cache, Cache::Direct);
     config.validate().unwrap();
 }
 
@@ -92,6 +118,16 @@ fn machines_that_cannot_be_are_refused() {
         &|c| c.disks = vec!["a,id=123456789012345678901".parse().unwrap()]
     ));
     assert!(refused(&|c| c.disks = vec!["a,id=".parse().unwrap()]));
+    for disk in [
+        "a,queues=0",
+        "a,queues=33",
+        "a,ro,ephemeral",
+        "a,ephemeral,cache=direct",
+        "a,ephemeral,engine=uring",
+        "a,format=qcow2,engine=uring",
+    ] {
+        assert!(refused(&|c| c.disks = vec![disk.parse().unwrap()]), "{disk}");
+    }
     assert!(refused(
         &|c| c.disks = (0..17).map(|i| format!("d{i}").parse().unwrap()).collect()
     ));

@@ -6,6 +6,7 @@ mod hostile_driver;
 
 use std::sync::LazyLock;
 
+use coracle::config::{Disk, Engine};
 use coracle::virtio::block::Block;
 use coracle_fuzz::MemoryFile;
 use hostile_driver::{DISK_SECTORS, Driver, Step};
@@ -21,6 +22,7 @@ static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
 #[derive(Arbitrary, Debug)]
 struct Input {
     read_only: bool,
+    uring: bool,
     /// Of those that are offered.
     features: u64,
     steps: Vec<Step>,
@@ -31,7 +33,12 @@ fuzz_target!(|input: Input| {
         .map(|offset| (offset / SECTOR * 16 + offset % 7) as u8)
         .collect();
     FILE.replace(&before);
-    let block = Block::open(&FILE.path(), input.read_only, Some("fuzz")).expect("the image is whole");
+    let options = Disk {
+        ro: input.read_only,
+        engine: if input.uring { Engine::Uring } else { Engine::Sync },
+        ..Disk::new(FILE.path())
+    };
+    let block = Block::open(&options, 1).expect("the image is whole");
     FILE.write_at(&BEYOND, before.len() as u64);
 
     let driver = Driver::new(Box::new(block));

@@ -56,9 +56,20 @@ fn parse_disk(text: &str) {
             if disk.ro {
                 again += ",ro";
             }
+            if disk.ephemeral {
+                again += ",ephemeral";
+            }
+            let mut write = |name: &str, value: String| again += &format!(",{name}={value}");
             if let Some(id) = &disk.id {
-                again += ",id=";
-                again += id;
+                write("id", id.clone());
+            }
+            if let Some(queues) = disk.queues {
+                write("queues", queues.to_string());
+            }
+            write("engine", format!("{:?}", disk.engine).to_lowercase());
+            write("cache", format!("{:?}", disk.cache).to_lowercase());
+            if let Some(format) = disk.format {
+                write("format", format!("{format:?}").to_lowercase());
             }
             assert_eq!(again.parse().ok(), Some(disk));
         }

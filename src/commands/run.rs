@@ -59,11 +59,20 @@ pub struct Args {
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
 
-    /// A disk: a raw image or a block device; again for more
+    /// A disk: an image file or a block device; again for more
     ///
-    /// With 'ro' the guest cannot write it; 'id' is its serial in the guest. Without an initrd, and without root=
-    /// in --cmdline, the first disk is the root file system.
-    #[arg(long = "disk", value_name = "FILE[,ro][,id=NAME]")]
+    /// Without an initrd, and without root= in --cmdline, the first disk is the root file system. After FILE, each
+    /// behind a comma:
+    ///
+    ///   ro                                   the guest cannot write it
+    ///   ephemeral                            what the guest writes is gone at the end, FILE stays as it is
+    ///   format=raw|qcow2                     what FILE is [default: qcow2 if its name ends so, else raw]
+    ///   cache=writeback|direct|writethrough  where writes wait until the guest flushes: in the host's page cache,
+    ///                                        in the device's cache, nowhere [default: writeback]
+    ///   engine=auto|sync|uring               how requests reach the host [default: auto; --dry-run says why]
+    ///   queues=N                             [default: one for each vCPU, up to 4]
+    ///   id=NAME                              its serial in the guest
+    #[arg(long = "disk", value_name = "FILE[,OPTION]...", verbatim_doc_comment)]
     disks: Vec<Disk>,
 
     /// What a guest's reboot does: end the run with exit code 100, or boot again [default: exit]

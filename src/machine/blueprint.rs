@@ -59,7 +59,7 @@ impl Blueprint {
             (None, Some(_)) => None,
             (None, None) => built_in::initrd(),
         };
-        let disks = place_disks(&config.disks)?;
+        let disks = place_disks(&config.disks, config.cpus)?;
 
         let kernel = boot::load_kernel(&kernel_image, guest)?;
         let initrd = initrd_image
@@ -118,11 +118,11 @@ const _: () = assert!(
 );
 
 /// Opens the disks and gives each a window and an interrupt line.
-fn place_disks(disks: &[Disk]) -> Result<Vec<PlacedDisk>, Error> {
+fn place_disks(disks: &[Disk], cpus: u8) -> Result<Vec<PlacedDisk>, Error> {
     let windows = (layout::VIRTIO_MMIO..).step_by(layout::VIRTIO_MMIO_SIZE as usize);
     let lines = layout::VIRTIO_IRQ_FIRST..=layout::VIRTIO_IRQ_LAST;
     let place = |(disk, (address, irq)): (&Disk, (u64, u32))| {
-        let device = Block::open(&disk.file, disk.ro, disk.id.as_deref())?;
+        let device = Block::open(disk, cpus)?;
         Ok(PlacedDisk {
             device,
             window: VirtioMmioWindow {
@@ -209,6 +209,13 @@ impl fmt::Display for Blueprint {
                 window.address + window.size - 1,
                 window.irq,
                 config.file.display(),
+            )?;
+            writeln!(
+                f,
+                "    queues {}, cache {}, engine {}",
+                disk.device.queues(),
+                config.cache,
+                disk.device.engine()
             )?;
         }
         Ok(())

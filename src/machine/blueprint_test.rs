@@ -29,7 +29,7 @@ fn each_disk_has_a_window_and_a_line_of_its_own() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
     let disk = format!("{},ro", image.path().display());
-    let placed = place_disks(&config("", &[disk.as_str(); 16]).disks).unwrap();
+    let placed = place_disks(&config("", &[disk.as_str(); 16]).disks, 1).unwrap();
     let windows: Vec<_> = placed
         .iter()
         .map(|disk| (disk.window.address, disk.window.irq))

@@ -274,7 +274,7 @@ impl MmioTransport {
 
     /// The driver's half of section 3.1.1, step by step.
     fn write_status(&self, value: u32) {
-        let state = self.lock();
+        let mut state = self.lock();
         if value == 0 {
             return self.reset(state);
         }
@@ -299,6 +299,12 @@ impl MmioTransport {
         // FEATURES_OK must have been read back: it does not come with DRIVER_OK in one write.
         if current & VIRTIO_CONFIG_S_FEATURES_OK == 0 || state.device.is_none() || state.stopped {
             accepted &= !VIRTIO_CONFIG_S_DRIVER_OK;
+        }
+        let features = state.driver_features;
+        if accepted & !current & VIRTIO_CONFIG_S_FEATURES_OK != 0
+            && let Some(device) = &mut state.device
+        {
+            device.features_accepted(features);
         }
         self.interrupt.0.status.fetch_or(accepted, Ordering::SeqCst);
         if accepted & !current & VIRTIO_CONFIG_S_DRIVER_OK != 0 {

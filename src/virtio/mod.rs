@@ -35,6 +35,9 @@ pub trait VirtioDevice: Send {
     /// The device's own feature bits. The transport adds the ones that are its own to offer.
     fn features(&self) -> u64;
 
+    /// The driver and the device agreed on these feature bits: FEATURES_OK.
+    fn features_accepted(&mut self, _features: u64) {}
+
     /// Reads the configuration space. `data` arrives zeroed: bytes past the end of the space stay so.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 

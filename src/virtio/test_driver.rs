@@ -87,6 +87,19 @@ impl Driver {
         self.transport.write(register.into(), &value.to_le_bytes());
     }
 
+    /// So many bytes of the configuration space.
+    pub fn config(&self, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.transport
+            .read(u64::from(VIRTIO_MMIO_CONFIG) + offset, &mut bytes);
+        bytes
+    }
+
+    pub fn write_config(&self, offset: u64, bytes: &[u8]) {
+        self.transport
+            .write(u64::from(VIRTIO_MMIO_CONFIG) + offset, bytes);
+    }
+
     pub fn status(&self) -> u32 {
         self.read(VIRTIO_MMIO_STATUS)
     }

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
 
 use tempfile::NamedTempFile;
 use virtio_bindings::virtio_mmio::*;
@@ -9,27 +10,46 @@ use super::test_disk::*;
 use super::*;
 use crate::virtio::test_driver::*;
 
+#[path = "features_test.rs"]
+mod features;
 #[path = "hostile_test.rs"]
 mod hostile;
 #[path = "model_test.rs"]
 mod model;
 
-#[test]
-fn the_configuration_says_capacity_segments_and_block_size() {
-    let (driver, _file) = disk();
-    assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 2);
-    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG), SECTORS as u32);
-    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 4), 0);
-    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 12), 126);
-    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 20), 512);
-    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG + 24), 0);
-    driver.write(VIRTIO_MMIO_CONFIG, 1);
-    assert_eq!(driver.read(VIRTIO_MMIO_CONFIG), SECTORS as u32);
+/// Whatever holds its data.
+fn over(image: Image, engine: Engine) -> Block {
+    let options = config::Disk {
+        engine,
+        ..config::Disk::new("test".into())
+    };
+    Block::of(image, Id::default(), &options, 1)
 }
 
-#[test]
-fn a_read_returns_the_images_bytes() {
-    let (mut driver, _file) = disk();
+with_each_engine!(
+    a_read_returns_the_images_bytes,
+    a_write_changes_its_sectors_and_no_other,
+    the_id_is_padded_with_nul_to_20_bytes,
+    a_write_past_the_end_is_an_io_error_and_changes_nothing,
+    a_read_past_the_end_is_an_io_error_and_writes_only_the_status,
+    data_of_partial_sectors_is_an_io_error,
+    a_read_only_disk_says_so_and_stays_as_it_is,
+    a_read_only_disk_is_not_written_even_if_its_file_could_be,
+    requests_of_other_types_are_unsupported,
+    a_header_cut_short_is_an_io_error,
+    where_descriptors_begin_and_end_means_nothing,
+    buffers_outside_guest_memory_are_an_io_error_if_the_status_is_inside,
+    a_chain_whose_driver_cannot_be_answered_makes_the_device_need_a_reset,
+    an_indirect_chain_is_as_long_as_its_queue_at_most,
+    more_chains_than_the_queue_has_make_the_device_need_a_reset,
+    a_failed_write_and_a_failed_read_are_io_errors,
+    a_failed_flush_is_an_io_error_and_so_are_those_after_it,
+    writes_are_durable_for_a_driver_that_cannot_flush,
+    a_sparse_image_larger_than_4_gib_is_addressed_in_full,
+);
+
+fn a_read_returns_the_images_bytes(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
     let reply = read(&mut driver, 3, 4 * 512);
     assert_eq!(
         reply,
@@ -41,9 +61,8 @@ fn a_read_returns_the_images_bytes() {
     );
 }
 
-#[test]
-fn a_write_changes_its_sectors_and_no_other() {
-    let (mut driver, file) = disk();
+fn a_write_changes_its_sectors_and_no_other(engine: Engine) {
+    let (mut driver, file) = disk(engine);
     assert_eq!(write(&mut driver, 63, &[0xaa; 512]), OK);
     assert_eq!(write(&mut driver, 0, &[0xbb; 1024]), OK);
     assert_eq!(flush(&mut driver), OK);
@@ -53,15 +72,18 @@ fn a_write_changes_its_sectors_and_no_other() {
     assert_eq!(contents(&file), expected);
 }
 
-#[test]
-fn the_id_is_padded_with_nul_to_20_bytes() {
+fn the_id_is_padded_with_nul_to_20_bytes(engine: Engine) {
     let file = image();
     for (id, expected) in [
         (None, "\0".repeat(20)),
         (Some("vd-1"), format!("vd-1{}", "\0".repeat(16))),
         (Some("12345678901234567890"), "12345678901234567890".into()),
     ] {
-        let mut driver = driver(Block::open(file.path(), false, id).unwrap(), FEATURES);
+        let options = config::Disk {
+            id: id.map(str::to_owned),
+            ..options(file.path(), engine)
+        };
+        let mut driver = driver(Block::open(&options, 1).unwrap(), FEATURES);
         let reply = request(&mut driver, VIRTIO_BLK_T_GET_ID, 0, &[], 20);
         assert_eq!(
             reply,
@@ -78,17 +100,18 @@ fn the_id_is_padded_with_nul_to_20_bytes() {
 fn an_id_that_a_guest_could_not_show_is_refused() {
     let file = image();
     for id in ["", "123456789012345678901", "tab\there", "größe"] {
-        let error = Block::open(file.path(), false, Some(id))
-            .err()
-            .expect("the id was accepted");
+        let options = config::Disk {
+            id: Some(id.into()),
+            ..options(file.path(), Engine::Auto)
+        };
+        let error = Block::open(&options, 1).err().expect("the id was accepted");
         assert!(error.to_string().contains("20 printable ASCII"), "{error}");
         assert!(!error.is_missing());
     }
 }
 
-#[test]
-fn a_write_past_the_end_is_an_io_error_and_changes_nothing() {
-    let (mut driver, file) = disk();
+fn a_write_past_the_end_is_an_io_error_and_changes_nothing(engine: Engine) {
+    let (mut driver, file) = disk(engine);
     for (sector, sectors) in [
         (64, 1),
         (63, 2),
@@ -106,9 +129,8 @@ fn a_write_past_the_end_is_an_io_error_and_changes_nothing() {
     assert_eq!(contents(&file), pattern());
 }
 
-#[test]
-fn a_read_past_the_end_is_an_io_error_and_writes_only_the_status() {
-    let (mut driver, _file) = disk();
+fn a_read_past_the_end_is_an_io_error_and_writes_only_the_status(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
     for (sector, sectors) in [(64, 1), (63, 2), (0, 65), (u64::MAX, 1), (u64::MAX / 512 + 1, 1)] {
         let reply = read(&mut driver, sector, sectors * 512);
         assert_eq!(
@@ -122,48 +144,41 @@ fn a_read_past_the_end_is_an_io_error_and_writes_only_the_status() {
     }
 }
 
-#[test]
-fn data_of_partial_sectors_is_an_io_error() {
-    let (mut driver, file) = disk();
+fn data_of_partial_sectors_is_an_io_error(engine: Engine) {
+    let (mut driver, file) = disk(engine);
     assert_eq!(read(&mut driver, 0, 511).status, IOERR);
     assert_eq!(read(&mut driver, 0, 513).status, IOERR);
     assert_eq!(write(&mut driver, 0, &[1; 1000]), IOERR);
     assert_eq!(contents(&file), pattern());
 }
 
-#[test]
-fn a_read_only_disk_says_so_and_stays_as_it_is() {
+fn a_read_only_disk_says_so_and_stays_as_it_is(engine: Engine) {
     let file = image();
-    let mut driver = driver(
-        Block::open(file.path(), true, None).unwrap(),
-        FEATURES | 1 << VIRTIO_BLK_F_RO,
-    );
+    let options = config::Disk {
+        ro: true,
+        ..options(file.path(), engine)
+    };
+    let block = Block::open(&options, 1).unwrap();
+    let mut driver = driver(block, FEATURES | 1 << VIRTIO_BLK_F_RO);
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
     assert_eq!(flush(&mut driver), OK);
     assert_eq!(read(&mut driver, 0, 512).data, pattern()[..512]);
     assert_eq!(contents(&file), pattern());
-    assert_eq!(disk().0.features() & 1 << VIRTIO_BLK_F_RO, 0);
+    assert_eq!(disk(engine).0.features() & 1 << VIRTIO_BLK_F_RO, 0);
 }
 
-#[test]
-fn a_read_only_disk_is_not_written_even_if_its_file_could_be() {
+fn a_read_only_disk_is_not_written_even_if_its_file_could_be(engine: Engine) {
     let file = image();
     let writable = File::options().read(true).write(true).open(file.path()).unwrap();
     let image = Image::over(writable, (SECTORS * 512) as u64, true);
-    let disk = Arc::new(Disk {
-        image,
-        id: Id::default(),
-        log: LogLimit::default(),
-    });
-    let mut driver = driver(Block { disk, worker: None }, FEATURES);
+    let mut driver = driver(over(image, engine), FEATURES);
     assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
     assert_eq!(contents(&file), pattern());
 }
 
-#[test]
-fn requests_of_other_types_are_unsupported() {
-    let (mut driver, file) = disk();
-    for kind in [2, 3, 5, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES, u32::MAX] {
+fn requests_of_other_types_are_unsupported(engine: Engine) {
+    let (mut driver, file) = disk(engine);
+    for kind in [2, 3, 5, 10, 12, 14, u32::MAX] {
         assert_eq!(
             request(&mut driver, kind, 0, &[0; 16], 0).status,
             UNSUPP,
@@ -173,9 +188,8 @@ fn requests_of_other_types_are_unsupported() {
     assert_eq!(contents(&file), pattern());
 }
 
-#[test]
-fn a_header_cut_short_is_an_io_error() {
-    let (mut driver, _file) = disk();
+fn a_header_cut_short_is_an_io_error(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
     for length in [0, 1, 15] {
         let pending = offer(
             &mut driver,
@@ -187,9 +201,8 @@ fn a_header_cut_short_is_an_io_error() {
     }
 }
 
-#[test]
-fn where_descriptors_begin_and_end_means_nothing() {
-    let (mut driver, _file) = disk();
+fn where_descriptors_begin_and_end_means_nothing(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
     let all: Vec<usize> = (0..100).collect();
     for (readable, writable) in [
         (vec![], vec![]),
@@ -217,9 +230,8 @@ fn where_descriptors_begin_and_end_means_nothing() {
     }
 }
 
-#[test]
-fn buffers_outside_guest_memory_are_an_io_error_if_the_status_is_inside() {
-    let (mut driver, file) = disk();
+fn buffers_outside_guest_memory_are_an_io_error_if_the_status_is_inside(engine: Engine) {
+    let (mut driver, file) = disk(engine);
     driver.put(&header(VIRTIO_BLK_T_OUT, 0), DATA);
     for address in [HOLE - 256, HOLE, u64::MAX - 100, u64::MAX] {
         driver.describe(DESCRIPTORS, 0, (DATA, 16, NEXT, 1));
@@ -243,8 +255,7 @@ type BrokenChain = (
     u16,
 );
 
-#[test]
-fn a_chain_whose_driver_cannot_be_answered_makes_the_device_need_a_reset() {
+fn a_chain_whose_driver_cannot_be_answered_makes_the_device_need_a_reset(engine: Engine) {
     let chains: [BrokenChain; 11] = [
         // Loops, at once and later.
         (&[(DATA, 16, NEXT, 0)], &[], 0),
@@ -275,7 +286,7 @@ fn a_chain_whose_driver_cannot_be_answered_makes_the_device_need_a_reset() {
         (&[(HOLE, 32, INDIRECT, 0)], &[], 0),
         (&[(TABLES, 16, INDIRECT, 0)], &[(TABLES, 16, INDIRECT, 0)], 0),
     ];
-    let (mut driver, file) = disk();
+    let (mut driver, file) = disk(engine);
     for (index, (main, indirect, head)) in chains.into_iter().enumerate() {
         for (table, descriptors) in [(DESCRIPTORS, main), (TABLES, indirect)] {
             for (index, descriptor) in descriptors.iter().enumerate() {
@@ -295,9 +306,8 @@ fn a_chain_whose_driver_cannot_be_answered_makes_the_device_need_a_reset() {
     assert_eq!(contents(&file), pattern());
 }
 
-#[test]
-fn an_indirect_chain_is_as_long_as_its_queue_at_most() {
-    let (mut driver, _file) = disk();
+fn an_indirect_chain_is_as_long_as_its_queue_at_most(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
     for length in [QUEUE, QUEUE + 1] {
         driver.put(&header(VIRTIO_BLK_T_FLUSH, 0), DATA);
         for index in 0..length - 1 {
@@ -312,9 +322,8 @@ fn an_indirect_chain_is_as_long_as_its_queue_at_most() {
     }
 }
 
-#[test]
-fn more_chains_than_the_queue_has_make_the_device_need_a_reset() {
-    let (mut driver, _file) = disk();
+fn more_chains_than_the_queue_has_make_the_device_need_a_reset(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
     for _ in 0..=QUEUE {
         driver.offer(0);
     }
@@ -324,13 +333,12 @@ fn more_chains_than_the_queue_has_make_the_device_need_a_reset() {
     }
 }
 
-#[test]
-fn a_failed_write_and_a_failed_read_are_io_errors() {
+fn a_failed_write_and_a_failed_read_are_io_errors(engine: Engine) {
     // SAFETY: the name is a C string, and the new descriptor has no other owner.
     let file = unsafe { File::from_raw_fd(libc::memfd_create(c"disk".as_ptr(), libc::MFD_ALLOW_SEALING)) };
     file.set_len(8 * 512).unwrap();
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let mut driver = driver(Block::open(Path::new(&path), false, None).unwrap(), FEATURES);
+    let mut driver = driver(open(Path::new(&path), engine), FEATURES);
     assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
     file.set_len(4 * 512).unwrap();
     assert_eq!(read(&mut driver, 3, 1024).status, IOERR);
@@ -343,22 +351,13 @@ fn a_failed_write_and_a_failed_read_are_io_errors() {
 }
 
 /// A disk whose writes go nowhere and whose flushes fail.
-fn unflushable() -> Block {
+fn unflushable(engine: Engine) -> Block {
     let file = File::options().read(true).write(true).open("/dev/null").unwrap();
-    let disk = Disk {
-        image: Image::over(file, 4096, false),
-        id: Id::default(),
-        log: LogLimit::default(),
-    };
-    Block {
-        disk: Arc::new(disk),
-        worker: None,
-    }
+    over(Image::over(file, 4096, false), engine)
 }
 
-#[test]
-fn a_failed_flush_is_an_io_error_and_so_are_those_after_it() {
-    let mut driver = driver(unflushable(), FEATURES);
+fn a_failed_flush_is_an_io_error_and_so_are_those_after_it(engine: Engine) {
+    let mut driver = driver(unflushable(engine), FEATURES);
     assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
     assert_eq!(flush(&mut driver), IOERR);
     driver.reset();
@@ -366,17 +365,50 @@ fn a_failed_flush_is_an_io_error_and_so_are_those_after_it() {
     assert_eq!(flush(&mut driver), IOERR);
 }
 
-#[test]
-fn writes_are_flushed_for_a_driver_that_cannot_flush() {
-    let mut driver = driver(unflushable(), VERSION_1);
-    assert_eq!(write(&mut driver, 0, &[1; 512]), IOERR);
+/// Pages of `file` that the host has not written to its device, by cachestat(2), which Linux has since 6.5.
+fn dirty_pages(file: &NamedTempFile) -> Option<u64> {
+    const CACHESTAT: libc::c_long = 451;
+    let (whole, mut statistics) = ([0u64; 2], [0u64; 5]);
+    // SAFETY: the call reads the range and writes five numbers.
+    let result = unsafe {
+        libc::syscall(
+            CACHESTAT,
+            file.as_raw_fd(),
+            whole.as_ptr(),
+            statistics.as_mut_ptr(),
+            0,
+        )
+    };
+    (result == 0).then_some(statistics[1])
 }
 
-#[test]
-fn a_sparse_image_larger_than_4_gib_is_addressed_in_full() {
+fn writes_are_durable_for_a_driver_that_cannot_flush(engine: Engine) {
+    let file = image();
+    file.as_file().sync_all().unwrap();
+    if dirty_pages(&file).is_none() {
+        return println!("skipped: this kernel does not tell which pages are dirty");
+    }
+    let mut driver = driver(open(file.path(), engine), FEATURES);
+    assert_eq!(write(&mut driver, 0, &[1; 512]), OK);
+    assert!(dirty_pages(&file) > Some(0));
+    assert_eq!(flush(&mut driver), OK);
+    assert_eq!(dirty_pages(&file), Some(0));
+    driver.reset();
+    driver.start(VERSION_1, QUEUE);
+    assert_eq!(write(&mut driver, 0, &[2; 512]), OK);
+    assert_eq!(dirty_pages(&file), Some(0));
+    let zeroes = [&[0u8; 8][..], &[1, 0, 0, 0], &[0; 4]].concat();
+    assert_eq!(
+        request(&mut driver, VIRTIO_BLK_T_WRITE_ZEROES, 0, &zeroes, 0).status,
+        OK
+    );
+    assert_eq!(dirty_pages(&file), Some(0));
+}
+
+fn a_sparse_image_larger_than_4_gib_is_addressed_in_full(engine: Engine) {
     let mut file = NamedTempFile::new().unwrap();
     file.as_file().set_len(5 << 30).unwrap();
-    let mut driver = driver(Block::open(file.path(), false, None).unwrap(), FEATURES);
+    let mut driver = driver(open(file.path(), engine), FEATURES);
     let last = (5u64 << 30) / 512 - 1;
     assert_eq!(driver.read(VIRTIO_MMIO_CONFIG), (last + 1) as u32);
     assert_eq!(write(&mut driver, last, &[7; 512]), OK);

@@ -2,18 +2,21 @@
 //! begins means nothing).
 
 use virtio_queue::DescriptorChain;
-use vm_memory::{Bytes, GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
 
-/// Consecutive bytes of guest memory, in pieces none of which is empty.
-pub type Buffers<'m> = Vec<VolatileSlice<'m>>;
+use super::buffers::Buffers;
 
-/// The buffers of one request.
+/// The buffers of one request. Filled again and again it does not allocate.
+#[derive(Default)]
 pub struct Chain<'m> {
+    head: u16,
     pub readable: Buffers<'m>,
     /// Without the status byte.
     pub writable: Buffers<'m>,
+    /// Bytes that the driver gave for writing, the status byte aside.
+    room: u64,
     /// The last writable byte.
-    pub status: VolatileSlice<'m>,
+    status: Option<VolatileSlice<'m>>,
     /// Some descriptor leaves guest memory, so the streams have holes.
     pub has_holes: bool,
 }
@@ -29,24 +32,28 @@ pub enum ChainError {
 
 impl<'m> Chain<'m> {
     /// Reads at most `limit` descriptors, the queue's size (section 2.7.5.3.1).
-    pub fn read(
+    pub fn fill(
+        &mut self,
         memory: &'m GuestMemoryMmap,
         descriptors: DescriptorChain<&'m GuestMemoryMmap>,
         limit: u16,
-    ) -> Result<Self, ChainError> {
-        let (mut readable, mut writable) = (Vec::new(), Vec::new());
-        let (mut ended, mut has_holes, mut hole_at_end) = (false, false, false);
+    ) -> Result<(), ChainError> {
+        self.head = descriptors.head_index();
+        self.readable.clear();
+        self.writable.clear();
+        self.has_holes = false;
+        let (mut ended, mut hole_at_end) = (false, false);
         for descriptor in descriptors.take(limit.into()) {
             ended = !descriptor.has_next();
             let stream = if descriptor.is_write_only() {
-                &mut writable
+                &mut self.writable
             } else {
-                &mut readable
+                &mut self.readable
             };
             let length = descriptor.len() as usize;
             let inside = GuestMemory::get_slices(memory, descriptor.addr(), length, Permissions::ReadWrite)
                 .and_then(|mut slices| slices.try_for_each(|slice| slice.map(|slice| stream.push(slice))));
-            has_holes |= inside.is_err();
+            self.has_holes |= inside.is_err();
             if descriptor.is_write_only() && length > 0 {
                 hole_at_end = inside.is_err();
             }
@@ -54,60 +61,30 @@ impl<'m> Chain<'m> {
         if !ended {
             return Err(ChainError::Endless);
         }
-        let status = match hole_at_end {
+        self.status = match hole_at_end {
             true => None,
-            false => split_last_byte(&mut writable),
+            false => self.writable.take_last(),
         };
-        Ok(Self {
-            readable,
-            writable,
-            status: status.ok_or(ChainError::NoStatus)?,
-            has_holes,
-        })
-    }
-
-    pub fn set_status(&self, status: u8) {
-        self.status.copy_from(&[status]);
-    }
-}
-
-fn split_last_byte<'m>(buffers: &mut Buffers<'m>) -> Option<VolatileSlice<'m>> {
-    let last = buffers.pop()?;
-    let (rest, byte) = last.split_at(last.len().checked_sub(1)?).ok()?;
-    if !rest.is_empty() {
-        buffers.push(rest);
-    }
-    Some(byte)
-}
-
-pub fn length(buffers: &Buffers) -> u64 {
-    buffers.iter().map(|buffer| buffer.len() as u64).sum()
-}
-
-/// Takes the first `N` bytes off `buffers`; nothing when there are fewer.
-pub fn take<const N: usize>(buffers: &mut Buffers) -> Option<[u8; N]> {
-    let mut taken = [0; N];
-    let (mut filled, mut whole) = (0, 0);
-    while filled < N {
-        let buffer = buffers.get_mut(whole)?;
-        let count = buffer.copy_to(&mut taken[filled..]);
-        filled += count;
-        if count == buffer.len() {
-            whole += 1;
-        } else {
-            *buffer = buffer.offset(count).ok()?;
+        self.room = self.writable.length();
+        match self.status {
+            Some(_) => Ok(()),
+            None => Err(ChainError::NoStatus),
         }
     }
-    buffers.drain(..whole);
-    Some(taken)
-}
 
-/// Copies as much of `bytes` as fits, and says how much that is.
-pub fn put(buffers: &Buffers, mut bytes: &[u8]) -> u64 {
-    let before = bytes.len();
-    for buffer in buffers {
-        let count = buffer.write(bytes, 0).unwrap_or(0);
-        bytes = &bytes[count..];
+    /// The chain's name in the used ring.
+    pub fn head(&self) -> u16 {
+        self.head
     }
-    (before - bytes.len()) as u64
+
+    /// Writes the status. Returns the length for the used ring: the bytes written from the start of the writable
+    /// stream, which are `written`, up to the first gap (section 2.7.8.2).
+    pub fn finish(&self, status: u8, written: u64) -> u32 {
+        if let Some(byte) = &self.status {
+            byte.copy_from(&[status]);
+        }
+        let status_follows = written == self.room;
+        // A chain is shorter than 4 GiB (section 2.7.5.2), or it is one without an end.
+        written as u32 + u32::from(status_follows)
+    }
 }

@@ -22,7 +22,7 @@ struct Attack {
 }
 
 fn header_fields() -> impl Strategy<Value = (u32, u64)> {
-    let kind = prop_oneof![4 => prop::sample::select(vec![0u32, 1, 4, 8]), 1 => any::<u32>()];
+    let kind = prop_oneof![4 => prop::sample::select(vec![0u32, 1, 4, 8, 11, 13]), 1 => any::<u32>()];
     let sector = prop_oneof![4 => 0..SECTORS as u64 + 1, 1 => any::<u64>()];
     (kind, sector)
 }
@@ -97,9 +97,9 @@ fn any_address() -> impl Strategy<Value = u64> + Clone {
     ]
 }
 
-fn attacked_image() -> (Driver, NamedTempFile) {
+fn attacked_image(engine: Engine) -> (Driver, NamedTempFile) {
     let mut file = image();
-    let block = Block::open(file.path(), false, Some("hostile")).unwrap();
+    let block = open(file.path(), engine);
     file.write_all(BEYOND).unwrap();
     (Driver::new(Box::new(block)), file)
 }
@@ -146,15 +146,15 @@ fn survives(driver: &mut Driver, file: &NamedTempFile) -> Result<(), TestCaseErr
 
 proptest! {
     #[test]
-    fn whatever_the_rings_say_the_disk_survives_it(attack in attack(any_address(), any_address())) {
-        let (mut driver, file) = attacked_image();
+    fn whatever_the_rings_say_the_disk_survives_it(attack in attack(any_address(), any_address()), engine in any_engine()) {
+        let (mut driver, file) = attacked_image(engine);
         launch(&mut driver, &attack);
         survives(&mut driver, &file)?;
     }
 
     #[test]
-    fn guest_memory_changes_only_where_descriptors_say_write(attack in attack(buffer_address(), Just(TABLES))) {
-        let (mut driver, file) = attacked_image();
+    fn guest_memory_changes_only_where_descriptors_say_write(attack in attack(buffer_address(), Just(TABLES)), engine in any_engine()) {
+        let (mut driver, file) = attacked_image(engine);
         let before = launch(&mut driver, &attack);
         let mut after = driver.bytes(0, MEMORY_SIZE as usize);
         let mut forgive = |range: std::ops::Range<usize>| after[range.clone()].copy_from_slice(&before[range]);
@@ -173,10 +173,10 @@ proptest! {
     #[test]
     fn the_configuration_is_read_at_any_offset(offset in any::<u64>(), width in 0usize..16) {
         let file = image();
-        let mut block = Block::open(file.path(), true, None).unwrap();
+        let mut block = open(file.path(), Engine::Auto);
         let mut data = vec![0; width];
         block.read_config(offset, &mut data);
         block.write_config(offset, &data);
-        prop_assert!(offset < CONFIG_SIZE as u64 || data.iter().all(|byte| *byte == 0));
+        prop_assert!(offset < configuration::SIZE as u64 || data.iter().all(|byte| *byte == 0));
     }
 }

@@ -1,60 +1,97 @@
 //! The block device (virtio 1.2 section 5.2).
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::log_limit::LogLimit;
 use super::{Activation, VirtioDevice};
+use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 pub use image::OpenError;
-use image::{Image, SECTOR_SIZE};
-use request::Id;
+use image::{Image, Raw};
 use worker::Worker;
 
+mod buffers;
 mod chain;
+mod configuration;
+mod engine;
 mod image;
+mod queue;
 mod request;
+mod sync;
+mod uring;
 mod worker;
 
 #[cfg(test)]
 mod test_disk;
 
 const QUEUE_SIZE: u16 = 128;
-/// A request is a header, its data and a status.
-const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
 
-/// `struct virtio_blk_config` up to `blk_size`, all that the offered features give a meaning to.
-const CONFIG_SIZE: usize = 24;
+/// A serial number, padded with NUL.
+type Id = [u8; VIRTIO_BLK_ID_BYTES as usize];
 
 /// A disk of the guest.
 pub struct Block {
     disk: Arc<Disk>,
-    worker: Option<Worker>,
+    queue_sizes: Vec<u16>,
+    /// Feature bits that the driver accepted.
+    accepted: u64,
+    /// One a queue that the driver made ready.
+    workers: Vec<Worker>,
 }
 
 /// What a disk is, driven or not.
 struct Disk {
     image: Image,
+    engine: engine::Choice,
     id: Id,
     log: LogLimit,
+    /// What the person chose: every write is durable when it completes, whatever the driver says.
+    always_writes_through: bool,
+    /// What the driver chose: every write is durable when it completes, until it says otherwise.
+    driver_writes_through: AtomicBool,
+    /// The log knows that there is no io_uring here.
+    warned: AtomicBool,
 }
 
 impl Block {
-    /// Opens the image at `path`. `id`, up to 20 bytes, is what the guest sees as the disk's serial number.
-    pub fn open(path: &Path, read_only: bool, id: Option<&str>) -> Result<Self, OpenError> {
-        let id = pad_id(id)?;
-        let image = Image::open(path, read_only)?;
-        Ok(Self {
+    /// Opens what `disk` names, for a machine of `cpus` vCPUs.
+    pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
+        let id = pad_id(disk.id.as_deref())?;
+        Ok(Self::of(Image::open(disk)?, id, disk, cpus))
+    }
+
+    fn of(image: Image, id: Id, disk: &config::Disk, cpus: u8) -> Self {
+        let queues = disk
+            .queues
+            .unwrap_or(u16::from(cpus).min(DISK_QUEUES_DEFAULT_MAX));
+        let always_writes_through = disk.cache == Cache::Writethrough;
+        Self {
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            accepted: 0,
+            workers: Vec::new(),
             disk: Arc::new(Disk {
+                engine: engine::choose(disk.engine, &image),
                 image,
                 id,
                 log: LogLimit::default(),
+                always_writes_through,
+                driver_writes_through: AtomicBool::new(always_writes_through),
+                warned: AtomicBool::new(false),
             }),
-            worker: None,
-        })
+        }
+    }
+
+    /// The engine of its requests and why it is that one.
+    pub fn engine(&self) -> &engine::Choice {
+        &self.disk.engine
+    }
+
+    pub fn queues(&self) -> usize {
+        self.queue_sizes.len()
     }
 }
 
@@ -86,12 +123,29 @@ impl Disk {
         format!("disk-{name}")
     }
 
-    fn config(&self) -> [u8; CONFIG_SIZE] {
-        let mut config = [0; CONFIG_SIZE];
-        config[0..8].copy_from_slice(&self.image.sectors().to_le_bytes());
-        config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
-        config[20..24].copy_from_slice(&(SECTOR_SIZE as u32).to_le_bytes());
-        config
+    /// The image, if its requests go through io_uring.
+    fn raw_for_uring(&self) -> Option<&Raw> {
+        match self.engine.engine {
+            Engine::Uring => self.image.raw(),
+            _ => None,
+        }
+    }
+
+    fn warn_of_no_uring(&self, error: &io::Error) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            let path = self.image.path();
+            log::warn!("disk {path:?}: no io_uring here ({error}): engine=sync takes its place");
+        }
+    }
+
+    /// Whether a write must be durable when it completes, even for a driver that flushes.
+    fn writes_through(&self) -> bool {
+        self.always_writes_through || self.driver_writes_through.load(Ordering::Relaxed)
+    }
+
+    /// The configuration's `writeback`: whether a write may complete before it is durable (section 5.2.5).
+    fn set_writeback(&self, writeback: bool) {
+        self.driver_writes_through.store(!writeback, Ordering::Relaxed);
     }
 }
 
@@ -101,50 +155,75 @@ impl VirtioDevice for Block {
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &self.queue_sizes
     }
 
     fn features(&self) -> u64 {
-        let read_only = u64::from(self.disk.image.read_only()) << VIRTIO_BLK_F_RO;
-        1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_FLUSH | read_only
+        configuration::features(self.disk.image.limits(), self.queue_sizes.len())
+    }
+
+    fn features_accepted(&mut self, features: u64) {
+        self.accepted = features;
+        // Section 5.2.5.2: writeback begins as 0 for a driver that cannot flush.
+        let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
+        self.disk
+            .set_writeback(flushes && !self.disk.always_writes_through);
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.disk.config();
+        let config = configuration::Configuration {
+            image: &self.disk.image,
+            queues: self.queue_sizes.len() as u16,
+            queue_size: QUEUE_SIZE,
+            writeback: !self.disk.driver_writes_through.load(Ordering::Relaxed),
+        };
+        let bytes = config.bytes();
         let rest = usize::try_from(offset)
             .ok()
-            .and_then(|offset| config.get(offset..))
+            .and_then(|offset| bytes.get(offset..))
             .unwrap_or_default();
         for (byte, value) in data.iter_mut().zip(rest) {
             *byte = *value;
         }
     }
 
-    /// Nothing in it is the driver's to write.
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+    /// `writeback` alone is the driver's to write.
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let negotiated = self.accepted & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
+        if let (configuration::WRITEBACK, &[value], true) = (offset, data, negotiated) {
+            self.disk.set_writeback(value != 0);
+        }
+    }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         let Activation {
             memory,
-            mut queues,
+            queues,
             features,
             interrupt,
         } = activation;
-        let queue = queues
-            .pop()
-            .ok_or_else(|| io::Error::other("its queue is not ready"))?;
-        self.worker = Some(Worker::start(
-            self.disk.clone(),
-            queue,
-            memory,
-            features,
-            interrupt,
-        )?);
+        if queues.is_empty() {
+            return Err(io::Error::other("none of its queues is ready"));
+        }
+        for queue in queues {
+            let worker = Worker::start(
+                self.disk.clone(),
+                queue,
+                memory.clone(),
+                features,
+                interrupt.clone(),
+            )?;
+            self.workers.push(worker);
+        }
         Ok(())
     }
 
     fn reset(&mut self) {
-        self.worker = None;
+        // All of them first: they end beside each other.
+        self.workers.iter().for_each(Worker::stop);
+        self.workers.clear();
+        self.accepted = 0;
+        self.disk.set_writeback(!self.disk.always_writes_through);
     }
 }
 

@@ -1,142 +1,187 @@
-//! One request of a disk's driver: read it, do it, say what came of it (virtio 1.2 section 5.2.6).
+//! One request of a disk's driver, and what it may not ask for (virtio 1.2 section 5.2.6).
 
 use std::fmt;
-use std::io;
 
-use log::Level;
 use virtio_bindings::virtio_blk::*;
 
-use super::chain::{self, Chain};
-use super::image::Image;
-use crate::virtio::log_limit::LogLimit;
+use super::chain::Chain;
 
-/// A serial number, padded with NUL.
-pub type Id = [u8; VIRTIO_BLK_ID_BYTES as usize];
+/// What sectors count in, whatever the block size (section 5.2).
+pub const SECTOR_SIZE: u64 = 512;
 
-/// Serves the requests of one driver.
-pub struct Server<'a> {
-    image: &'a Image,
-    id: &'a Id,
-    log: &'a LogLimit,
-    /// The driver never flushes, so every write is to be durable when it completes (section 5.2.6.2).
-    write_through: bool,
+/// The most that one DISCARD takes: a system call, however long the range.
+pub const DISCARD_SECTORS_MAX: u32 = 1 << 22;
+/// The most that one WRITE_ZEROES takes: where the host has no call for it these are written, one buffer after the other.
+pub const WRITE_ZEROES_SECTORS_MAX: u32 = 1 << 17;
+/// Ranges in a DISCARD or WRITE_ZEROES request.
+pub const SEGMENTS_MAX: u32 = 1;
+
+/// What the requests of a disk have to keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The disk's size in bytes.
+    pub size: u64,
+    /// What offsets and lengths of data are multiples of, in bytes: a power of two from [`SECTOR_SIZE`] on.
+    pub block_size: u64,
+    pub read_only: bool,
 }
 
-enum RequestError {
-    /// The driver asked for what no request may ask for.
+/// A request that the disk can be asked to carry out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    pub operation: Operation,
+    /// Where on the disk, in bytes.
+    pub offset: u64,
+    /// Bytes there, all of them on the disk.
+    pub length: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Into the chain's writable stream, which is `length` bytes.
+    Read,
+    /// The chain's readable stream, which is `length` bytes.
+    Write,
+    Flush,
+    /// The disk's serial number, into the chain's writable stream.
+    Identify,
+    Discard,
+    WriteZeroes {
+        may_unmap: bool,
+    },
+}
+
+/// Why a request is not carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The driver asked for what no request may ask for: VIRTIO_BLK_S_IOERR.
     Invalid(&'static str),
-    /// No request type of this device.
+    /// This device has no such request: VIRTIO_BLK_S_UNSUPP.
     Unsupported,
-    /// The image failed, and the log says how.
-    Failed,
 }
 
-impl<'a> Server<'a> {
-    pub fn new(image: &'a Image, id: &'a Id, log: &'a LogLimit, write_through: bool) -> Self {
-        Self {
-            image,
-            id,
-            log,
-            write_through,
-        }
-    }
-
-    /// Carries out `chain`'s request and writes its status. Returns the length for the used ring: the bytes
-    /// written from the start of the writable stream up to the first gap (section 2.7.8.2).
-    pub fn serve(&mut self, mut chain: Chain) -> u32 {
-        let room = chain::length(&chain.writable);
-        let (status, written) = match self.execute(&mut chain) {
-            Ok(written) => (VIRTIO_BLK_S_OK, written),
-            Err(RequestError::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
-            Err(RequestError::Failed) => (VIRTIO_BLK_S_IOERR, 0),
-            Err(RequestError::Invalid(reason)) => {
-                log::debug!("disk {:?}: invalid request: {reason}", self.image.path());
-                (VIRTIO_BLK_S_IOERR, 0)
-            }
-        };
-        chain.set_status(status as u8);
-        let status_follows = written == room;
-        // A chain is shorter than 4 GiB.
-        written as u32 + u32::from(status_follows)
-    }
-
-    /// Returns how many bytes it wrote to the start of the writable stream.
-    fn execute(&mut self, chain: &mut Chain) -> Result<u64, RequestError> {
+impl Request {
+    /// Takes the request's header off `chain`, and what follows it but data.
+    pub fn parse(chain: &mut Chain, limits: &Limits) -> Result<Self, Refusal> {
         if chain.has_holes {
-            return Err(RequestError::Invalid("its buffers leave guest memory"));
+            return Err(Refusal::Invalid("its buffers leave guest memory"));
         }
-        let header = Header::take(chain).ok_or(RequestError::Invalid("its header is cut short"))?;
-        match header.kind {
-            VIRTIO_BLK_T_IN => {
-                let length = chain::length(&chain.writable);
-                let offset = self.locate(header, length)?;
-                let result = self.image.read(&chain.writable, offset);
-                self.report(header, length, result).map(|()| length)
-            }
-            VIRTIO_BLK_T_OUT if self.image.read_only() => {
-                Err(RequestError::Invalid("a write, and the disk is read-only"))
-            }
-            VIRTIO_BLK_T_OUT => {
-                let length = chain::length(&chain.readable);
-                let offset = self.locate(header, length)?;
-                let mut result = self.image.write(&chain.readable, offset);
-                if self.write_through {
-                    result = result.and_then(|()| self.image.flush());
-                }
-                self.report(header, length, result).map(|()| 0)
-            }
-            VIRTIO_BLK_T_FLUSH => {
-                let result = self.image.flush();
-                self.report(header, 0, result).map(|()| 0)
-            }
-            VIRTIO_BLK_T_GET_ID => Ok(chain::put(&chain.writable, self.id)),
-            _ => Err(RequestError::Unsupported),
-        }
-    }
-
-    fn locate(&self, header: Header, length: u64) -> Result<u64, RequestError> {
-        let outside = "it is not whole sectors, or it leaves the disk";
-        self.image
-            .locate(header.sector, length)
-            .ok_or(RequestError::Invalid(outside))
-    }
-
-    fn report(&mut self, header: Header, length: u64, result: io::Result<()>) -> Result<(), RequestError> {
-        let Err(error) = result else { return Ok(()) };
-        let path = self.image.path();
-        self.log.log(
-            Level::Error,
-            format_args!("disk {path:?}: {header}, {length} bytes: {error}; the guest sees an I/O error"),
+        // `struct virtio_blk_req` up to its data.
+        let header = chain.readable.take::<16>();
+        let [a, b, c, d, _, _, _, _, sector @ ..] =
+            header.ok_or(Refusal::Invalid("its header is cut short"))?;
+        let sector = u64::from_le_bytes(sector);
+        let kind = u32::from_le_bytes([a, b, c, d]);
+        let writes = matches!(
+            kind,
+            VIRTIO_BLK_T_OUT | VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES
         );
-        Err(RequestError::Failed)
+        if writes && limits.read_only {
+            return Err(Refusal::Invalid("a write, and the disk is read-only"));
+        }
+        let plain = |operation| {
+            Ok(Self {
+                operation,
+                offset: 0,
+                length: 0,
+            })
+        };
+        match kind {
+            VIRTIO_BLK_T_IN => limits.locate(Operation::Read, sector, chain.writable.length()),
+            VIRTIO_BLK_T_OUT => limits.locate(Operation::Write, sector, chain.readable.length()),
+            VIRTIO_BLK_T_FLUSH => plain(Operation::Flush),
+            VIRTIO_BLK_T_GET_ID => plain(Operation::Identify),
+            VIRTIO_BLK_T_DISCARD => Segment::take(chain)?.discard(limits),
+            VIRTIO_BLK_T_WRITE_ZEROES => Segment::take(chain)?.write_zeroes(limits),
+            _ => Err(Refusal::Unsupported),
+        }
     }
 }
 
-/// `struct virtio_blk_req` up to its data.
-#[derive(Clone, Copy)]
-struct Header {
-    kind: u32,
-    sector: u64,
-}
-
-impl Header {
-    fn take(chain: &mut Chain) -> Option<Self> {
-        let [a, b, c, d, _, _, _, _, sector @ ..] = chain::take::<16>(&mut chain.readable)?;
-        Some(Self {
-            kind: u32::from_le_bytes([a, b, c, d]),
-            sector: u64::from_le_bytes(sector),
+impl Limits {
+    /// `operation` on `length` bytes from `sector` on, if they are whole blocks of the disk.
+    fn locate(&self, operation: Operation, sector: u64, length: u64) -> Result<Request, Refusal> {
+        let inside = |offset: &u64| offset.checked_add(length).is_some_and(|end| end <= self.size);
+        let offset = sector.checked_mul(SECTOR_SIZE).filter(inside);
+        let offset = offset.ok_or(Refusal::Invalid("it leaves the disk"))?;
+        if (offset | length) & (self.block_size - 1) != 0 {
+            return Err(Refusal::Invalid("it is not whole blocks"));
+        }
+        Ok(Request {
+            operation,
+            offset,
+            length,
         })
     }
 }
 
-impl fmt::Display for Header {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { kind, sector } = self;
-        match *kind {
-            VIRTIO_BLK_T_IN => write!(f, "read at sector {sector}"),
-            VIRTIO_BLK_T_OUT => write!(f, "write at sector {sector}"),
-            VIRTIO_BLK_T_FLUSH => write!(f, "flush"),
-            _ => write!(f, "request of type {kind}"),
+/// `struct virtio_blk_discard_write_zeroes`.
+struct Segment {
+    sector: u64,
+    sectors: u32,
+    flags: u32,
+}
+
+impl Segment {
+    /// Takes the one segment that a request may have.
+    fn take(chain: &mut Chain) -> Result<Self, Refusal> {
+        if chain.readable.length() != 16 {
+            return Err(Refusal::Invalid("it is not one range"));
         }
+        let raw = chain
+            .readable
+            .take::<16>()
+            .ok_or(Refusal::Invalid("its range is cut short"))?;
+        let [a, b, c, d, e, f, g, h, flags @ ..] = raw;
+        let [i, j, k, l, flags @ ..] = flags;
+        Ok(Self {
+            sector: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            sectors: u32::from_le_bytes([i, j, k, l]),
+            flags: u32::from_le_bytes(flags),
+        })
+    }
+
+    fn discard(&self, limits: &Limits) -> Result<Request, Refusal> {
+        // Section 5.2.6.2: the flag unmap, too, is one that a discard cannot have.
+        if self.flags != 0 {
+            return Err(Refusal::Unsupported);
+        }
+        self.locate(Operation::Discard, DISCARD_SECTORS_MAX, limits)
+    }
+
+    fn write_zeroes(&self, limits: &Limits) -> Result<Request, Refusal> {
+        let may_unmap = match self.flags {
+            0 => false,
+            VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP => true,
+            _ => return Err(Refusal::Unsupported),
+        };
+        let operation = Operation::WriteZeroes { may_unmap };
+        self.locate(operation, WRITE_ZEROES_SECTORS_MAX, limits)
+    }
+
+    fn locate(&self, operation: Operation, most: u32, limits: &Limits) -> Result<Request, Refusal> {
+        if self.sectors > most {
+            return Err(Refusal::Invalid("its range is longer than the disk takes"));
+        }
+        limits.locate(operation, self.sector, u64::from(self.sectors) * SECTOR_SIZE)
     }
 }
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let name = match self.operation {
+            Operation::Read => "read",
+            Operation::Write => "write",
+            Operation::Flush => return write!(f, "flush"),
+            Operation::Identify => return write!(f, "request for the serial number"),
+            Operation::Discard => "discard",
+            Operation::WriteZeroes { .. } => "write of zeroes",
+        };
+        let (sector, length) = (self.offset / SECTOR_SIZE, self.length);
+        write!(f, "{name} at sector {sector}, {length} bytes")
+    }
+}
+
+#[cfg(test)]
+#[path = "request_test.rs"]
+mod tests;

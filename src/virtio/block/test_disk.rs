@@ -1,12 +1,14 @@
 //! A disk for tests, and requests to it as a driver lays them out in guest memory.
 
 use std::io::Write;
+use std::path::Path;
 
 use tempfile::NamedTempFile;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING;
 
 use super::Block;
+use crate::config::{self, Cache, Engine};
 use crate::virtio::test_driver::*;
 
 pub const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
@@ -36,13 +38,35 @@ pub fn driver(block: Block, features: u64) -> Driver {
     driver
 }
 
-pub fn disk() -> (Driver, NamedTempFile) {
-    let file = image();
-    (
-        driver(Block::open(file.path(), false, None).unwrap(), FEATURES),
-        file,
-    )
+/// `file` as a disk of one queue.
+pub fn options(file: &Path, engine: Engine) -> config::Disk {
+    config::Disk {
+        engine,
+        ..config::Disk::new(file.into())
+    }
 }
+
+pub fn open(file: &Path, engine: Engine) -> Block {
+    Block::open(&options(file, engine), 1).unwrap()
+}
+
+pub fn disk(engine: Engine) -> (Driver, NamedTempFile) {
+    let file = image();
+    (driver(open(file.path(), engine), FEATURES), file)
+}
+
+/// Functions of an engine as tests of each engine.
+macro_rules! with_each_engine {
+    ($($name:ident),+ $(,)?) => {
+        mod with_sync {
+            $(#[test] fn $name() { super::$name(crate::config::Engine::Sync) })+
+        }
+        mod with_uring {
+            $(#[test] fn $name() { super::$name(crate::config::Engine::Uring) })+
+        }
+    };
+}
+pub(super) use with_each_engine;
 
 /// What the writable buffers of a request hold before the device has them.
 pub const NOT_WRITTEN: u8 = 0xdd;
@@ -161,3 +185,12 @@ pub fn flush(driver: &mut Driver) -> u8 {
 pub const OK: u8 = VIRTIO_BLK_S_OK as u8;
 pub const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 pub const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
+
+pub fn any_engine() -> impl proptest::strategy::Strategy<Value = Engine> {
+    proptest::sample::select(vec![Engine::Sync, Engine::Uring])
+}
+
+/// Each that every file system can.
+pub fn any_cache() -> impl proptest::strategy::Strategy<Value = Cache> {
+    proptest::sample::select(vec![Cache::Writeback, Cache::Writethrough])
+}

@@ -1,16 +1,17 @@
 //! The I/O thread: when it lives, and that no wake-up gets lost between it and the driver.
 
-use crate::virtio::log_limit::LogLimit;
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING;
-use virtio_queue::QueueState;
+use virtio_queue::{QueueState, QueueT};
 
 use super::*;
+use crate::config::Engine;
 use crate::interrupt::Interrupt;
+use crate::virtio::block::Block;
+use crate::virtio::block::chain::Chain;
 use crate::virtio::block::test_disk::*;
-use crate::virtio::block::{Block, Image};
 use crate::virtio::test_driver::*;
 
 /// Whether `count` threads of this process have this name. One that was joined leaves the list a moment later.
@@ -27,10 +28,17 @@ fn becomes(name: &str, count: usize) -> bool {
     false
 }
 
-#[test]
-fn chains_offered_before_driver_ok_are_served_with_one_interrupt() {
+with_each_engine!(
+    chains_offered_before_driver_ok_are_served_with_one_interrupt,
+    a_disk_thread_lives_from_driver_ok_to_reset,
+    after_a_reset_in_the_middle_of_requests_the_device_touches_nothing,
+    no_wake_up_is_lost_with_an_event_index,
+    no_wake_up_is_lost_without_an_event_index,
+);
+
+fn chains_offered_before_driver_ok_are_served_with_one_interrupt(engine: Engine) {
     let file = image();
-    let mut driver = Driver::new(Box::new(Block::open(file.path(), false, None).unwrap()));
+    let mut driver = Driver::new(Box::new(open(file.path(), engine)));
     assert!(driver.negotiate(FEATURES));
     driver.set_up_queue(QUEUE);
     for _ in 0..10 {
@@ -43,38 +51,40 @@ fn chains_offered_before_driver_ok_are_served_with_one_interrupt() {
     assert!(!driver.interrupted());
 }
 
-#[test]
-fn a_disk_thread_lives_from_driver_ok_to_reset() {
+fn a_disk_thread_lives_from_driver_ok_to_reset(engine: Engine) {
     let file = image();
-    let mut driver = Driver::new(Box::new(
-        Block::open(file.path(), false, Some("threaded")).unwrap(),
-    ));
-    assert!(becomes("disk-threaded", 0));
+    // A thread's name has 15 bytes.
+    let id = format!("of-{engine:?}");
+    let name = format!("disk-{id}");
+    let options = crate::config::Disk {
+        id: Some(id),
+        ..options(file.path(), engine)
+    };
+    let open = || Block::open(&options, 1).unwrap();
+    let mut driver = Driver::new(Box::new(open()));
+    assert!(becomes(&name, 0));
     for _ in 0..3 {
         driver.start(FEATURES, QUEUE);
         assert_eq!(read(&mut driver, 0, 512).status, OK);
-        assert!(becomes("disk-threaded", 1));
+        assert!(becomes(&name, 1));
         driver.reset();
-        assert!(becomes("disk-threaded", 0));
+        assert!(becomes(&name, 0));
     }
     driver.start(FEATURES, QUEUE);
     driver.transport.stop();
-    assert!(becomes("disk-threaded", 0));
+    assert!(becomes(&name, 0));
     driver.reset();
     drop(driver);
-    let mut driver = crate::virtio::block::test_disk::driver(
-        Block::open(file.path(), false, Some("threaded")).unwrap(),
-        FEATURES,
-    );
+    let mut driver = crate::virtio::block::test_disk::driver(open(), FEATURES);
     assert_eq!(read(&mut driver, 0, 512).status, OK);
     drop(driver);
-    assert!(becomes("disk-threaded", 0));
+    assert!(becomes(&name, 0));
 }
 
 #[test]
 fn a_thread_told_to_stop_begins_no_further_request() {
     let (file, other) = (image(), image());
-    let mut driver = Driver::new(Box::new(Block::open(file.path(), false, None).unwrap()));
+    let mut driver = Driver::new(Box::new(open(file.path(), Engine::Sync)));
     driver.set_up_queue(QUEUE);
     offer(&mut driver, &header(VIRTIO_BLK_T_IN, 0), 513, &plain(512));
     let state = QueueState {
@@ -86,25 +96,26 @@ fn a_thread_told_to_stop_begins_no_further_request() {
         used_ring: USED,
         ..Default::default()
     };
-    let (image, stop) = (Image::open(other.path(), false).unwrap(), AtomicBool::new(true));
-    let log = LogLimit::default();
-    let mut served = ServedQueue {
+    let (block, stop) = (open(other.path(), Engine::Sync), AtomicBool::new(true));
+    let mut served = DiskQueue {
         queue: state.try_into().unwrap(),
         memory: &driver.memory,
         interrupt: &VirtioInterrupt::new(Interrupt::new().unwrap()),
-        server: Server::new(&image, &[0; 20], &log, false),
+        disk: &block.disk,
+        never_flushed: false,
         stop: &stop,
+        used: false,
     };
-    served.serve_batch().unwrap();
+    let mut chain = Chain::default();
+    sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(served.queue.next_used(), 0);
     stop.store(false, Ordering::SeqCst);
-    served.serve_batch().unwrap();
+    sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(served.queue.next_used(), 1);
 }
 
-#[test]
-fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing() {
-    let (mut driver, _file) = disk();
+fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
     for _ in 0..300 {
         for _ in 0..8 {
             offer(
@@ -129,10 +140,10 @@ fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing() {
 
 /// Keeps up to `depth` reads in flight, notifies only when the device asks, and waits for an interrupt only
 /// when nothing is there: a wake-up lost on either side is a hang.
-fn ping_pong(features: u64, depth: u16) {
+fn ping_pong(engine: Engine, features: u64, depth: u16) {
     const REQUESTS: u64 = 20_000;
     let file = image();
-    let mut driver = driver(Block::open(file.path(), false, None).unwrap(), features);
+    let mut driver = driver(open(file.path(), engine), features);
     driver.put(&header(VIRTIO_BLK_T_IN, 0), DATA);
     for slot in 0..depth {
         let buffer = DATA + 0x1000 + 1024 * u64::from(slot);
@@ -166,16 +177,14 @@ fn ping_pong(features: u64, depth: u16) {
     println!("{features:#x}, depth {depth}: {notifications} notifications, {interrupts} waits");
 }
 
-#[test]
-fn no_wake_up_is_lost_with_an_event_index() {
+fn no_wake_up_is_lost_with_an_event_index(engine: Engine) {
     for depth in [1, 4, 64] {
-        ping_pong(FEATURES | EVENT_IDX, depth);
+        ping_pong(engine, FEATURES | EVENT_IDX, depth);
     }
 }
 
-#[test]
-fn no_wake_up_is_lost_without_an_event_index() {
+fn no_wake_up_is_lost_without_an_event_index(engine: Engine) {
     for depth in [1, 64] {
-        ping_pong(FEATURES, depth);
+        ping_pong(engine, FEATURES, depth);
     }
 }

@@ -1,0 +1,136 @@
+//! Bytes of guest memory in pieces, as the host's vectored calls take them.
+
+use std::marker::PhantomData;
+
+use vm_memory::{GuestMemoryMmap, VolatileSlice};
+
+/// A stream of bytes in guest memory, none of its pieces empty. Emptied and filled again it does not allocate.
+#[derive(Default)]
+pub struct Buffers<'m> {
+    /// Each lies in guest memory.
+    iovecs: Vec<libc::iovec>,
+    /// Those before this one are used up.
+    first: usize,
+    /// Bytes in the rest.
+    length: u64,
+    memory: PhantomData<&'m GuestMemoryMmap>,
+}
+
+impl<'m> Buffers<'m> {
+    pub fn clear(&mut self) {
+        self.iovecs.clear();
+        self.first = 0;
+        self.length = 0;
+    }
+
+    pub fn push(&mut self, slice: VolatileSlice<'m>) {
+        if slice.is_empty() {
+            return;
+        }
+        self.iovecs.push(libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: slice.len(),
+        });
+        self.length += slice.len() as u64;
+    }
+
+    /// In bytes.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// What is left of the stream. The guest may read and write these bytes at any time.
+    pub fn iovecs(&self) -> &[libc::iovec] {
+        self.iovecs.get(self.first..).unwrap_or_default()
+    }
+
+    /// Drops the first `count` bytes, or all when there are fewer.
+    pub fn advance(&mut self, count: u64) {
+        let mut left = count.min(self.length);
+        self.length -= left;
+        while left > 0 {
+            let iovec = &mut self.iovecs[self.first];
+            let taken = left.min(iovec.iov_len as u64) as usize;
+            iovec.iov_base = iovec.iov_base.wrapping_byte_add(taken);
+            iovec.iov_len -= taken;
+            left -= taken as u64;
+            if iovec.iov_len == 0 {
+                self.first += 1;
+            }
+        }
+    }
+
+    /// Takes the first `N` bytes; nothing when there are fewer.
+    pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        if self.length < N as u64 {
+            return None;
+        }
+        let mut taken = [0; N];
+        self.copy_to(&mut taken);
+        self.advance(N as u64);
+        Some(taken)
+    }
+
+    /// Takes the last byte's place.
+    pub fn take_last(&mut self) -> Option<VolatileSlice<'m>> {
+        let last = self.iovecs.last_mut().filter(|_| self.length > 0)?;
+        last.iov_len -= 1;
+        let place = last.iov_base.wrapping_byte_add(last.iov_len);
+        if last.iov_len == 0 {
+            self.iovecs.pop();
+        }
+        self.length -= 1;
+        // SAFETY: the byte was the last of a piece of guest memory, which lives for 'm.
+        Some(unsafe { VolatileSlice::new(place.cast(), 1) })
+    }
+
+    /// Copies as much as fits into `bytes`, and says how much that is.
+    pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
+        let mut copied = 0;
+        for slice in self.slices() {
+            if copied == bytes.len() {
+                break;
+            }
+            copied += slice.copy_to(&mut bytes[copied..]);
+        }
+        copied
+    }
+
+    /// Copies as much of `bytes` as fits, and says how much that is.
+    pub fn copy_from(&self, bytes: &[u8]) -> usize {
+        let mut copied = 0;
+        for slice in self.slices() {
+            let count = slice.len().min(bytes.len() - copied);
+            slice.copy_from(&bytes[copied..copied + count]);
+            copied += count;
+        }
+        copied
+    }
+
+    /// Whether addresses and lengths of all pieces are multiples of `alignment`, a power of two.
+    pub fn are_aligned(&self, alignment: usize) -> bool {
+        let bits = self
+            .iovecs()
+            .iter()
+            .fold(0, |bits, iovec| bits | iovec.iov_base as usize | iovec.iov_len);
+        bits & (alignment - 1) == 0
+    }
+
+    fn slices(&self) -> impl Iterator<Item = VolatileSlice<'m>> + use<'_, 'm> {
+        self.iovecs().iter().map(|iovec| {
+            // SAFETY: the piece lies in guest memory, which lives for 'm.
+            unsafe { VolatileSlice::new(iovec.iov_base.cast(), iovec.iov_len) }
+        })
+    }
+
+    /// The same bytes of this process's own memory, for tests and for pieces that had to be copied.
+    pub fn of(bytes: &'m mut [u8]) -> Self {
+        let mut buffers = Self::default();
+        buffers.push(VolatileSlice::from(bytes));
+        buffers
+    }
+}
+
+#[cfg(test)]
+#[path = "buffers_test.rs"]
+mod tests;

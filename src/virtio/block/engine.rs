@@ -1,0 +1,36 @@
+//! Which engine a disk's requests take, and why.
+
+use std::fmt;
+
+use super::image::Image;
+use crate::config::Engine;
+
+/// An engine, never [`Engine::Auto`], and the reason for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    pub engine: Engine,
+    reason: &'static str,
+}
+
+/// What `asked` means for `image`.
+pub fn choose(asked: Engine, image: &Image) -> Choice {
+    let (engine, reason) = match asked {
+        Engine::Auto if image.raw().is_none() => {
+            (Engine::Sync, "the format is read and written call by call")
+        }
+        Engine::Auto if image.waits_for_device() => (Engine::Uring, "its requests wait for the device"),
+        Engine::Auto => (Engine::Sync, "the host's page cache answers at once"),
+        chosen => (chosen, "as asked"),
+    };
+    Choice { engine, reason }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let name = match self.engine {
+            Engine::Uring => "uring",
+            Engine::Sync | Engine::Auto => "sync",
+        };
+        write!(f, "{name} ({})", self.reason)
+    }
+}

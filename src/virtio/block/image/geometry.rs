@@ -1,0 +1,72 @@
+//! What the host says about the blocks behind a file.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+use crate::virtio::block::request::SECTOR_SIZE;
+
+/// Where the host does not say: what every device and file system of today can do.
+const BLOCK: u32 = 4096;
+
+/// What direct I/O asks of a request, in bytes: powers of two.
+#[derive(Debug, Clone, Copy)]
+pub struct Direct {
+    /// Of the addresses and lengths of buffers.
+    pub memory_alignment: usize,
+    /// Of offsets and lengths on the disk.
+    pub offset_alignment: u64,
+}
+
+impl Direct {
+    /// What `file`, opened for direct I/O, asks for.
+    pub fn of(file: &File) -> io::Result<Self> {
+        // SAFETY: a statx of zeroes is a valid value.
+        let mut statx: libc::statx = unsafe { mem::zeroed() };
+        // SAFETY: the path is an empty C string, so the descriptor is the file; the answer fits in `statx`.
+        let result = unsafe {
+            libc::statx(
+                file.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                STATX_DIOALIGN,
+                &mut statx,
+            )
+        };
+        if result == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        let said = |alignment: u32| alignment.is_power_of_two().then_some(alignment);
+        let known = statx.stx_mask & STATX_DIOALIGN != 0;
+        let or_block = |alignment| said(alignment).filter(|_| known).unwrap_or(BLOCK);
+        let memory = or_block(statx.stx_dio_mem_align);
+        let offset = or_block(statx.stx_dio_offset_align);
+        Ok(Self {
+            // Lengths of single buffers must be whole blocks for some kernels, whatever the addresses.
+            memory_alignment: memory.max(offset) as usize,
+            offset_alignment: u64::from(offset).max(SECTOR_SIZE),
+        })
+    }
+}
+
+/// linux/stat.h; since Linux 6.1.
+const STATX_DIOALIGN: u32 = 0x2000;
+
+/// The size of the blocks that the host writes as a whole, in bytes: a power of two from [`SECTOR_SIZE`] up.
+pub fn physical_block_size(file: &File, metadata: &Metadata) -> u64 {
+    let said = match metadata.file_type().is_block_device() {
+        true => physical_block_of_device(file),
+        false => Some(metadata.blksize().min(BLOCK.into())),
+    };
+    said.filter(|size| size.is_power_of_two() && *size >= SECTOR_SIZE)
+        .unwrap_or(BLOCK.into())
+}
+
+fn physical_block_of_device(file: &File) -> Option<u64> {
+    let mut size: libc::c_uint = 0;
+    // SAFETY: BLKPBSZGET writes one unsigned int.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKPBSZGET as _, &mut size) };
+    (result == 0).then_some(size.into())
+}

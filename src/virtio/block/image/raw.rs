@@ -1,0 +1,251 @@
+//! The disk's bytes as they are: in a file, or on a block device of the host.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::geometry::Direct;
+use crate::virtio::block::buffers::Buffers;
+
+/// What is copied at a time where the guest's own buffers do not do, in bytes.
+const PIECE: usize = 256 << 10;
+
+/// An open raw image.
+pub struct Raw {
+    file: File,
+    /// What direct I/O asks for, if this is that.
+    direct: Option<Direct>,
+    is_block_device: bool,
+}
+
+impl Raw {
+    pub fn new(file: File, direct: Option<Direct>, is_block_device: bool) -> Self {
+        Self {
+            file,
+            direct,
+            is_block_device,
+        }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+
+    /// Whether the host's kernel takes `buffers` as they are.
+    pub fn takes(&self, buffers: &Buffers) -> bool {
+        self.direct
+            .is_none_or(|direct| buffers.are_aligned(direct.memory_alignment))
+    }
+
+    /// Fills `buffers` from `offset` on.
+    pub fn read(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
+        if self.takes(buffers) {
+            return self.read_straight(buffers, offset);
+        }
+        let mut piece = self.piece();
+        self.in_pieces(buffers, offset, |buffers, length, offset| {
+            let bytes = piece.first(length);
+            self.read_straight(&mut Buffers::of(bytes), offset)?;
+            buffers.copy_from(bytes);
+            Ok(())
+        })
+    }
+
+    /// Writes all of `buffers` from `offset` on: `durable` says, before it returns.
+    pub fn write(&self, buffers: &mut Buffers, offset: u64, durable: bool) -> io::Result<()> {
+        let flags = if durable { libc::RWF_DSYNC } else { 0 };
+        if self.takes(buffers) {
+            return self.write_straight(buffers, offset, flags);
+        }
+        let mut piece = self.piece();
+        self.in_pieces(buffers, offset, |buffers, length, offset| {
+            let bytes = piece.first(length);
+            buffers.copy_to(bytes);
+            self.write_straight(&mut Buffers::of(bytes), offset, flags)
+        })
+    }
+
+    /// Makes all completed writes durable.
+    pub fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Gives the range back to the host, where it can be: a file system that cannot keeps it.
+    pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        let result = match self.is_block_device {
+            true => self.discard_blocks(offset, length),
+            false => self.fallocate(PUNCH_HOLE, offset, length),
+        };
+        match result {
+            Err(error) if is_unsupported(&error) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Makes the range read as zeroes.
+    pub fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> io::Result<()> {
+        match self.fallocate(zeroing_mode(may_unmap), offset, length) {
+            Err(error) if is_unsupported(&error) => self.write_zero_bytes(offset, length),
+            result => result,
+        }
+    }
+
+    /// Writes zeroes: for where the host has no call that makes them.
+    pub fn write_zero_bytes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
+        let mut piece = self.piece();
+        piece.first(PIECE).fill(0);
+        while length > 0 {
+            let bytes = piece.first(length.min(PIECE as u64) as usize);
+            let count = bytes.len() as u64;
+            self.write_straight(&mut Buffers::of(bytes), offset, 0)?;
+            offset += count;
+            length -= count;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Raw::discard`] and [`Raw::write_zeroes`] begin with a fallocate(2) that another may make for them.
+    pub fn takes_fallocate(&self) -> bool {
+        !self.is_block_device
+    }
+
+    fn read_straight(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
+        transfer(buffers, offset, io::ErrorKind::UnexpectedEof, |iovecs, offset| {
+            // SAFETY: `transfer` passes iovecs of live memory, which any writer may change at any time.
+            unsafe { libc::preadv2(self.fd(), iovecs.as_ptr(), iovecs.len() as i32, offset, 0) }
+        })
+    }
+
+    fn write_straight(&self, buffers: &mut Buffers, offset: u64, flags: i32) -> io::Result<()> {
+        transfer(buffers, offset, io::ErrorKind::WriteZero, |iovecs, offset| {
+            // SAFETY: `transfer` passes iovecs of live memory, which the kernel only reads.
+            unsafe { libc::pwritev2(self.fd(), iovecs.as_ptr(), iovecs.len() as i32, offset, flags) }
+        })
+    }
+
+    fn fallocate(&self, mode: i32, offset: u64, length: u64) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let (offset, length) = (signed(offset)?, signed(length)?);
+        // SAFETY: no memory is passed on.
+        check(unsafe { libc::fallocate(self.fd(), mode, offset, length) })
+    }
+
+    fn discard_blocks(&self, offset: u64, length: u64) -> io::Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let range = [offset, length];
+        // SAFETY: BLKDISCARD reads two u64, which live beyond the call.
+        check(unsafe { libc::ioctl(self.fd(), BLKDISCARD, range.as_ptr()) })
+    }
+
+    fn piece(&self) -> Piece {
+        Piece::new(self.direct.map_or(1, |direct| direct.memory_alignment))
+    }
+
+    /// Calls `each` for one piece of `buffers` after the other.
+    fn in_pieces(
+        &self,
+        buffers: &mut Buffers,
+        mut offset: u64,
+        mut each: impl FnMut(&mut Buffers, usize, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        while buffers.length() > 0 {
+            let length = buffers.length().min(PIECE as u64);
+            each(buffers, length as usize, offset)?;
+            buffers.advance(length);
+            offset += length;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // A ring that is gone holds its files, and so their locks, a moment longer than this.
+        if let Err(error) = self.file.unlock() {
+            log::debug!("cannot unlock a disk image: {error}");
+        }
+    }
+}
+
+/// linux/fs.h: `_IO(0x12, 119)`.
+const BLKDISCARD: libc::c_ulong = 0x1277;
+pub const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// The mode of fallocate(2) that makes zeroes.
+pub fn zeroing_mode(may_unmap: bool) -> i32 {
+    match may_unmap {
+        true => PUNCH_HOLE,
+        false => libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+    }
+}
+
+/// Whether the host says that it has no such call for this file.
+pub fn is_unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::ENODEV)
+    )
+}
+
+fn check(result: i32) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn signed(number: u64) -> io::Result<i64> {
+    i64::try_from(number).map_err(io::Error::other)
+}
+
+/// Memory of ours that direct I/O takes.
+struct Piece {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Piece {
+    fn new(alignment: usize) -> Self {
+        let memory = vec![0; PIECE + alignment];
+        let start = memory.as_ptr().align_offset(alignment);
+        Self { memory, start }
+    }
+
+    fn first(&mut self, length: usize) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + length]
+    }
+}
+
+/// Moves all of `buffers` with a vectored system call, as often as it takes.
+fn transfer(
+    buffers: &mut Buffers,
+    offset: u64,
+    at_end: io::ErrorKind,
+    call: impl Fn(&[libc::iovec], i64) -> isize,
+) -> io::Result<()> {
+    let mut offset = signed(offset)?;
+    while buffers.length() > 0 {
+        let iovecs = buffers.iovecs();
+        let batch = iovecs.len().min(libc::UIO_MAXIOV as usize);
+        match call(&iovecs[..batch], offset) {
+            0 => return Err(at_end.into()),
+            moved if moved > 0 => {
+                offset += moved as i64;
+                buffers.advance(moved as u64);
+            }
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "raw_test.rs"]
+mod tests;

@@ -1,0 +1,348 @@
+//! The engine `uring`: many requests at once, submitted and completed in batches.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::process;
+
+use io_uring::types::{Fixed, FsyncFlags};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::chain::Chain;
+use super::image::Raw;
+use super::image::raw::{PUNCH_HOLE, is_unsupported, zeroing_mode};
+use super::queue::{DiskQueue, Failure, QueueError};
+use super::request::{Operation, Request};
+use super::sync;
+
+/// Places in the ring's table of files.
+const IMAGE: Fixed = Fixed(0);
+const NOTIFIER: Fixed = Fixed(1);
+/// What the completion of a read of the notifier is known by; those of requests by their slot.
+const NOTIFICATION: u64 = u64::MAX;
+
+const OPCODES: [u8; 6] = [
+    opcode::Read::CODE,
+    opcode::Readv::CODE,
+    opcode::Write::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+];
+
+/// A ring of the host's kernel for one queue. To be made by the thread that uses it.
+pub struct Ring<'d> {
+    ring: IoUring,
+    raw: &'d Raw,
+    notifier: &'d EventFd,
+}
+
+impl<'d> Ring<'d> {
+    /// A ring for `depth` requests at once. Fails where the kernel is too old, or where it is forbidden.
+    pub fn new(raw: &'d Raw, notifier: &'d EventFd, depth: u16) -> io::Result<Self> {
+        // One more for the notifier.
+        let entries = u32::from(depth) + 1;
+        let ring = match IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(entries)
+        {
+            // Before Linux 6.1.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries)?,
+            ring => ring?,
+        };
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !OPCODES.iter().all(|opcode| probe.is_supported(*opcode)) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let files = [raw.fd(), notifier.as_raw_fd()];
+        ring.submitter().register_files(&files)?;
+        Ok(Self { ring, raw, notifier })
+    }
+
+    /// Serves `queue` until its device is reset.
+    pub fn run(self, queue: DiskQueue) -> Result<(), QueueError> {
+        let depth = queue.size();
+        let mut engine = Engine {
+            ring: self,
+            slots: (0..depth).map(|_| Slot::default()).collect(),
+            free: (0..depth).rev().collect(),
+            listening: false,
+            count: Box::new(0),
+            queue,
+        };
+        let result = engine.serve();
+        engine.drain();
+        result
+    }
+}
+
+/// A request on its way through the ring.
+#[derive(Default)]
+struct Slot<'m> {
+    chain: Chain<'m>,
+    request: Option<Request>,
+    /// It is to be durable when it completes.
+    durable: bool,
+}
+
+struct Engine<'d, 'm> {
+    ring: Ring<'d>,
+    queue: DiskQueue<'m>,
+    /// As many as the queue has descriptors. What the kernel knows of a slot's chain stays in place until its
+    /// completion.
+    slots: Vec<Slot<'m>>,
+    free: Vec<u16>,
+    /// The kernel waits for the notifier, and will write `count`.
+    listening: bool,
+    count: Box<u64>,
+}
+
+impl Engine<'_, '_> {
+    fn serve(&mut self) -> Result<(), QueueError> {
+        while !self.queue.is_stopped() {
+            self.queue.ignore_notifications()?;
+            let begun = self.begin_available();
+            // What needed no ring is complete; completions before a broken chain count too.
+            self.queue.notify_used()?;
+            begun?;
+            // Chains made available up to this point came without a notification: once more, then.
+            if self.queue.want_notifications()? && !self.free.is_empty() {
+                continue;
+            }
+            self.listen()?;
+            self.enter().map_err(QueueError::Wait)?;
+            let reaped = self.reap();
+            self.queue.notify_used()?;
+            reaped?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel has no more of guest memory, nor of this.
+    fn drain(&mut self) {
+        if self.listening
+            && let Err(error) = self.ring.notifier.write(1)
+        {
+            log::error!("cannot wake a disk's ring to stop it: {error}");
+        }
+        while self.listening || self.free.len() < self.slots.len() {
+            if let Err(error) = self.enter() {
+                // The kernel would go on to write memory that is the guest's, or nobody's.
+                log::error!("cannot wait for a disk's requests: {error}");
+                process::abort();
+            }
+            // A driver that broke its queue hears nothing more.
+            let _ = self.reap();
+        }
+        let _ = self.queue.notify_used();
+    }
+
+    /// Submits what was pushed, and waits for a completion.
+    fn enter(&mut self) -> io::Result<()> {
+        loop {
+            match self.ring.ring.submit_and_wait(1) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                // The kernel is short of something: it may have completions that make room.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    std::thread::yield_now();
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn listen(&mut self) -> Result<(), QueueError> {
+        if !self.listening {
+            let count: *mut u64 = &mut *self.count;
+            let read = opcode::Read::new(NOTIFIER, count.cast(), size_of::<u64>() as u32);
+            // SAFETY: the box outlives the request, for which `drain` waits.
+            unsafe { self.push(read.build().user_data(NOTIFICATION)) }?;
+            self.listening = true;
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    ///
+    /// What the entry points to stays in place until its completion.
+    unsafe fn push(&mut self, entry: squeue::Entry) -> Result<(), QueueError> {
+        // SAFETY: the caller's promise.
+        let pushed = unsafe { self.ring.ring.submission().push(&entry) };
+        // It has room for all slots and the notifier.
+        pushed.map_err(|error| QueueError::Wait(io::Error::other(error)))
+    }
+
+    /// Takes requests from the queue as long as there are some, and room for them.
+    fn begin_available(&mut self) -> Result<(), QueueError> {
+        while let Some(&index) = self.free.last() {
+            let slot = &mut self.slots[usize::from(index)];
+            if !self.queue.next(&mut slot.chain)? {
+                break;
+            }
+            match Request::parse(&mut slot.chain, self.queue.disk.image.limits()) {
+                Ok(request) => {
+                    slot.request = Some(request);
+                    slot.durable = self.queue.writes_through();
+                    self.free.pop();
+                    self.begin(index, request)?;
+                }
+                Err(refusal) => self.queue.complete(&slot.chain, Err(Failure::Refused(refusal)))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Submits the request in slot `index`, or carries it out here when the ring is not for it.
+    fn begin(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
+        let Slot { chain, durable, .. } = &mut self.slots[usize::from(index)];
+        let (raw, disk) = (self.ring.raw, self.queue.disk);
+        let for_ring = match request.operation {
+            Operation::Read => raw.takes(&chain.writable),
+            Operation::Write => raw.takes(&chain.readable),
+            Operation::Flush => disk.image.may_flush().is_ok(),
+            Operation::Identify => false,
+            Operation::Discard | Operation::WriteZeroes { .. } => raw.takes_fallocate(),
+        };
+        let is_empty = request.length == 0 && request.operation != Operation::Flush;
+        if for_ring && !is_empty {
+            return self.submit(index, request);
+        }
+        let result = sync::execute(disk, &request, chain, *durable);
+        self.end(index, result)
+    }
+
+    /// Submits what is left of `request`, which is in slot `index`.
+    fn submit(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
+        let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
+        let entry = match request.operation {
+            Operation::Read => {
+                let left = &chain.writable;
+                let offset = request.offset + (request.length - left.length());
+                match left.iovecs() {
+                    [one] => opcode::Read::new(IMAGE, one.iov_base.cast(), one.iov_len as u32)
+                        .offset(offset)
+                        .build(),
+                    more => opcode::Readv::new(IMAGE, more.as_ptr(), count(more))
+                        .offset(offset)
+                        .build(),
+                }
+            }
+            Operation::Write => {
+                let left = &chain.readable;
+                let offset = request.offset + (request.length - left.length());
+                let flags = if *durable { libc::RWF_DSYNC } else { 0 };
+                match left.iovecs() {
+                    [one] => opcode::Write::new(IMAGE, one.iov_base.cast(), one.iov_len as u32)
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .build(),
+                    more => opcode::Writev::new(IMAGE, more.as_ptr(), count(more))
+                        .offset(offset)
+                        .rw_flags(flags)
+                        .build(),
+                }
+            }
+            Operation::Discard => fallocate(&request, PUNCH_HOLE),
+            Operation::WriteZeroes { may_unmap } => fallocate(&request, zeroing_mode(may_unmap)),
+            Operation::Flush | Operation::Identify => {
+                opcode::Fsync::new(IMAGE).flags(FsyncFlags::DATASYNC).build()
+            }
+        };
+        // SAFETY: the buffers are guest memory, which lives as long as the queue, and the list of them is in the slot,
+        // which changes after the completion only.
+        unsafe { self.push(entry.user_data(index.into())) }
+    }
+
+    /// Takes all completions that are there.
+    fn reap(&mut self) -> Result<(), QueueError> {
+        let mut result = Ok(());
+        loop {
+            let completion = self.ring.ring.completion().next();
+            let Some(completion) = completion else {
+                return result;
+            };
+            if completion.user_data() == NOTIFICATION {
+                self.listening = false;
+            } else {
+                result = result.and(self.advance(&completion));
+            }
+        }
+    }
+
+    /// Goes on with the request that `completion` is of.
+    fn advance(&mut self, completion: &cqueue::Entry) -> Result<(), QueueError> {
+        let index = completion.user_data() as u16;
+        let slot = &mut self.slots[usize::from(index)];
+        let Some(request) = slot.request else {
+            return Ok(());
+        };
+        let image = &self.queue.disk.image;
+        let outcome = match completion.result() {
+            moved @ 0.. => Ok(moved as u64),
+            error => Err(io::Error::from_raw_os_error(-error)),
+        };
+        let result = match (request.operation, outcome) {
+            (_, Err(error)) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                return self.submit(index, request);
+            }
+            (Operation::Read, Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            (Operation::Write, Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+            (Operation::Read | Operation::Write, Ok(moved)) => {
+                let left = match request.operation {
+                    Operation::Read => &mut slot.chain.writable,
+                    _ => &mut slot.chain.readable,
+                };
+                left.advance(moved);
+                if left.length() > 0 {
+                    return self.submit(index, request);
+                }
+                Ok(())
+            }
+            (Operation::Flush, outcome) => image.flushed(outcome.map(drop)),
+            (Operation::Discard, Err(error)) if is_unsupported(&error) => Ok(()),
+            (Operation::WriteZeroes { .. }, outcome) => {
+                let zeroed = match outcome {
+                    Err(error) if is_unsupported(&error) => {
+                        self.ring.raw.write_zero_bytes(request.offset, request.length)
+                    }
+                    outcome => outcome.map(drop),
+                };
+                match slot.durable {
+                    true => zeroed.and_then(|()| image.flush()),
+                    false => zeroed,
+                }
+            }
+            (_, outcome) => outcome.map(drop),
+        };
+        let written = match request.operation {
+            Operation::Read => request.length,
+            _ => 0,
+        };
+        let result = result.map(|()| written);
+        self.end(index, result.map_err(|error| Failure::Io(request, error)))
+    }
+
+    /// Completes the request in slot `index` and frees the slot.
+    fn end(&mut self, index: u16, result: Result<u64, Failure>) -> Result<(), QueueError> {
+        let slot = &mut self.slots[usize::from(index)];
+        slot.request = None;
+        self.free.push(index);
+        self.queue.complete(&slot.chain, result)
+    }
+}
+
+/// As many of `iovecs` as one call takes.
+fn count(iovecs: &[libc::iovec]) -> u32 {
+    iovecs.len().min(libc::UIO_MAXIOV as usize) as u32
+}
+
+fn fallocate(request: &Request, mode: i32) -> squeue::Entry {
+    opcode::Fallocate::new(IMAGE, request.length)
+        .offset(request.offset)
+        .mode(mode)
+        .build()
+}
