@@ -23,6 +23,8 @@ mod nowhere;
 mod serial;
 /// Hosts on which a write takes for ever.
 mod stalled;
+/// Disks, driven by a driver that somebody else wrote.
+mod third_party;
 /// Where the time of a run goes.
 mod timings;
 /// A disk, driven by hand.

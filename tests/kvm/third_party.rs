@@ -1,0 +1,162 @@
+//! A driver that somebody else wrote agrees with the host about every byte: driver/ is a guest around it.
+
+use std::fmt::Write;
+use std::fs;
+use std::ops::Range;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::NamedTempFile;
+
+use crate::support::{Coracle, Kernel, Random, kvm_is_here};
+
+/// What the guest is going to do: its own source.
+#[path = "driver/src/plan.rs"]
+mod plan;
+
+use plan::{IN_FLIGHT, PAST_THE_END, READ, SECTOR, SECTORS, WRITTEN, checksum, fill};
+
+/// The guest, built when it is asked for first. It has a target directory of its own, so what this run of cargo builds
+/// beside it need not be waited for.
+fn guest() -> Kernel {
+    static GUEST: OnceLock<Kernel> = OnceLock::new();
+    let build = || {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("third-party-driver");
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--target-dir"])
+            .arg(&target)
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm/driver"))
+            // They would take the place of the guest's own.
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .status();
+        assert!(
+            built.is_ok_and(|status| status.success()),
+            "the guest can be built"
+        );
+        let program = target.join("x86_64-unknown-linux-gnu/debug/third-party-driver");
+        Kernel::new(&fs::read(program).expect("cargo built the guest"))
+    };
+    GUEST.get_or_init(build).clone()
+}
+
+/// A disk as the host thinks of it.
+struct Disk {
+    id: &'static str,
+    read_only: bool,
+    file: NamedTempFile,
+    bytes: Vec<u8>,
+}
+
+impl Disk {
+    /// Full of noise.
+    fn new(id: &'static str, read_only: bool, seed: u64) -> Self {
+        let mut random = Random(seed);
+        let bytes: Vec<u8> = (0..SECTORS as usize * SECTOR)
+            .map(|_| random.next() as u8)
+            .collect();
+        let file = NamedTempFile::new().expect("a temporary file can be made");
+        fs::write(file.path(), &bytes).expect("a temporary file can be written");
+        Self {
+            id,
+            read_only,
+            file,
+            bytes,
+        }
+    }
+
+    fn argument(&self) -> String {
+        let read_only = if self.read_only { ",ro" } else { "" };
+        format!("{}{read_only},id={}", self.file.path().display(), self.id)
+    }
+
+    fn at(&mut self, sectors: &Range<u64>) -> &mut [u8] {
+        &mut self.bytes[sectors.start as usize * SECTOR..sectors.end as usize * SECTOR]
+    }
+
+    /// Writing number `write`, and what its driver is told.
+    fn write(&mut self, write: usize, sectors: &Range<u64>) -> Result<(), &'static str> {
+        if self.read_only {
+            return Err("IoError");
+        }
+        fill(self.at(sectors), write as u64, sectors.start);
+        Ok(())
+    }
+
+    /// Goes through the plan, and says what the guest must say.
+    fn exercise(&mut self) -> String {
+        let mut said = String::new();
+        let mode = if self.read_only { "read-only" } else { "read-write" };
+        let _ = writeln!(said, "disk {}: {SECTORS} sectors, {mode}", self.id);
+        for sectors in READ {
+            let _ = writeln!(said, "read {sectors:?}: {:016x}", checksum(self.at(&sectors)));
+        }
+        for sectors in PAST_THE_END {
+            let _ = writeln!(
+                said,
+                "past the end {sectors:?}: read Err(IoError), written Err(IoError)"
+            );
+        }
+        for (write, sectors) in WRITTEN.iter().enumerate() {
+            let told = match self.write(write, sectors) {
+                Ok(()) => "Ok(())",
+                Err(_) => "Err(IoError)",
+            };
+            let _ = writeln!(said, "write {sectors:?}: {told}");
+            let _ = writeln!(said, "read {sectors:?}: {:016x}", checksum(self.at(sectors)));
+        }
+        for round in 0..2 {
+            let _ = writeln!(said, "one more than {IN_FLIGHT}: Err(QueueFull)");
+            for slot in 0..IN_FLIGHT {
+                let sectors = plan::in_flight(slot);
+                let (verb, told) = match slot % 2 == round {
+                    true => ("written", self.write(WRITTEN.len() + slot, &sectors)),
+                    false => ("read", Ok(())),
+                };
+                let told = match told {
+                    Ok(()) => format!("{:016x}", checksum(self.at(&sectors))),
+                    Err(error) => error.to_string(),
+                };
+                let _ = writeln!(said, "{verb} among others {sectors:?}: {told}");
+            }
+        }
+        let _ = writeln!(said, "flush: Ok(())\nopened again");
+        let _ = writeln!(
+            said,
+            "read {:?}: {:016x}",
+            WRITTEN[0],
+            checksum(self.at(&WRITTEN[0]))
+        );
+        said
+    }
+}
+
+#[test]
+fn a_third_partys_driver_reads_and_writes_what_the_host_does() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut disks = [
+        Disk::new("oar", false, 1),
+        Disk::new("twenty-bytes-of-a-id", true, 2),
+    ];
+    let arguments = disks.each_ref().map(Disk::argument);
+    let ended = Coracle::run(&guest())
+        .args(&["--disk", &arguments[0], "--disk", &arguments[1]])
+        .end();
+    let expected: String = disks.iter_mut().map(Disk::exercise).collect();
+    let said = String::from_utf8(ended.with_code(0).in_silence().stdout).expect("the guest says text");
+    for (said, expected) in said.lines().zip(expected.lines()) {
+        assert_eq!(said, expected);
+    }
+    assert_eq!(said, expected + "done\n");
+    for disk in disks {
+        let file = fs::read(disk.file.path()).expect("the disk's file is there");
+        assert!(
+            file == disk.bytes,
+            "disk {} is not what its driver wrote",
+            disk.id
+        );
+    }
+}
