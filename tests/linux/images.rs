@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -48,10 +48,15 @@ pub fn noise(seed: u64, count: usize) -> Vec<u8> {
 }
 
 /// An initrd: the built-in guest's, with this file in it as well (or in place of its own).
-pub fn initrd_with(scratch: &TempDir, name: &str, mode: u32, content: &str) -> PathBuf {
+pub fn initrd_with(scratch: &TempDir, name: &str, mode: u32, content: &[u8]) -> PathBuf {
     let mut archive = fs::read(place::guest_images().join("initrd")).unwrap();
-    archive.extend(cpio(name, mode, content.as_bytes()));
+    archive.extend(cpio(name, mode, content));
     raw(scratch, "initrd", &archive)
+}
+
+/// An initrd: the built-in guest's, with the program that puts disks to the test as `/records`.
+pub fn initrd_with_records(scratch: &TempDir) -> PathBuf {
+    initrd_with(scratch, "records", 0o755, &fs::read(place::records()).unwrap())
 }
 
 /// A cpio archive of one regular file, in the "newc" format (Linux driver-api/early-userspace/buffer-format).
@@ -71,16 +76,17 @@ pub fn cpio(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// Runs e2fsck on an image without changing it: any fault is a failure.
+/// Whether e2fsck finds no fault in an image.
 #[track_caller]
 pub fn assert_clean(image: &Path) {
-    let check = Command::new("/sbin/e2fsck")
-        .args(["-f", "-n"])
-        .arg(image)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&check.stdout);
-    assert!(check.status.success(), "e2fsck: {}\n{said}", check.status);
+    if let Err(why) = check_clean(image) {
+        panic!("{why}");
+    }
+}
+
+/// What e2fsck finds wrong with an image, which it does not change.
+pub fn check_clean(image: &Path) -> Result<(), String> {
+    run("/sbin/e2fsck", &["-f", "-n", &image.display().to_string()]).map(drop)
 }
 
 /// A file of the ext4 file system in an image.
@@ -93,4 +99,23 @@ pub fn file_on(image: &Path, name: &str) -> Vec<u8> {
         .unwrap();
     assert!(shown.status.success(), "debugfs: {}", shown.status);
     shown.stdout
+}
+
+/// Runs a program of the host to its successful end; otherwise what it said is the error. Gives its standard output.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|why| format!("cannot run {program}: {why}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.success() {
+        true => Ok(said),
+        false => Err(format!(
+            "{program} {}: {}\n{said}{}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )),
+    }
 }

@@ -8,6 +8,7 @@ mod images;
 mod place;
 mod run;
 mod terminal;
+mod torture;
 
 mod trials {
     pub mod console;
@@ -32,6 +33,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 const AT_ONCE: usize = 1;
 
 fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.split_first() {
+        Some((first, rest)) if first == "--torture" => return torture::main(rest),
+        Some((first, rest)) if first == "--torture-blocks" => return torture::blocks(rest),
+        _ => {}
+    }
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_ONCE);
     let trials: Vec<Trial> = (0..)
@@ -66,6 +73,7 @@ fn trials() -> Vec<Trial> {
         trials::disks::trials(),
         trials::terminals::trials(),
         trials::timings::trials(),
+        torture::trials(),
         trials::ends::trials(),
         trials::guest::trials(),
     ]

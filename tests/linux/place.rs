@@ -23,7 +23,7 @@ const MACHINE_PATIENCE_FULL: u32 = 10_800;
 const MACHINES: usize = 2;
 
 /// Exit codes of a nested machine that came to a standstill, or failed itself.
-const MACHINE_FAILED: [u8; 2] = [124, 125];
+pub const MACHINE_FAILED: [u8; 2] = [124, 125];
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -38,8 +38,8 @@ pub const FORMATS: [&str; 7] = [
     "vmlinux-nopvh",
 ];
 
-/// Programs of e2fsprogs that look at a disk after its guest.
-const DISK_PROGRAMS: [&str; 2] = ["/sbin/e2fsck", "/sbin/debugfs"];
+/// Programs that make a disk, fail it, or look at it after its guest.
+const DISK_PROGRAMS: [&str; 4] = ["/sbin/e2fsck", "/sbin/debugfs", "/sbin/mke2fs", "/sbin/dmsetup"];
 
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
@@ -65,6 +65,15 @@ pub fn coracle() -> PathBuf {
         "coracle".into()
     } else {
         target_directory().join("x86_64-unknown-linux-gnu/release/coracle")
+    }
+}
+
+/// The program that guests run to put their disks to the test.
+pub fn records() -> PathBuf {
+    if is_inside() {
+        "/records".into()
+    } else {
+        target_directory().join("x86_64-unknown-linux-gnu/release/coracle-records")
     }
 }
 
@@ -113,15 +122,18 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
             "build",
             "--release",
             "--quiet",
-            "--bin",
+            "--bins",
+            "--package",
             "coracle",
+            "--package",
+            "coracle-records",
             "--manifest-path",
         ])
         .arg(root.join("Cargo.toml"));
     do_or_say(cargo)?;
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         let mut need = Command::new(root.join("guest-images/need"));
-        need.arg("e2fsprogs");
+        need.args(["e2fsprogs", "dmsetup"]);
         do_or_say(need)?;
     }
     if wanted("kernels") {
@@ -169,7 +181,11 @@ pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
 /// Runs a share of the trials, and prints what it said when it has ended. What the machine itself does wrong is not the
 /// trials': they get another one.
 fn run_share(share: usize, arguments: &[OsString]) -> bool {
-    let mut machine = machine(share, arguments);
+    let patience = match env::var(EXTENT).as_deref() {
+        Ok("full") => MACHINE_PATIENCE_FULL,
+        _ => MACHINE_PATIENCE,
+    };
+    let mut machine = machine(share, patience, &[], arguments);
     for last in [false, true] {
         let output = match machine.output() {
             Ok(output) => output,
@@ -191,9 +207,9 @@ fn run_share(share: usize, arguments: &[OsString]) -> bool {
     false
 }
 
-/// A nested machine that runs a share of the trials. Its clock counts instructions: what a trial waits for does not
+/// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions: what a trial waits for does not
 /// depend on how busy this host is. The other kind of nested machine now and then loses an interrupt, or more.
-fn machine(share: usize, arguments: &[OsString]) -> Command {
+pub fn machine(share: usize, patience: u32, options: &[OsString], arguments: &[OsString]) -> Command {
     let files = FORMATS
         .iter()
         .map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")))
@@ -206,18 +222,16 @@ fn machine(share: usize, arguments: &[OsString]) -> Command {
             )
         }))
         .chain(env::current_exe().map(|program| (program, "/linux-tests".into())))
+        .chain([(records(), "/records".into())])
         // What no wanted trial needs was not made.
         .filter(|(outside, _)| outside.exists());
     let extent = env::var(EXTENT).unwrap_or_default();
-    let patience = match extent.as_str() {
-        "full" => MACHINE_PATIENCE_FULL,
-        _ => MACHINE_PATIENCE,
-    };
     let mut machine = Command::new("timeout");
     machine
         .args(["--foreground", &patience.to_string()])
         .arg(Path::new(ROOT).join("tests/nested/run"))
-        .arg("--deterministic");
+        .arg("--deterministic")
+        .args(options);
     for (outside, inside) in files {
         let mut file = outside.into_os_string();
         file.push(":");

@@ -231,6 +231,17 @@ impl Run {
         self.terminal.as_ref().expect("there is a terminal").0.clone()
     }
 
+    /// Kills it (SIGKILL), and gives what it had written.
+    pub fn kill(mut self) -> Finished {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.ended = true;
+        if !self.stderr.wait_for_end(self.deadline) {
+            self.give_up("it is dead, but something holds its stderr");
+        }
+        self.finished()
+    }
+
     /// Waits until it ends by itself.
     pub fn end(mut self) -> Finished {
         // It holds its stderr until its end.
@@ -243,17 +254,8 @@ impl Run {
             .terminal
             .take()
             .map(|(before, terminal)| (before, terminal.modes()));
-        if let Some(stdout) = &self.stdout
-            && !stdout.wait_for_end(self.deadline)
-        {
-            self.give_up("it ended, but something holds its stdout");
-        }
-        let mut finished = Finished {
-            code: -1,
-            stdout: self.stdout.as_ref().map(Capture::bytes).unwrap_or_default(),
-            stderr: String::from_utf8_lossy(&self.stderr.bytes()).into_owned(),
-            modes,
-        };
+        let mut finished = self.finished();
+        finished.modes = modes;
         match status.code() {
             Some(code) => finished.code = code,
             None => panic!("{status}\n{finished}"),
@@ -261,14 +263,28 @@ impl Run {
         finished
     }
 
-    fn give_up(&mut self, why: &str) -> ! {
-        let _ = self.child.kill();
-        let finished = Finished {
+    /// All that it wrote, now that it is dead.
+    fn finished(&mut self) -> Finished {
+        if let Some(stdout) = &self.stdout
+            && !stdout.wait_for_end(self.deadline)
+        {
+            self.give_up("it ended, but something holds its stdout");
+        }
+        self.so_far()
+    }
+
+    fn so_far(&self) -> Finished {
+        Finished {
             code: -1,
             stdout: self.stdout.as_ref().map(Capture::bytes).unwrap_or_default(),
             stderr: String::from_utf8_lossy(&self.stderr.bytes()).into_owned(),
             modes: None,
-        };
+        }
+    }
+
+    fn give_up(&mut self, why: &str) -> ! {
+        let _ = self.child.kill();
+        let finished = self.so_far();
         panic!("{why}; it is killed\n{finished}");
     }
 }

@@ -133,7 +133,7 @@ fn a_guest_told_to_panic_when_memory_runs_out_is_106() {
 fn with_init(script: &str) -> Finished {
     let scratch = scratch();
     let script = format!("#!/bin/busybox sh\nexport PATH=/bin\n/bin/busybox --install -s /bin\n{script}\n");
-    let initrd = initrd_with(&scratch, "init", 0o755, &script);
+    let initrd = initrd_with(&scratch, "init", 0o755, script.as_bytes());
     Coracle::run().args(["--initrd", initrd.to_str().unwrap()]).end()
 }
 

@@ -1,0 +1,91 @@
+//! Acknowledged means durable: `coracle` is killed while its guest writes, again and again, and nothing that the guest was
+//! told to be durable is ever missing. (`make torture`; a handful of rounds is a trial, too.)
+
+mod random;
+mod report;
+mod room;
+mod round;
+
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use random::Random;
+use report::{Message, Report};
+use room::Room;
+use round::{DISKS, Guest, Image, Round};
+
+/// Rounds with one image, until the next one is made.
+const ROUNDS_OF_A_BLOCK: u64 = 4;
+
+/// `coracle` lives at most so long: a guest is at its first record after some 50 ms.
+const LONGEST: Duration = Duration::from_millis(500);
+
+crate::group!["torture":
+    what_a_guest_was_told_to_be_durable_survives_that_coracle_is_killed,
+];
+
+fn what_a_guest_was_told_to_be_durable_survives_that_coracle_is_killed() {
+    let mut acknowledged = 0;
+    block(1, 0, &mut |round| {
+        assert!(round.lost.is_empty() && round.unclean.is_empty(), "{round:#?}");
+        acknowledged += round.acknowledged;
+    })
+    .unwrap();
+    assert!(acknowledged > 0, "no record was written");
+}
+
+/// Runs the rounds of the block with this number, and hands each over.
+fn block(seed: u64, number: u64, done: &mut dyn FnMut(Round)) -> Result<(), String> {
+    let mut random = Random::new(seed ^ number << 32);
+    let room = Room::make()?;
+    let guest = Guest::new();
+    let disk = (number % DISKS.len() as u64) as usize;
+    let mut image = Image::make(&room.root(), random.next() >> 1, disk)?;
+    for _ in 0..ROUNDS_OF_A_BLOCK {
+        done(image.round(&guest, random.below(LONGEST)));
+    }
+    Ok(())
+}
+
+/// `--torture ROUNDS SEED` runs at least so many rounds, and prints what came of them.
+pub fn main(arguments: &[String]) -> ExitCode {
+    let [rounds, seed] = arguments else {
+        eprintln!("usage: --torture ROUNDS SEED");
+        return ExitCode::FAILURE;
+    };
+    let (Ok(rounds), Ok(seed)) = (rounds.parse::<u64>(), seed.parse()) else {
+        eprintln!("ROUNDS and SEED are numbers");
+        return ExitCode::FAILURE;
+    };
+    if let Err(why) = crate::place::prepare(|_| false) {
+        eprintln!("torture: {why}");
+        return ExitCode::FAILURE;
+    }
+    eprintln!("torture: {rounds} rounds; this seed repeats them: {seed}");
+    let blocks = (0..rounds.div_ceil(ROUNDS_OF_A_BLOCK)).collect();
+    let report = Report::collect(seed, blocks);
+    println!("{report}");
+    match report.is_good() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// `--torture-blocks SEED BLOCK...` runs these right here, for [`Report::collect`].
+pub fn blocks(arguments: &[String]) -> ExitCode {
+    let numbers: Option<Vec<u64>> = arguments.iter().map(|text| text.parse().ok()).collect();
+    let Some((seed, numbers)) = numbers.as_deref().and_then(<[u64]>::split_first) else {
+        return ExitCode::FAILURE;
+    };
+    for number in numbers {
+        let run = || block(*seed, *number, &mut |round| Message::Round(round).send());
+        let failed = match catch_unwind(run) {
+            Ok(done) => done.err(),
+            Err(panic) => Some(crate::message(&*panic)),
+        };
+        let number = *number;
+        Message::End { number, failed }.send();
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,213 @@
+//! Rounds elsewhere: handed out, what came of them collected, added up and shown.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use super::round::Round;
+use crate::place;
+
+/// Nested machines at a time, as for the trials.
+const MACHINES: usize = 2;
+
+/// A machine that fails is replaced so often.
+const REPLACEMENTS: usize = 3;
+
+/// Seconds until a machine has come to a standstill: a round takes some ten.
+const PATIENCE: u32 = 10_800;
+
+/// What comes from where the rounds run: JSON, a line each, on its standard output.
+#[derive(Serialize, Deserialize)]
+pub enum Message {
+    Round(Round),
+    /// A block is done, or could not be.
+    End {
+        number: u64,
+        failed: Option<String>,
+    },
+}
+
+impl Message {
+    pub fn send(&self) {
+        println!("{}", serde_json::to_string(self).unwrap());
+    }
+}
+
+#[derive(Default)]
+pub struct Report {
+    disks: BTreeMap<String, Sum>,
+    /// Rounds that could not be, and machines.
+    failures: Vec<String>,
+}
+
+#[derive(Default)]
+struct Sum {
+    rounds: u64,
+    acknowledged: u64,
+    lost: u64,
+    unclean: u64,
+}
+
+impl Report {
+    /// Has these blocks run, and waits for them.
+    pub fn collect(seed: u64, blocks: Vec<u64>) -> Self {
+        let report = Mutex::new(Self::default());
+        thread::scope(|scope| {
+            for share in 0..MACHINES {
+                let mine = blocks.iter().copied().skip(share).step_by(MACHINES).collect();
+                let report = &report;
+                scope.spawn(move || run_share(share, seed, mine, report));
+            }
+        });
+        report.into_inner().unwrap()
+    }
+
+    pub fn add(&mut self, round: &Round) {
+        let sum = self.disks.entry(round.disk.clone()).or_default();
+        sum.rounds += 1;
+        sum.acknowledged += round.acknowledged;
+        sum.lost += round.lost.len() as u64;
+        sum.unclean += round.unclean.len() as u64;
+        let all: u64 = self.disks.values().map(|sum| sum.rounds).sum();
+        eprintln!("round {all}: {round}");
+    }
+
+    fn fail(&mut self, why: String) {
+        eprintln!("{why}");
+        self.failures.push(why);
+    }
+
+    pub fn is_good(&self) -> bool {
+        let acknowledged: u64 = self.disks.values().map(|sum| sum.acknowledged).sum();
+        let bad: u64 = self.disks.values().map(|sum| sum.lost + sum.unclean).sum();
+        self.failures.is_empty() && bad == 0 && acknowledged > 0
+    }
+}
+
+/// Runs blocks on one machine after another, until none is left.
+fn run_share(share: usize, seed: u64, mut blocks: Vec<u64>, report: &Mutex<Report>) {
+    for replaced in 0.. {
+        if blocks.is_empty() {
+            return;
+        }
+        let failed = run_machine(share, seed, &mut blocks, report);
+        let Err(why) = failed else { continue };
+        if replaced == REPLACEMENTS {
+            return report
+                .lock()
+                .unwrap()
+                .fail(format!("{why}; blocks {blocks:?} did not run"));
+        }
+        eprintln!("{why}: another one");
+    }
+}
+
+/// Runs blocks on one machine, and strikes out those that it has done.
+fn run_machine(share: usize, seed: u64, blocks: &mut Vec<u64>, report: &Mutex<Report>) -> Result<(), String> {
+    let arguments: Vec<OsString> = ["--torture-blocks".into(), seed.to_string()]
+        .into_iter()
+        .chain(blocks.iter().map(u64::to_string))
+        .map(OsString::from)
+        .collect();
+    let mut machine = match place::runs_linux() {
+        true => {
+            let mut here = Command::new(std::env::current_exe().map_err(|why| why.to_string())?);
+            here.args(arguments);
+            here
+        }
+        false => place::machine(share, PATIENCE, &[], &arguments),
+    };
+    machine.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = machine
+        .spawn()
+        .map_err(|why| format!("cannot run {machine:?}: {why}"))?;
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    for line in lines.map_while(Result::ok) {
+        match serde_json::from_str(&line) {
+            Ok(Message::Round(round)) => report.lock().unwrap().add(&round),
+            Ok(Message::End { number, failed }) => {
+                blocks.retain(|left| *left != number);
+                if let Some(why) = failed {
+                    report.lock().unwrap().fail(format!("block {number}: {why}"));
+                }
+            }
+            Err(why) => eprintln!("{line:?}: {why}"),
+        }
+    }
+    let status = child.wait().map_err(|why| why.to_string())?;
+    match blocks.is_empty() {
+        true => Ok(()),
+        false => Err(format!("a machine ended before its blocks did: {status}")),
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self {
+            disk,
+            milliseconds,
+            acknowledged,
+            lost,
+            unclean,
+        } = self;
+        write!(
+            f,
+            "{}: killed after {milliseconds} ms, {acknowledged} records acknowledged",
+            shown(disk)
+        )?;
+        match lost.is_empty() && unclean.is_empty() {
+            true => f.write_str(", all there, clean"),
+            false => write!(f, "; LOST {lost:#?}; UNCLEAN {unclean:#?}"),
+        }
+    }
+}
+
+/// A disk's options as a table's first column.
+fn shown(disk: &str) -> &str {
+    match disk.strip_prefix(',') {
+        Some(options) => options,
+        None => "no options",
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<48} {:>6} {:>12} {:>5} {:>8}",
+            "disk", "rounds", "acknowledged", "lost", "unclean"
+        )?;
+        let mut total = Sum::default();
+        for (disk, sum) in &self.disks {
+            write_line(f, shown(disk), sum)?;
+            total.rounds += sum.rounds;
+            total.acknowledged += sum.acknowledged;
+            total.lost += sum.lost;
+            total.unclean += sum.unclean;
+        }
+        write_line(f, "all", &total)?;
+        for failure in &self.failures {
+            writeln!(f, "{failure}")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_line(f: &mut fmt::Formatter, name: &str, sum: &Sum) -> fmt::Result {
+    let Sum {
+        rounds,
+        acknowledged,
+        lost,
+        unclean,
+    } = sum;
+    writeln!(
+        f,
+        "{name:<48} {rounds:>6} {acknowledged:>12} {lost:>5} {unclean:>8}"
+    )
+}

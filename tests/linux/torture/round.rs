@@ -1,0 +1,164 @@
+//! One round: a guest writes records, its `coracle` is killed, and what it had acknowledged is looked for.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::images::{self, check_clean, initrd_with_records};
+use crate::run::{Coracle, Finished};
+
+/// The disks' options. Rounds go over all of them.
+pub const DISKS: [&str; 1] = [""];
+
+/// The streams of `records`, in its order.
+const STREAMS: [&str; 3] = ["append", "ring", "files"];
+
+const IMAGE_SIZE: u64 = 48 << 20;
+
+/// What came of a round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Round {
+    /// The disk's options.
+    pub disk: String,
+    /// From `coracle`'s start to its end.
+    pub milliseconds: u64,
+    /// Records that the guest said to be durable.
+    pub acknowledged: u64,
+    /// What the guest's check misses.
+    pub lost: Vec<String>,
+    /// What e2fsck and qemu-img find fault with.
+    pub unclean: Vec<String>,
+}
+
+/// An image over several rounds.
+pub struct Image {
+    pub path: PathBuf,
+    /// The `image` of its records.
+    pub id: u64,
+    /// A place in [`DISKS`].
+    pub disk: usize,
+    /// The last record of each stream that is known to be there.
+    pub held: [u64; STREAMS.len()],
+}
+
+impl Image {
+    pub fn make(directory: &Path, id: u64, disk: usize) -> Result<Self, String> {
+        let path = directory.join(format!("{id}.image"));
+        let shown = path.display().to_string();
+        let file = std::fs::File::create(&path).map_err(|why| why.to_string())?;
+        file.set_len(IMAGE_SIZE).map_err(|why| why.to_string())?;
+        images::run("/sbin/mke2fs", &["-q", "-F", "-t", "ext4", &shown])?;
+        Ok(Self {
+            path,
+            id,
+            disk,
+            held: Default::default(),
+        })
+    }
+
+    fn coracle(&self, guest: &Guest, command: &str) -> Coracle {
+        Coracle::run()
+            .args(["--initrd".as_ref(), guest.initrd.as_os_str()])
+            .args(["--disk", &format!("{}{}", self.path.display(), DISKS[self.disk])])
+            .args(["--cmdline", &format!("quiet -- /records {command}")])
+    }
+
+    /// A guest that writes records until it is killed.
+    pub fn write(&self, guest: &Guest) -> Coracle {
+        self.coracle(guest, &format!("write {}", self.id))
+    }
+
+    /// Counts what a guest acknowledged, and remembers it as held.
+    pub fn acknowledge(&mut self, console: &str) -> u64 {
+        let mut acknowledged = 0;
+        for (stream, held) in STREAMS.iter().zip(&mut self.held) {
+            for number in numbers(console, "ack", stream) {
+                *held = number.max(*held);
+                acknowledged += 1;
+            }
+        }
+        acknowledged
+    }
+
+    /// What a guest misses that mounts the image after a crash.
+    pub fn check(&mut self, guest: &Guest) -> Vec<String> {
+        let mut seen = String::new();
+        for (stream, held) in STREAMS.iter().zip(self.held) {
+            seen += &format!(" {stream}={held}");
+        }
+        let finished = self.coracle(guest, &format!("check {}{seen}", self.id)).end();
+        let console = finished.console();
+        let mut lost: Vec<String> = console
+            .lines()
+            .filter(|line| line.starts_with("lost ") || line.starts_with("failed: "))
+            .map(str::to_owned)
+            .collect();
+        for (stream, held) in STREAMS.iter().zip(&mut self.held) {
+            match numbers(&console, "held", stream).next() {
+                Some(number) => *held = number,
+                None if lost.is_empty() => lost.push(format!("{stream} was not checked\n{finished}")),
+                None => {}
+            }
+        }
+        if finished.code != 0 || !finished.stderr.is_empty() {
+            lost.push(format!("the check did not end well\n{finished}"));
+        }
+        lost
+    }
+
+    /// What is wrong with the image itself.
+    pub fn unclean(&self) -> Vec<String> {
+        check_clean(&self.path).err().into_iter().collect()
+    }
+
+    /// Kills a guest's `coracle` so long after its start, and looks at what it leaves.
+    pub fn round(&mut self, guest: &Guest, delay: Duration) -> Round {
+        let writing = self.write(guest).start();
+        thread::sleep(delay);
+        let killed: Finished = writing.kill();
+        let console = killed.console();
+        let acknowledged = self.acknowledge(&console);
+        let mut lost = self.check(guest);
+        if !killed.stderr.is_empty() || console.contains("failed: ") {
+            lost.push(format!("the guest could not write\n{killed}"));
+        }
+        Round {
+            disk: DISKS[self.disk].into(),
+            milliseconds: delay.as_millis() as u64,
+            acknowledged,
+            lost,
+            unclean: self.unclean(),
+        }
+    }
+}
+
+/// What the guests of all rounds boot from.
+pub struct Guest {
+    initrd: PathBuf,
+    _scratch: TempDir,
+}
+
+impl Guest {
+    pub fn new() -> Self {
+        let scratch = images::scratch();
+        Self {
+            initrd: initrd_with_records(&scratch),
+            _scratch: scratch,
+        }
+    }
+}
+
+/// The numbers in lines `WORD STREAM NUMBER .`, whole ones only: the kernel's messages may cut into others.
+fn numbers<'a>(console: &'a str, word: &'a str, stream: &'a str) -> impl Iterator<Item = u64> + 'a {
+    // The last line may be without its end.
+    let whole = &console[..console.rfind('\n').unwrap_or(0)];
+    whole
+        .lines()
+        .filter_map(move |line| match line.split(' ').collect::<Vec<_>>()[..] {
+            [first, second, number, "."] if (first, second) == (word, stream) => number.parse().ok(),
+            _ => None,
+        })
+}
