@@ -15,6 +15,7 @@ mod trials {
     pub mod cpus;
     pub mod disks;
     pub mod ends;
+    pub mod failures;
     pub mod guest;
     pub mod kernels;
     pub mod memory;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     match words.split_first() {
         Some((first, rest)) if first == "--torture" => return torture::main(rest),
         Some((first, rest)) if first == "--torture-blocks" => return torture::blocks(rest),
+        Some((first, rest)) if first == "--torture-cut" => return torture::cut::inside(rest),
         _ => {}
     }
     let mut arguments = Arguments::from_args();
@@ -74,6 +76,7 @@ fn trials() -> Vec<Trial> {
         trials::terminals::trials(),
         trials::timings::trials(),
         torture::trials(),
+        trials::failures::trials(),
         trials::ends::trials(),
         trials::guest::trials(),
     ]

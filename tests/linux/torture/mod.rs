@@ -1,6 +1,7 @@
 //! Acknowledged means durable: `coracle` is killed while its guest writes, again and again, and nothing that the guest was
 //! told to be durable is ever missing. (`make torture`; a handful of rounds is a trial, too.)
 
+pub mod cut;
 mod random;
 mod report;
 mod room;
@@ -8,6 +9,7 @@ mod round;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use random::Random;
@@ -41,30 +43,31 @@ fn block(seed: u64, number: u64, done: &mut dyn FnMut(Round)) -> Result<(), Stri
     let room = Room::make()?;
     let guest = Guest::new();
     let disk = (number % DISKS.len() as u64) as usize;
-    let mut image = Image::make(&room.root(), random.next() >> 1, disk)?;
+    let mut image = Image::new(&room.root(), random.next() >> 1, disk);
+    image.make()?;
     for _ in 0..ROUNDS_OF_A_BLOCK {
         done(image.round(&guest, random.below(LONGEST)));
     }
     Ok(())
 }
 
-/// `--torture ROUNDS SEED` runs at least so many rounds, and prints what came of them.
+/// `--torture ROUNDS CUTS SEED` runs at least so many rounds, cuts the power at least so often, and prints what came of it.
 pub fn main(arguments: &[String]) -> ExitCode {
-    let [rounds, seed] = arguments else {
-        eprintln!("usage: --torture ROUNDS SEED");
-        return ExitCode::FAILURE;
-    };
-    let (Ok(rounds), Ok(seed)) = (rounds.parse::<u64>(), seed.parse()) else {
-        eprintln!("ROUNDS and SEED are numbers");
+    let numbers: Vec<u64> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
+    let [rounds, cuts, seed] = numbers[..] else {
+        eprintln!("usage: --torture ROUNDS CUTS SEED");
         return ExitCode::FAILURE;
     };
     if let Err(why) = crate::place::prepare(|_| false) {
         eprintln!("torture: {why}");
         return ExitCode::FAILURE;
     }
-    eprintln!("torture: {rounds} rounds; this seed repeats them: {seed}");
+    eprintln!("torture: {rounds} rounds and {cuts} power cuts; this seed repeats them: {seed}");
     let blocks = (0..rounds.div_ceil(ROUNDS_OF_A_BLOCK)).collect();
-    let report = Report::collect(seed, blocks);
+    let report = Mutex::new(Report::default());
+    report::run_blocks(seed, blocks, &report);
+    cut::cuts(seed, cuts, &report);
+    let report = report.into_inner().unwrap();
     println!("{report}");
     match report.is_good() {
         true => ExitCode::SUCCESS,
@@ -72,7 +75,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-/// `--torture-blocks SEED BLOCK...` runs these right here, for [`Report::collect`].
+/// `--torture-blocks SEED BLOCK...` runs these right here, for [`report::run_blocks`].
 pub fn blocks(arguments: &[String]) -> ExitCode {
     let numbers: Option<Vec<u64>> = arguments.iter().map(|text| text.parse().ok()).collect();
     let Some((seed, numbers)) = numbers.as_deref().and_then(<[u64]>::split_first) else {

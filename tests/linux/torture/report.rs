@@ -10,7 +10,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
-use super::round::Round;
+use super::round::{How, Round};
 use crate::place;
 
 /// Nested machines at a time, as for the trials.
@@ -41,7 +41,7 @@ impl Message {
 
 #[derive(Default)]
 pub struct Report {
-    disks: BTreeMap<String, Sum>,
+    sums: BTreeMap<(How, String), Sum>,
     /// Rounds that could not be, and machines.
     failures: Vec<String>,
 }
@@ -55,39 +55,36 @@ struct Sum {
 }
 
 impl Report {
-    /// Has these blocks run, and waits for them.
-    pub fn collect(seed: u64, blocks: Vec<u64>) -> Self {
-        let report = Mutex::new(Self::default());
-        thread::scope(|scope| {
-            for share in 0..MACHINES {
-                let mine = blocks.iter().copied().skip(share).step_by(MACHINES).collect();
-                let report = &report;
-                scope.spawn(move || run_share(share, seed, mine, report));
-            }
-        });
-        report.into_inner().unwrap()
-    }
-
     pub fn add(&mut self, round: &Round) {
-        let sum = self.disks.entry(round.disk.clone()).or_default();
+        let sum = self.sums.entry((round.how, round.disk.clone())).or_default();
         sum.rounds += 1;
         sum.acknowledged += round.acknowledged;
         sum.lost += round.lost.len() as u64;
         sum.unclean += round.unclean.len() as u64;
-        let all: u64 = self.disks.values().map(|sum| sum.rounds).sum();
+        let all: u64 = self.sums.values().map(|sum| sum.rounds).sum();
         eprintln!("round {all}: {round}");
     }
 
-    fn fail(&mut self, why: String) {
+    pub fn fail(&mut self, why: String) {
         eprintln!("{why}");
         self.failures.push(why);
     }
 
     pub fn is_good(&self) -> bool {
-        let acknowledged: u64 = self.disks.values().map(|sum| sum.acknowledged).sum();
-        let bad: u64 = self.disks.values().map(|sum| sum.lost + sum.unclean).sum();
+        let acknowledged: u64 = self.sums.values().map(|sum| sum.acknowledged).sum();
+        let bad: u64 = self.sums.values().map(|sum| sum.lost + sum.unclean).sum();
         self.failures.is_empty() && bad == 0 && acknowledged > 0
     }
+}
+
+/// Has these blocks run, adds what came of them, and waits for the last one.
+pub fn run_blocks(seed: u64, blocks: Vec<u64>, report: &Mutex<Report>) {
+    thread::scope(|scope| {
+        for share in 0..MACHINES {
+            let mine = blocks.iter().copied().skip(share).step_by(MACHINES).collect();
+            scope.spawn(move || run_share(share, seed, mine, report));
+        }
+    });
 }
 
 /// Runs blocks on one machine after another, until none is left.
@@ -121,7 +118,7 @@ fn run_machine(share: usize, seed: u64, blocks: &mut Vec<u64>, report: &Mutex<Re
             here.args(arguments);
             here
         }
-        false => place::machine(share, PATIENCE, &[], &arguments),
+        false => place::machine(share, Some(PATIENCE), &[], &arguments),
     };
     machine.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = machine
@@ -150,6 +147,7 @@ fn run_machine(share: usize, seed: u64, blocks: &mut Vec<u64>, report: &Mutex<Re
 impl fmt::Display for Round {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self {
+            how,
             disk,
             milliseconds,
             acknowledged,
@@ -158,8 +156,8 @@ impl fmt::Display for Round {
         } = self;
         write!(
             f,
-            "{}: killed after {milliseconds} ms, {acknowledged} records acknowledged",
-            shown(disk)
+            "{}: dead after {milliseconds} ms, {acknowledged} records acknowledged",
+            shown(*how, disk)
         )?;
         match lost.is_empty() && unclean.is_empty() {
             true => f.write_str(", all there, clean"),
@@ -168,24 +166,25 @@ impl fmt::Display for Round {
     }
 }
 
-/// A disk's options as a table's first column.
-fn shown(disk: &str) -> &str {
-    match disk.strip_prefix(',') {
-        Some(options) => options,
-        None => "no options",
-    }
+/// A table's first column.
+fn shown(how: How, disk: &str) -> String {
+    let killed = match how {
+        How::Coracle => "coracle killed",
+        How::PowerCut => "power cut",
+    };
+    format!("{killed}{disk}")
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(
             f,
-            "{:<48} {:>6} {:>12} {:>5} {:>8}",
+            "{:<60} {:>6} {:>12} {:>5} {:>8}",
             "disk", "rounds", "acknowledged", "lost", "unclean"
         )?;
         let mut total = Sum::default();
-        for (disk, sum) in &self.disks {
-            write_line(f, shown(disk), sum)?;
+        for ((how, disk), sum) in &self.sums {
+            write_line(f, &shown(*how, disk), sum)?;
             total.rounds += sum.rounds;
             total.acknowledged += sum.acknowledged;
             total.lost += sum.lost;
@@ -208,6 +207,6 @@ fn write_line(f: &mut fmt::Formatter, name: &str, sum: &Sum) -> fmt::Result {
     } = sum;
     writeln!(
         f,
-        "{name:<48} {rounds:>6} {acknowledged:>12} {lost:>5} {unclean:>8}"
+        "{name:<60} {rounds:>6} {acknowledged:>12} {lost:>5} {unclean:>8}"
     )
 }

@@ -1,5 +1,6 @@
 //! One round: a guest writes records, its `coracle` is killed, and what it had acknowledged is looked for.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -18,12 +19,20 @@ const STREAMS: [&str; 3] = ["append", "ring", "files"];
 
 const IMAGE_SIZE: u64 = 48 << 20;
 
+/// What was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum How {
+    Coracle,
+    PowerCut,
+}
+
 /// What came of a round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Round {
+    pub how: How,
     /// The disk's options.
     pub disk: String,
-    /// From `coracle`'s start to its end.
+    /// From the start of what was killed to its end.
     pub milliseconds: u64,
     /// Records that the guest said to be durable.
     pub acknowledged: u64,
@@ -45,18 +54,21 @@ pub struct Image {
 }
 
 impl Image {
-    pub fn make(directory: &Path, id: u64, disk: usize) -> Result<Self, String> {
-        let path = directory.join(format!("{id}.image"));
-        let shown = path.display().to_string();
-        let file = std::fs::File::create(&path).map_err(|why| why.to_string())?;
-        file.set_len(IMAGE_SIZE).map_err(|why| why.to_string())?;
-        images::run("/sbin/mke2fs", &["-q", "-F", "-t", "ext4", &shown])?;
-        Ok(Self {
-            path,
+    /// It is not there yet.
+    pub fn new(directory: &Path, id: u64, disk: usize) -> Self {
+        Self {
+            path: directory.join(format!("{id}.image")),
             id,
             disk,
             held: Default::default(),
-        })
+        }
+    }
+
+    pub fn make(&self) -> Result<(), String> {
+        let file = File::create(&self.path).map_err(|why| why.to_string())?;
+        file.set_len(IMAGE_SIZE).map_err(|why| why.to_string())?;
+        let path = self.path.display().to_string();
+        images::run("/sbin/mke2fs", &["-q", "-F", "-t", "ext4", &path]).map(drop)
     }
 
     fn coracle(&self, guest: &Guest, command: &str) -> Coracle {
@@ -126,6 +138,7 @@ impl Image {
             lost.push(format!("the guest could not write\n{killed}"));
         }
         Round {
+            how: How::Coracle,
             disk: DISKS[self.disk].into(),
             milliseconds: delay.as_millis() as u64,
             acknowledged,

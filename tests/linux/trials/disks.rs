@@ -10,7 +10,6 @@ crate::group!["disks":
     what_the_guest_writes_is_whole_on_the_host_after_power_off,
     several_disks_are_seen_in_order_with_their_ids,
     a_read_only_disk_stays_as_it_is_whatever_the_guest_does,
-    a_write_that_the_host_cannot_store_is_an_io_error_in_the_guest,
 ];
 
 fn what_the_guest_writes_is_whole_on_the_host_after_power_off() {
@@ -75,35 +74,4 @@ fn a_read_only_disk_stays_as_it_is_whatever_the_guest_does() {
         .assert_prints("\nsecond write refused\n");
     let original = fs::read(place::guest_images().join("disk.ext4")).unwrap();
     assert!(fs::read(&disk).unwrap() == original, "the image changed");
-}
-
-/// The image is larger than the file system that it is on, which only `coracle` sees: it has mounts of its own.
-fn a_write_that_the_host_cannot_store_is_an_io_error_in_the_guest() {
-    let scratch = scratch();
-    let host_script =
-        "mount -t tmpfs -o size=4m none \"$1\" && truncate -s 64M \"$1/image\" && shift && exec \"$@\"";
-    let guest_script = "dd if=/dev/zero of=/dev/vda bs=1M count=16 conv=fsync || echo write failed; \
-                        dmesg | grep -q 'I/O error, dev vda' && echo logged; \
-                        dd if=/dev/vda of=/dev/null bs=512 count=1 && echo still readable";
-    let directory = scratch.path().to_str().unwrap();
-    Coracle::program("unshare")
-        .args([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            host_script,
-            "sh",
-            directory,
-        ])
-        .args([place::coracle().as_os_str(), "run".as_ref()])
-        .args(["--disk", &format!("{directory}/image")])
-        .script(guest_script)
-        .end()
-        .assert_code(0)
-        .assert_prints("\nwrite failed\n")
-        .assert_prints("\nlogged\n")
-        .assert_prints("\nstill readable\n")
-        .assert_explains("No space left on device");
 }
