@@ -1,0 +1,255 @@
+//! A file of the host as the library's storage.
+//!
+//! The library reads and writes metadata here, and clusters that it copies. What a guest reads and writes goes to the
+//! same file past the library.
+
+use std::fmt::{self, Display};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use imago::Storage;
+use imago::io_buffers::{IoVector, IoVectorMut};
+use imago::storage::drivers::CommonStorageHelper;
+
+use super::buffers::Cursor;
+use super::header::Header;
+use super::order::Order;
+
+/// What the page cache of every Linux works in. Direct access to parts of it would race with metadata beside.
+const PAGE_BITS: u32 = 12;
+
+#[derive(Debug)]
+pub struct HostFile {
+    path: PathBuf,
+    /// Through the page cache.
+    file: File,
+    /// Past it, for the guest's data. The kernel keeps the two at one.
+    direct: Option<File>,
+    /// When it was opened, in bytes.
+    size: u64,
+    /// Of a qcow2 file that is written and has to survive it.
+    order: Option<Order>,
+    freed_clusters: AtomicBool,
+    blockers: CommonStorageHelper,
+}
+
+impl HostFile {
+    pub fn new(path: PathBuf, mut file: File) -> io::Result<Self> {
+        // A block device has no size in its metadata; both have an end.
+        let size = file.seek(SeekFrom::End(0))?;
+        Ok(Self {
+            path,
+            file,
+            direct: None,
+            size,
+            order: None,
+            freed_clusters: AtomicBool::new(false),
+            blockers: CommonStorageHelper::default(),
+        })
+    }
+
+    /// Keeps the file whole at any moment, as far as this process may end at any moment.
+    pub fn ordered(mut self, header: &Header) -> Self {
+        self.order = Some(Order::new(header));
+        self
+    }
+
+    /// Reads and writes guest data past the page cache, if the file system can.
+    pub fn directly(mut self, read_only: bool, cluster_bits: u32) -> io::Result<Self> {
+        if cluster_bits < PAGE_BITS {
+            log::warn!(
+                "disk image {:?} has clusters smaller than a page, so it is not accessed directly",
+                self.path
+            );
+            return Ok(self);
+        }
+        let again = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .custom_flags(libc::O_DIRECT)
+            .open(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        match again {
+            Ok(direct) => self.direct = Some(direct),
+            Err(error) => log::warn!("cannot access disk image {:?} directly: {error}", self.path),
+        }
+        Ok(self)
+    }
+
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Its length when it was opened.
+    pub fn length(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether clusters became free since the last time that this was asked.
+    pub fn take_freed_clusters(&self) -> bool {
+        self.freed_clusters.swap(false, Ordering::Relaxed)
+    }
+
+    /// Writes what still waits for its turn.
+    pub fn release(&self) -> io::Result<()> {
+        self.order
+            .as_ref()
+            .map_or(Ok(()), |order| order.release_all(&self.file))
+    }
+
+    /// Fills the next `length` bytes of `buffers`; behind the file's end there are zeroes.
+    pub fn read_into(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
+        fill(buffers, length, |buffers, left| {
+            self.read_some(buffers, left, offset + (length - left))
+        })
+    }
+
+    fn read_some(&self, buffers: &Cursor, length: u64, offset: u64) -> io::Result<u64> {
+        if let Some(direct) = &self.direct {
+            match buffers.preadv(direct, length, offset) {
+                // What is aligned for a guest may not be for the host's device, and a file may end anywhere.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Ok(0) => {}
+                done => return done,
+            }
+        }
+        buffers.preadv(&self.file, length, offset)
+    }
+
+    /// Writes the next `length` bytes of `buffers`.
+    pub fn write_from(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
+        let mut left = length;
+        while left > 0 {
+            let position = offset + (length - left);
+            let direct = match &self.direct {
+                Some(direct) => buffers.pwritev(direct, left, position),
+                None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            };
+            let moved = match direct {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    buffers.pwritev(&self.file, left, position)?
+                }
+                done => done?,
+            };
+            if moved == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            buffers.advance(moved);
+            left -= moved;
+        }
+        Ok(())
+    }
+
+    /// Gives the host back what a range takes up, where the host can; it reads as zeroes then.
+    pub fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
+        let (Ok(offset), Ok(length)) = (offset.try_into(), length.try_into()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        loop {
+            // SAFETY: the descriptor is open, and no memory is passed on.
+            match unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, length) } {
+                0 => return Ok(()),
+                _ => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn write_in_order(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.order {
+            Some(order) => order.write(&self.file, bytes, offset),
+            None => self.file.write_all_at(bytes, offset),
+        }
+    }
+}
+
+/// Calls `read` with what is left of `length` until nothing is, or until it reads nothing: then come zeroes.
+fn fill(
+    buffers: &mut Cursor,
+    length: u64,
+    read: impl Fn(&Cursor, u64) -> io::Result<u64>,
+) -> io::Result<()> {
+    let mut left = length;
+    while left > 0 {
+        let moved = read(buffers, left)?;
+        if moved == 0 {
+            buffers.fill_with_zeroes(left);
+            break;
+        }
+        buffers.advance(moved);
+        left -= moved;
+    }
+    Ok(())
+}
+
+impl Display for HostFile {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?}", self.path)
+    }
+}
+
+impl Storage for HostFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.size)
+    }
+
+    unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
+        // SAFETY: the cursor is gone before the buffers are.
+        let iovecs = unsafe { buffers.as_iovec() };
+        // SAFETY: the buffers are the library's, and writable.
+        let mut cursor = unsafe { Cursor::new(iovecs) };
+        let length = cursor.left();
+        fill(&mut cursor, length, |cursor, left| {
+            cursor.preadv(&self.file, left, offset + (length - left))
+        })
+    }
+
+    unsafe fn pure_writev(&self, buffers: IoVector<'_>, offset: u64) -> io::Result<()> {
+        let mut offset = offset;
+        for buffer in buffers.into_inner() {
+            self.write_in_order(&buffer, offset)?;
+            offset += buffer.len() as u64;
+        }
+        Ok(())
+    }
+
+    unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.punch_hole(offset, length).map_err(|error| {
+            // The library writes zeroes then.
+            match error.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL) => {
+                    io::ErrorKind::Unsupported.into()
+                }
+                _ => error,
+            }
+        })
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The library is about to free clusters.
+    fn settle_writes(&self) -> io::Result<()> {
+        self.freed_clusters.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    unsafe fn invalidate_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn get_storage_helper(&self) -> &CommonStorageHelper {
+        &self.blockers
+    }
+}

@@ -1,0 +1,444 @@
+//! qcow2 images, and overlays that vanish with their guest, through the `imago` library.
+//!
+//! The library says where data lies and keeps the tables; the data itself moves between guest and file without it, so
+//! that nothing ever holds a reference to guest memory. `header` and `refcounts` refuse files that the library must not
+//! see, `order` has its tables reach the file in an order that a killed process leaves whole.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, ShallowMapping};
+
+use backing::Chain;
+use buffers::Cursor;
+pub use error::Error;
+pub use header::{Format, HeaderError};
+use header::Header;
+use host_file::HostFile;
+
+mod backing;
+mod buffers;
+mod error;
+mod header;
+mod host_file;
+mod order;
+mod overlay;
+mod refcounts;
+
+/// Bytes that are unpacked or zeroed at a time.
+const PIECE: u64 = 1 << 20;
+
+/// An image that several threads may use at a time.
+pub struct Qcow2 {
+    image: FormatAccess<HostFile>,
+    files: Vec<PathBuf>,
+    read_only: bool,
+    /// Nobody reads it after this process.
+    ephemeral: bool,
+    /// Version 2 has no way to say that a cluster is zero.
+    has_zero_clusters: bool,
+    has_backing: bool,
+    cluster_size: u64,
+    /// Whoever changes a table: between the library's freeing of a cluster and the flush after it, nobody may take that
+    /// cluster for another table.
+    changes: Mutex<()>,
+    /// Whoever uses a cluster that is not new, shared; whoever frees clusters, alone.
+    clusters: RwLock<()>,
+    /// A flush failed. The host may have dropped the data and would call the next flush a success, so none succeeds any
+    /// more.
+    lost_data: AtomicBool,
+}
+
+impl Qcow2 {
+    /// `file` is open for what it is to be used for, and locked. `path` is for messages, and names the directory that
+    /// backing files are relative to. With `direct`, the guest's data goes past the page cache.
+    pub fn open(file: File, path: &Path, read_only: bool, direct: bool) -> Result<Self, Error> {
+        let failed = |source| Error::io(path, source);
+        let mut chain = Chain::new(path, &file)?;
+        let mut file = HostFile::new(path.into(), file).map_err(failed)?;
+        let header = Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+        if !read_only {
+            refcounts::check(file.file(), &header, file.length()).map_err(|source| Error::header(path, source))?;
+            file = file.ordered(&header);
+        }
+        if direct {
+            file = file.directly(read_only, header.cluster_bits).map_err(failed)?;
+        }
+        let backing = chain.open_backing(&header)?;
+        let has_backing = backing.is_some();
+        let image = imago::qcow2::Qcow2::builder(file)
+            .write(!read_only)
+            .backing(backing)
+            .data_file(None)
+            .open(DenyImplicitOpenGate::default())
+            .map_err(failed)?;
+        Ok(Self {
+            image: FormatAccess::new(image),
+            files: chain.into_files(),
+            read_only,
+            ephemeral: false,
+            has_zero_clusters: header.version >= 3,
+            has_backing,
+            cluster_size: 1 << header.cluster_bits,
+            changes: Mutex::default(),
+            clusters: RwLock::default(),
+            lost_data: AtomicBool::new(false),
+        })
+    }
+
+    fn over_base(image: imago::qcow2::Qcow2<HostFile>, chain: Chain, cluster_size: u64) -> Self {
+        Self {
+            image: FormatAccess::new(image),
+            files: chain.into_files(),
+            read_only: false,
+            ephemeral: true,
+            has_zero_clusters: true,
+            has_backing: true,
+            cluster_size,
+            changes: Mutex::default(),
+            clusters: RwLock::default(),
+            lost_data: AtomicBool::new(false),
+        }
+    }
+
+    /// In bytes.
+    pub fn size(&self) -> u64 {
+        self.image.size()
+    }
+
+    /// The image, its backing file, that one's, and so on.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(PathBuf::as_path)
+    }
+
+    /// Fills `buffers` from `offset` on.
+    ///
+    /// # Safety
+    /// Every buffer is memory that stays mapped and may be written until this returns. Others may read and write it
+    /// meanwhile.
+    pub unsafe fn read(&self, buffers: &[libc::iovec], offset: u64) -> io::Result<()> {
+        // SAFETY: passed on to the caller.
+        let mut buffers = unsafe { Cursor::new(buffers) };
+        let mut range = self.range(offset, buffers.left())?;
+        let _shared = self.use_clusters();
+        while !range.is_empty() {
+            let (mapping, length) = self.image.get_mapping(range.start, range.length())?;
+            let length = match mapping {
+                Mapping::Raw { storage, offset, .. } => {
+                    storage.read_into(&mut buffers, length, offset)?;
+                    length
+                }
+                Mapping::Zero { .. } => {
+                    buffers.fill_with_zeroes(length);
+                    length
+                }
+                Mapping::Special { layer, offset, .. } => {
+                    let mut unpacked = vec![0; length.min(PIECE) as usize];
+                    layer.read(&mut unpacked, offset)?;
+                    buffers.put(&unpacked);
+                    unpacked.len() as u64
+                }
+                _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+            range.advance(length)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buffers` from `offset` on.
+    ///
+    /// # Safety
+    /// Every buffer is memory that stays mapped until this returns. Others may read and write it meanwhile.
+    pub unsafe fn write(&self, buffers: &[libc::iovec], offset: u64) -> io::Result<()> {
+        // SAFETY: passed on to the caller.
+        let mut buffers = unsafe { Cursor::new(buffers) };
+        let mut range = self.writable_range(offset, buffers.left())?;
+        while !range.is_empty() {
+            let written = match self.write_in_place(&mut buffers, &range)? {
+                0 => self.write_to_new_clusters(&mut buffers, &range)?,
+                written => written,
+            };
+            range.advance(written)?;
+        }
+        Ok(())
+    }
+
+    /// To clusters that are there and this image's alone. Bytes written, none if the first of them is not.
+    fn write_in_place(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
+        let _shared = self.use_clusters();
+        match self.image.get_shallow_mapping(range.start, range.length())? {
+            (
+                ShallowMapping::Raw {
+                    storage,
+                    offset,
+                    writable: true,
+                    ..
+                },
+                length,
+            ) => {
+                storage.write_from(buffers, length, offset)?;
+                Ok(length)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// To clusters that become part of the image once the data is in them. Bytes written, at least one.
+    fn write_to_new_clusters(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
+        let _changes = self.change_tables();
+        let mapping = self.image.prepare_data_mapping(range.start, range.length(), true)?;
+        let length = mapping.length();
+        mapping.storage().write_from(buffers, length, mapping.offset())?;
+        self.image.commit_data_mapping(mapping)?;
+        self.settle_freed_clusters()?;
+        Ok(length)
+    }
+
+    /// Makes all completed writes durable.
+    pub fn flush(&self) -> io::Result<()> {
+        if self.read_only || self.ephemeral {
+            return Ok(());
+        }
+        if self.lost_data.load(Ordering::Relaxed) {
+            return Err(io::Error::other(
+                "an earlier flush failed, so written data may be lost",
+            ));
+        }
+        self.write_tables()?;
+        self.image
+            .sync()
+            .inspect_err(|_| self.lost_data.store(true, Ordering::Relaxed))
+    }
+
+    /// Gives the host back what a range takes up, in whole clusters; what is read from there afterwards is unspecified.
+    pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        let range = self.writable_range(offset, length)?;
+        // Without zero clusters the backing file would show through again.
+        match self.has_zero_clusters || !self.has_backing {
+            true => self.free(self.whole_clusters(&range), false),
+            false => Ok(()),
+        }
+    }
+
+    /// Zeroes a range. Unless `may_unmap`, the host's space for it stays reserved.
+    pub fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> io::Result<()> {
+        let range = self.writable_range(offset, length)?;
+        let whole = match self.has_zero_clusters {
+            true => self.whole_clusters(&range),
+            false => Range::new(range.end, 0),
+        };
+        self.write_plain_zeroes(Range {
+            start: range.start,
+            end: whole.start.min(range.end),
+        })?;
+        self.write_plain_zeroes(Range {
+            start: whole.end.max(range.start),
+            end: range.end,
+        })?;
+        match may_unmap {
+            true => self.free(whole, true),
+            false => self.zero(whole),
+        }
+    }
+
+    /// Writes zeroes like any other data, where there are none yet.
+    fn write_plain_zeroes(&self, mut range: Range) -> io::Result<()> {
+        let zeroes = vec![0_u8; range.length().min(PIECE) as usize];
+        while !range.is_empty() {
+            let (is_zero, length) = self.reads_as_zero(&range)?;
+            let length = length.min(PIECE);
+            if !is_zero {
+                let buffer = libc::iovec {
+                    iov_base: zeroes.as_ptr().cast_mut().cast(),
+                    iov_len: length as usize,
+                };
+                // SAFETY: the buffer is a part of `zeroes`, which is only read.
+                unsafe { self.write(&[buffer], range.start)? };
+            }
+            range.advance(length)?;
+        }
+        Ok(())
+    }
+
+    /// Has whole clusters read as zeroes and keep their place in the file.
+    fn zero(&self, mut range: Range) -> io::Result<()> {
+        while !range.is_empty() {
+            let (is_zero, length) = self.reads_as_zero(&range)?;
+            // A backing file may end in the middle of a cluster.
+            let length = length.next_multiple_of(self.cluster_size).min(range.length());
+            if !is_zero {
+                let _changes = self.change_tables();
+                self.image.write_zeroes(range.start, length)?;
+                self.settle_freed_clusters()?;
+            }
+            range.advance(length)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the start of `range` does, and for how many bytes.
+    fn reads_as_zero(&self, range: &Range) -> io::Result<(bool, u64)> {
+        let _shared = self.use_clusters();
+        let (mapping, length) = self.image.get_mapping(range.start, range.length())?;
+        Ok((matches!(mapping, Mapping::Zero { .. }), length))
+    }
+
+    /// Takes whole clusters out of the image: with `hide_backing` they read as zeroes even where that has data.
+    fn free(&self, mut range: Range, hide_backing: bool) -> io::Result<()> {
+        let _changes = self.change_tables();
+        let mut holes = Vec::new();
+        while !range.is_empty() {
+            let (mapping, length) = self.image.get_shallow_mapping(range.start, range.length())?;
+            let length = length.next_multiple_of(self.cluster_size).min(range.length());
+            let is_there = match mapping {
+                ShallowMapping::Zero { explicit, .. } => explicit,
+                ShallowMapping::Indirect { .. } => hide_backing && !self.is_zero(&range, length)?,
+                _ => true,
+            };
+            if let ShallowMapping::Raw {
+                storage,
+                offset,
+                writable: true,
+                ..
+            } = mapping
+            {
+                holes.push((storage, offset, length.next_multiple_of(self.cluster_size)));
+            }
+            if is_there {
+                let _alone: RwLockWriteGuard<()> = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
+                // SAFETY: with `clusters` held alone nobody uses a mapping that this undoes.
+                unsafe {
+                    match self.has_zero_clusters {
+                        true => self.image.discard_to_zero_unsafe(range.start, length)?,
+                        false => self.image.discard_to_backing_unsafe(range.start, length)?,
+                    }
+                }
+            }
+            range.advance(length)?;
+        }
+        self.settle_freed_clusters()?;
+        for (storage, offset, length) in holes {
+            // Not every host can; the image has the clusters to reuse in any case.
+            if let Err(error) = storage.punch_hole(offset, length) {
+                log::debug!("cannot give space of {storage} back: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn is_zero(&self, range: &Range, length: u64) -> io::Result<bool> {
+        let mut rest = Range::new(range.start, length);
+        while !rest.is_empty() {
+            match self.reads_as_zero(&rest)? {
+                (true, length) => rest.advance(length)?,
+                (false, _) => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has the file know of freed clusters before the library hands them out again. For whoever holds `changes`.
+    fn settle_freed_clusters(&self) -> io::Result<()> {
+        match !self.ephemeral && self.storage()?.take_freed_clusters() {
+            true => self.image.flush(),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes what the library and `order` have kept back.
+    fn write_tables(&self) -> io::Result<()> {
+        let _changes = self.change_tables();
+        self.image.flush()?;
+        self.storage()?.release()
+    }
+
+    /// The image's own file. The library has it last.
+    fn storage(&self) -> io::Result<&HostFile> {
+        let mut files = self.image.inner().collect_storage_dependencies();
+        files
+            .pop()
+            .ok_or_else(|| io::Error::other("an image without a file"))
+    }
+
+    fn change_tables(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn use_clusters(&self) -> RwLockReadGuard<'_, ()> {
+        self.clusters.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The clusters that lie in a range whole, or up to the end of the image.
+    fn whole_clusters(&self, range: &Range) -> Range {
+        let start = range.start.next_multiple_of(self.cluster_size);
+        let end = match range.end {
+            end if end == self.size() => end,
+            end => end - end % self.cluster_size,
+        };
+        Range {
+            start,
+            end: end.max(start),
+        }
+    }
+
+    fn range(&self, offset: u64, length: u64) -> io::Result<Range> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size() => Ok(Range::new(offset, length)),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn writable_range(&self, offset: u64, length: u64) -> io::Result<Range> {
+        match self.read_only {
+            true => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+            false => self.range(offset, length),
+        }
+    }
+}
+
+impl Drop for Qcow2 {
+    fn drop(&mut self) {
+        if self.read_only || self.ephemeral {
+            return;
+        }
+        if let Err(error) = self.write_tables() {
+            let path = self.files.first();
+            log::error!("the last changes to disk image {path:?} may be lost: {error}");
+        }
+    }
+}
+
+/// Bytes of the disk inside of the image.
+struct Range {
+    start: u64,
+    end: u64,
+}
+
+impl Range {
+    fn new(start: u64, length: u64) -> Self {
+        Self {
+            start,
+            end: start + length,
+        }
+    }
+
+    fn length(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.start >= self.end
+    }
+
+    fn advance(&mut self, length: u64) -> io::Result<()> {
+        // Nothing is where the image ends, and a range ends before that.
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.start = self.start.saturating_add(length).min(self.end);
+        Ok(())
+    }
+}

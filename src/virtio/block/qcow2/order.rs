@@ -1,0 +1,212 @@
+//! The order in which metadata reaches the file, so that the process may end at any moment.
+//!
+//! The library keeps reference counts in memory until it is flushed, but writes a pointer to a new table, an entry of
+//! the L1 table or of the refcount table, at once. Were the process killed in between, the next one would take the
+//! table's cluster for a free one. Such pointers therefore wait here until the file counts what they point to.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::header::{Header, Tables};
+
+/// Of the header, with the places of the tables.
+const HEADER_START: usize = 72;
+/// Far above what waits between two flushes of the library's cache; a damaged image may let more pile up.
+const MAX_WAITING: usize = 4096;
+
+const ENTRY: usize = 8;
+const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+const REFCOUNT_BLOCK_OFFSET: u64 = !511;
+
+#[derive(Debug)]
+pub struct Order {
+    cluster_bits: u32,
+    refcount_order: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    tables: Tables,
+    /// Entries by their place in the file.
+    waiting: BTreeMap<u64, u64>,
+}
+
+impl Order {
+    pub fn new(header: &Header) -> Self {
+        let state = State {
+            tables: header.tables.clone(),
+            waiting: BTreeMap::new(),
+        };
+        Self {
+            cluster_bits: header.cluster_bits,
+            refcount_order: header.refcount_order,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Writes `bytes`, but for entries of the two tables that point to what the file does not count yet.
+    pub fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut state = self.state();
+        let range = offset..offset.saturating_add(bytes.len() as u64);
+        if state.is_in_a_table(&range) {
+            state.hold_back(file, bytes, offset)?;
+        } else {
+            file.write_all_at(bytes, offset)?;
+        }
+        if offset == 0 && bytes.len() >= HEADER_START {
+            state.tables_moved(Tables::of(bytes, self.cluster_bits));
+        }
+        if state.waiting.is_empty() {
+            return Ok(());
+        }
+        self.release_ready(file, &mut state)?;
+        match state.waiting.len() {
+            0..=MAX_WAITING => Ok(()),
+            _ => state.release_all(file),
+        }
+    }
+
+    /// Once the library has written all that it had.
+    pub fn release_all(&self, file: &File) -> io::Result<()> {
+        self.state().release_all(file)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One entry may make others ready.
+    fn release_ready(&self, file: &File, state: &mut State) -> io::Result<()> {
+        loop {
+            let mut released = false;
+            for (place, entry) in state.waiting.clone() {
+                if self.is_ready(file, state, place, entry)? {
+                    state.release(file, place, entry)?;
+                    released = true;
+                }
+            }
+            if !released {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_ready(&self, file: &File, state: &State, place: u64, entry: u64) -> io::Result<bool> {
+        let is_block = state.tables.refcounts.contains(&place);
+        let target = match is_block {
+            true => entry & REFCOUNT_BLOCK_OFFSET,
+            false => entry & L2_OFFSET,
+        };
+        let cluster = target >> self.cluster_bits;
+        let counts_in_block_bits = self.cluster_bits + 3 - self.refcount_order;
+        let counting_entry =
+            (state.tables.refcounts.start).saturating_add((cluster >> counts_in_block_bits) * ENTRY as u64);
+        if target == 0 {
+            return Ok(true);
+        }
+        // A refcount block may count itself.
+        let block = match is_block && counting_entry == place {
+            true => target,
+            false if !state.tables.refcounts.contains(&counting_entry) => return Ok(false),
+            false => read_entry(file, counting_entry)? & REFCOUNT_BLOCK_OFFSET,
+        };
+        let index = cluster & ((1 << counts_in_block_bits) - 1);
+        Ok(block != 0 && is_counted(file, block, index, self.refcount_order)?)
+    }
+}
+
+impl State {
+    fn is_in_a_table(&self, range: &Range<u64>) -> bool {
+        [&self.tables.l1, &self.tables.refcounts]
+            .into_iter()
+            .any(|table| table.start < range.end && range.start < table.end)
+    }
+
+    fn hold_back(&mut self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut rest = Vec::from(bytes);
+        for (index, new) in bytes.chunks_exact(ENTRY).enumerate() {
+            let place = offset + (index * ENTRY) as u64;
+            if !self.is_in_a_table(&(place..place + ENTRY as u64)) {
+                continue;
+            }
+            let now = read_entry(file, place)?.to_be_bytes();
+            match new == now {
+                true => self.waiting.remove(&place),
+                false => {
+                    let new = new.try_into().map_or(0, u64::from_be_bytes);
+                    self.waiting.insert(place, new)
+                }
+            };
+            rest[index * ENTRY..][..ENTRY].copy_from_slice(&now);
+        }
+        file.write_all_at(&rest, offset)
+    }
+
+    /// What waited for the old tables is in the new ones already.
+    fn tables_moved(&mut self, tables: Option<Tables>) {
+        let Some(tables) = tables else { return };
+        for (old, new) in [
+            (&self.tables.l1, &tables.l1),
+            (&self.tables.refcounts, &tables.refcounts),
+        ] {
+            if old.start != new.start {
+                self.waiting.retain(|place, _| !old.contains(place));
+            }
+        }
+        self.tables = tables;
+    }
+
+    fn release(&mut self, file: &File, place: u64, entry: u64) -> io::Result<()> {
+        file.write_all_at(&entry.to_be_bytes(), place)?;
+        self.waiting.remove(&place);
+        Ok(())
+    }
+
+    fn release_all(&mut self, file: &File) -> io::Result<()> {
+        while let Some((&place, &entry)) = self.waiting.first_key_value() {
+            self.release(file, place, entry)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the count at `index` of the refcount block at `block` is above zero.
+pub fn is_counted(file: &File, block: u64, index: u64, refcount_order: u32) -> io::Result<bool> {
+    let bits = 1_u64 << refcount_order;
+    let mut count = [0; 8];
+    let bytes = &mut count[..(bits / 8).max(1) as usize];
+    read_or_zeroes(file, bytes, block + index * bits / 8)?;
+    // Counts of less than a byte fill it from its low bits on.
+    let mask = (1_u16 << bits.min(8)) - 1;
+    let shift = index * bits % 8;
+    Ok(bytes.iter().any(|byte| u16::from(*byte) >> shift & mask != 0))
+}
+
+fn read_entry(file: &File, place: u64) -> io::Result<u64> {
+    let mut entry = [0; ENTRY];
+    read_or_zeroes(file, &mut entry, place)?;
+    Ok(u64::from_be_bytes(entry))
+}
+
+/// Behind the file's end there are zeroes.
+fn read_or_zeroes(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "order_test.rs"]
+mod tests;
