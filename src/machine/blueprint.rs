@@ -201,7 +201,11 @@ impl fmt::Display for Blueprint {
         for (index, (disk, config)) in self.disks.iter().zip(&self.config.disks).enumerate() {
             let window = disk.window;
             let name = format!("virtio disk {index}");
-            let mode = if config.ro { "read-only" } else { "read-write" };
+            let mode = match config {
+                Disk { ro: true, .. } => "read-only",
+                Disk { ephemeral: true, .. } => "ephemeral",
+                _ => "read-write",
+            };
             writeln!(
                 f,
                 "  {name:<29} {:#x} to {:#x}, IRQ {}: {}, {mode}",
@@ -217,6 +221,9 @@ impl fmt::Display for Blueprint {
                 config.cache,
                 disk.device.engine()
             )?;
+            for file in disk.device.files().iter().skip(1) {
+                writeln!(f, "    on {}", file.display())?;
+            }
         }
         Ok(())
     }

@@ -39,7 +39,7 @@ const QUEUE_SIZE: u16 = 16;
 pub const DISK_SECTORS: u64 = 16;
 
 /// Registers of the window that have a meaning, in bytes from its start.
-const REGISTERS_END: u32 = VIRTIO_MMIO_CONFIG + 0x20;
+const REGISTERS_END: u32 = VIRTIO_MMIO_CONFIG + 0x40;
 /// What the window has room for.
 const WINDOW: u64 = 0x1000;
 
@@ -140,6 +140,11 @@ impl Driver {
         self.request(DESCRIPTORS, (VIRTIO_BLK_T_IN, 0), 512);
         self.offer(0, 1);
         self.notify();
+        // An engine may take a notification before it is done with what came before.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while self.get(STATUS, 1) == [0xff] && Instant::now() < deadline {
+            thread::yield_now();
+        }
         assert_eq!(
             self.get(STATUS, 1),
             [VIRTIO_BLK_S_OK as u8],
@@ -193,9 +198,16 @@ impl Driver {
         let header = buffer(0);
         self.put(header, &kind.to_le_bytes());
         self.put(header + 8, &sector.to_le_bytes());
-        let data_flags = match kind {
-            VIRTIO_BLK_T_OUT => F_NEXT,
-            _ => F_NEXT | F_WRITE,
+        let (length, data_flags) = match kind {
+            VIRTIO_BLK_T_OUT => (length, F_NEXT),
+            // `struct virtio_blk_discard_write_zeroes`: what the length is for data is the range's here.
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
+                self.put(buffer(1), &sector.to_le_bytes());
+                self.put(buffer(1) + 8, &(length / 512).to_le_bytes());
+                self.put(buffer(1) + 12, &u32::from(kind == VIRTIO_BLK_T_WRITE_ZEROES).to_le_bytes());
+                (16, F_NEXT)
+            }
+            _ => (length, F_NEXT | F_WRITE),
         };
         self.describe(table, 0, (header, 16, F_NEXT, 1));
         self.describe(table, 1, (buffer(1), length, data_flags, 2));

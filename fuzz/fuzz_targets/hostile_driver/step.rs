@@ -85,6 +85,8 @@ pub enum Kind {
     Out,
     Flush,
     GetId,
+    Discard,
+    WriteZeroes,
     Any(u32),
 }
 
@@ -95,6 +97,8 @@ impl From<&Kind> for u32 {
             Kind::Out => VIRTIO_BLK_T_OUT,
             Kind::Flush => VIRTIO_BLK_T_FLUSH,
             Kind::GetId => VIRTIO_BLK_T_GET_ID,
+            Kind::Discard => VIRTIO_BLK_T_DISCARD,
+            Kind::WriteZeroes => VIRTIO_BLK_T_WRITE_ZEROES,
             Kind::Any(kind) => kind,
         }
     }

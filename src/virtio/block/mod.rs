@@ -1,6 +1,7 @@
 //! The block device (virtio 1.2 section 5.2).
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -91,8 +92,29 @@ impl Block {
         &self.disk.engine
     }
 
+    /// All files that it is made of, its own first.
+    pub fn files(&self) -> Vec<&Path> {
+        self.disk.image.files()
+    }
+
     pub fn queues(&self) -> usize {
         self.queue_sizes.len()
+    }
+
+    /// Serves what is available in `queue` on the caller's thread, once. Says whether the queue is still usable.
+    #[cfg(fuzzing)]
+    pub fn serve_once(&self, queue: virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
+        let line = crate::interrupt::Interrupt::new().expect("an eventfd");
+        let mut queue = queue::DiskQueue {
+            queue,
+            memory,
+            interrupt: &super::VirtioInterrupt::new(line),
+            disk: &self.disk,
+            never_flushed: false,
+            stop: &AtomicBool::new(false),
+            used: false,
+        };
+        sync::serve_batch(&mut queue, &mut chain::Chain::default()).is_ok()
     }
 }
 

@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::os::unix::net::UnixListener;
 
 use super::*;
@@ -14,7 +13,7 @@ impl Image {
                 read_only,
             },
             physical_block_size: SECTOR_SIZE,
-            data: Raw::new(file, None, false),
+            data: Data::Raw(Raw::new(file, None, false)),
             is_direct: false,
             lost_data: AtomicBool::new(false),
         }
@@ -116,6 +115,6 @@ fn after_a_failed_flush_no_flush_succeeds() {
     // Has no fdatasync.
     let mut image = Image::over(File::open("/dev/zero").unwrap(), 512, true);
     assert_eq!(image.flush().unwrap_err().raw_os_error(), Some(libc::EINVAL));
-    image.data = Raw::new(tempfile::tempfile().unwrap(), None, false);
+    image.data = Data::Raw(Raw::new(tempfile::tempfile().unwrap(), None, false));
     assert!(image.flush().unwrap_err().to_string().contains("earlier flush"));
 }

@@ -1,14 +1,15 @@
 //! What holds a disk's data on the host.
 
-use std::fs::{Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffers::Buffers;
+use super::qcow2::{self, Qcow2};
 use super::request::{Limits, SECTOR_SIZE};
-use crate::config::{Cache, Disk};
+use crate::config::{Cache, Disk, Format};
 use geometry::Direct;
 pub use raw::Raw;
 
@@ -50,13 +51,24 @@ pub enum OpenError {
          out cache=direct)"
     )]
     PartialBlock { path: PathBuf, size: u64, block: u64 },
+    #[error(
+        "disk image {path:?} begins like a qcow2 file and is not called one (say what it is: add ,format=qcow2 or \
+         ,format=raw)"
+    )]
+    Ambiguous { path: PathBuf },
+    #[error(transparent)]
+    Qcow2(#[from] qcow2::Error),
     #[error("disk id {id:?} is not 1 to 20 printable ASCII characters (choose a shorter, plainer one)")]
     Id { id: String },
 }
 
 impl OpenError {
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Missing { .. })
+        match self {
+            Self::Missing { .. } => true,
+            Self::Qcow2(error) => error.is_missing(),
+            _ => false,
+        }
     }
 }
 
@@ -66,74 +78,60 @@ pub struct Image {
     limits: Limits,
     /// In bytes: what the host writes as a whole.
     physical_block_size: u64,
-    data: Raw,
+    data: Data,
     is_direct: bool,
     /// A flush failed. The host may have dropped the data and would call the next flush a success, so none
     /// succeeds any more.
     lost_data: AtomicBool,
 }
 
+enum Data {
+    Raw(Raw),
+    Qcow2(Qcow2),
+}
+
 impl Image {
     pub fn open(disk: &Disk) -> Result<Self, OpenError> {
         let path = disk.file.as_path();
-        let (read_only, is_direct) = (disk.ro, disk.cache == Cache::Direct);
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => OpenError::Missing { path: path.into() },
-            io::ErrorKind::InvalidInput if is_direct => OpenError::NotDirect {
-                path: path.into(),
-                source,
-            },
-            kind => OpenError::Open {
-                path: path.into(),
-                source,
-                advice: advice(kind, read_only),
-            },
-        };
-        // Before it is opened, which would wait for ever on a FIFO and set some devices off.
-        check_kind(path, &path.metadata().map_err(failed)?)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .custom_flags(if is_direct { libc::O_DIRECT } else { 0 })
-            .open(path)
-            .map_err(failed)?;
-        lock::lock(&file, path, read_only)?;
-        let metadata = file.metadata().map_err(failed)?;
-        // Another file may have come in its place.
-        check_kind(path, &metadata)?;
-        let direct = match is_direct {
-            true => Some(Direct::of(&file).map_err(failed)?),
-            false => None,
-        };
-        // A block device has no size in its metadata; both have an end.
-        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
-        if size == 0 {
-            return Err(OpenError::Empty { path: path.into() });
-        }
-        if !size.is_multiple_of(SECTOR_SIZE) {
-            return Err(OpenError::PartialSector {
-                path: path.into(),
+        let (file, metadata) = open_locked(disk)?;
+        let failed = |source| cannot_open(disk, source);
+        let is_direct = disk.cache == Cache::Direct;
+        let physical_block_size = geometry::physical_block_size(&file, &metadata);
+        let format = format_of(disk, &file).map_err(failed)?;
+        let format = format.ok_or_else(|| OpenError::Ambiguous { path: path.into() })?;
+        let (data, size, block_size) = if disk.ephemeral {
+            let overlay = Qcow2::overlay(file, path, format)?;
+            let size = overlay.size();
+            (Data::Qcow2(overlay), size, SECTOR_SIZE)
+        } else if format == Format::Qcow2 {
+            let image = Qcow2::open(file, path, disk.ro, is_direct)?;
+            let size = image.size();
+            (Data::Qcow2(image), size, SECTOR_SIZE)
+        } else {
+            let direct = match is_direct {
+                true => Some(straight_to_device(disk, &file)?),
+                false => None,
+            };
+            // A block device has no size in its metadata; both have an end.
+            let size = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+            let block_size = direct.map_or(SECTOR_SIZE, |direct| direct.offset_alignment);
+            let is_block_device = metadata.file_type().is_block_device();
+            (
+                Data::Raw(Raw::new(file, direct, is_block_device)),
                 size,
-            });
-        }
-        let block_size = direct.map_or(SECTOR_SIZE, |direct| direct.offset_alignment);
-        if !size.is_multiple_of(block_size) {
-            return Err(OpenError::PartialBlock {
-                path: path.into(),
-                size,
-                block: block_size,
-            });
-        }
-        let physical_block_size = geometry::physical_block_size(&file, &metadata).max(block_size);
+                block_size,
+            )
+        };
+        check_size(path, size, block_size)?;
         Ok(Self {
             path: path.into(),
             limits: Limits {
                 size,
                 block_size,
-                read_only,
+                read_only: disk.ro,
             },
-            physical_block_size,
-            data: Raw::new(file, direct, metadata.file_type().is_block_device()),
+            physical_block_size: physical_block_size.max(block_size),
+            data,
             is_direct,
             lost_data: AtomicBool::new(false),
         })
@@ -160,33 +158,64 @@ impl Image {
 
     /// The file that has the disk's bytes in place, if there is one.
     pub fn raw(&self) -> Option<&Raw> {
-        Some(&self.data)
+        match &self.data {
+            Data::Raw(raw) => Some(raw),
+            Data::Qcow2(_) => None,
+        }
+    }
+
+    /// All files that the disk is made of, its own first.
+    pub fn files(&self) -> Vec<&Path> {
+        match &self.data {
+            Data::Raw(_) => vec![&self.path],
+            Data::Qcow2(image) => image.files().collect(),
+        }
     }
 
     /// Fills `buffers` from `offset` on.
     pub fn read(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
-        self.data.read(buffers, offset)
+        match &self.data {
+            Data::Raw(raw) => raw.read(buffers, offset),
+            // SAFETY: buffers are live memory, which any writer may change at any time.
+            Data::Qcow2(image) => unsafe { image.read(buffers.iovecs(), offset) },
+        }
     }
 
     /// Writes all of `buffers` from `offset` on: `durable` says, before it returns.
     pub fn write(&self, buffers: &mut Buffers, offset: u64, durable: bool) -> io::Result<()> {
-        self.data.write(buffers, offset, durable)
+        match &self.data {
+            Data::Raw(raw) => raw.write(buffers, offset, durable),
+            Data::Qcow2(image) => {
+                // SAFETY: buffers are live memory, which any writer may change at any time.
+                unsafe { image.write(buffers.iovecs(), offset) }?;
+                if durable { self.flush() } else { Ok(()) }
+            }
+        }
     }
 
     /// Makes all completed writes durable.
     pub fn flush(&self) -> io::Result<()> {
         self.may_flush()?;
-        self.flushed(self.data.flush())
+        self.flushed(match &self.data {
+            Data::Raw(raw) => raw.flush(),
+            Data::Qcow2(image) => image.flush(),
+        })
     }
 
     /// Lets go of what the range holds.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.data.discard(offset, length)
+        match &self.data {
+            Data::Raw(raw) => raw.discard(offset, length),
+            Data::Qcow2(image) => image.discard(offset, length),
+        }
     }
 
     /// Makes the range read as zeroes: `durable` says, before it returns.
     pub fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool, durable: bool) -> io::Result<()> {
-        self.data.write_zeroes(offset, length, may_unmap)?;
+        match &self.data {
+            Data::Raw(raw) => raw.write_zeroes(offset, length, may_unmap)?,
+            Data::Qcow2(image) => image.write_zeroes(offset, length, may_unmap)?,
+        }
         if durable { self.flush() } else { Ok(()) }
     }
 
@@ -203,6 +232,79 @@ impl Image {
     /// Takes note of how a flush ended.
     pub fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
         result.inspect_err(|_| self.lost_data.store(true, Ordering::Relaxed))
+    }
+}
+
+/// Opens the file that `disk` names for what is to be done with it, and locks it.
+fn open_locked(disk: &Disk) -> Result<(File, Metadata), OpenError> {
+    let path = disk.file.as_path();
+    let failed = |source| cannot_open(disk, source);
+    // Before it is opened, which would wait for ever on a FIFO and set some devices off.
+    check_kind(path, &path.metadata().map_err(failed)?)?;
+    let only_read = disk.ro || disk.ephemeral;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!only_read)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
+    lock::lock(&file, path, only_read)?;
+    let metadata = file.metadata().map_err(failed)?;
+    // Another file may have come in its place.
+    check_kind(path, &metadata)?;
+    Ok((file, metadata))
+}
+
+fn cannot_open(disk: &Disk, source: io::Error) -> OpenError {
+    let path = disk.file.clone();
+    match source.kind() {
+        io::ErrorKind::NotFound => OpenError::Missing { path },
+        kind => OpenError::Open {
+            path,
+            source,
+            advice: advice(kind, disk.ro || disk.ephemeral),
+        },
+    }
+}
+
+/// What the file is: as the person says, or else by its name; nothing when its first bytes say another thing. A guest
+/// writes the first bytes of a raw image, so they alone decide nothing.
+fn format_of(disk: &Disk, file: &File) -> io::Result<Option<Format>> {
+    if disk.format.is_some() {
+        return Ok(disk.format);
+    }
+    if disk
+        .file
+        .extension()
+        .is_some_and(|extension| extension == "qcow2")
+    {
+        return Ok(Some(Format::Qcow2));
+    }
+    let mut magic = [0; qcow2::MAGIC.len()];
+    let count = file.read_at(&mut magic, 0)?;
+    Ok((count < magic.len() || magic != qcow2::MAGIC).then_some(Format::Raw))
+}
+
+/// From here on `file` is read and written past the page cache.
+fn straight_to_device(disk: &Disk, file: &File) -> Result<Direct, OpenError> {
+    geometry::set_direct(file).map_err(|source| OpenError::NotDirect {
+        path: disk.file.clone(),
+        source,
+    })?;
+    Direct::of(file).map_err(|source| cannot_open(disk, source))
+}
+
+fn check_size(path: &Path, size: u64, block: u64) -> Result<(), OpenError> {
+    let path = || path.to_owned();
+    match size {
+        0 => Err(OpenError::Empty { path: path() }),
+        size if !size.is_multiple_of(SECTOR_SIZE) => Err(OpenError::PartialSector { path: path(), size }),
+        size if !size.is_multiple_of(block) => Err(OpenError::PartialBlock {
+            path: path(),
+            size,
+            block,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -9,8 +9,9 @@ use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
 
 use super::Error;
-use super::header::{Format, Header};
+use super::header::Header;
 use super::host_file::HostFile;
+use crate::config::Format;
 
 /// Long before the stack ends; a person's chain has a handful.
 const MAX_FILES: usize = 64;
@@ -67,7 +68,8 @@ impl Chain {
         match format {
             Format::Raw => Ok(FormatAccess::new(Raw::open_image(file, false).map_err(failed)?)),
             Format::Qcow2 => {
-                let header = Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+                let header =
+                    Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
                 let backing = self.open_backing(&header)?;
                 let builder = imago::qcow2::Qcow2::builder(file).write(false).backing(backing);
                 let image = builder.data_file(None).open(DenyImplicitOpenGate::default());

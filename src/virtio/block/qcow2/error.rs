@@ -53,7 +53,9 @@ pub enum Error {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("disk image {path:?} has {size} bytes, no multiple of 512 (round its size up: truncate -s %512 {path:?})")]
+    #[error(
+        "disk image {path:?} has {size} bytes, no multiple of 512 (round its size up: truncate -s %512 {path:?})"
+    )]
     PartialSector { path: PathBuf, size: u64 },
 }
 

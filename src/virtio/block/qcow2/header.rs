@@ -3,13 +3,14 @@
 //! What passes has tables inside of the file, apart from each other and of bounded size, and no feature that the
 //! library does not have.
 
+use crate::config::Format;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-const MAGIC: [u8; 4] = *b"QFI\xfb";
+pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION_2_LENGTH: u64 = 72;
 const VERSION_3_LENGTH: u64 = 104;
 /// Of 2 MiB, where QEMU's limit is too.
@@ -78,10 +79,7 @@ pub enum HeaderError {
     #[error("its header is damaged: {0} (is it a whole qcow2 file? look: qemu-img check)")]
     Damaged(&'static str),
     #[error("its {table} is damaged: {what} (repair it: qemu-img check -r all)")]
-    Table {
-        table: &'static str,
-        what: &'static str,
-    },
+    Table { table: &'static str, what: &'static str },
     #[error("its backing file's name is no UTF-8 text (rename that file, then: qemu-img rebase -u)")]
     BackingName,
     #[error(
@@ -114,12 +112,6 @@ impl fmt::Display for FeatureName {
             None => write!(formatter, "bit {}", self.bit),
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Raw,
-    Qcow2,
 }
 
 /// What the header says lies under the image.
@@ -185,12 +177,18 @@ impl Header {
             2 => (VERSION_2_LENGTH, 4),
             _ => (u64::from(field(100)?), field(96)?),
         };
-        let least = if version == 2 { VERSION_2_LENGTH } else { VERSION_3_LENGTH };
+        let least = if version == 2 {
+            VERSION_2_LENGTH
+        } else {
+            VERSION_3_LENGTH
+        };
         if header_length < least || header_length > first_cluster || !header_length.is_multiple_of(8) {
             return Err(HeaderError::Damaged("its length cannot be right"));
         }
         if refcount_order > 6 {
-            return Err(HeaderError::Damaged("its reference counts have more than 64 bits"));
+            return Err(HeaderError::Damaged(
+                "its reference counts have more than 64 bits",
+            ));
         }
         let backing_offset = be64(&start, 8).unwrap_or(0);
         // Old programs put the name right behind a header of version 2.
@@ -209,7 +207,8 @@ impl Header {
         let size = be64(&start, 24).unwrap_or(0);
         let l1_entries = field(36)?;
         check_size(size, l1_entries, cluster_bits)?;
-        let tables = Tables::of(&start, cluster_bits).ok_or(HeaderError::Damaged("a table is out of bounds"))?;
+        let tables =
+            Tables::of(&start, cluster_bits).ok_or(HeaderError::Damaged("a table is out of bounds"))?;
         check_tables(&tables, l1_entries, cluster_bits, length)?;
         let backing = match backing_offset {
             0 => None,
@@ -304,7 +303,10 @@ fn read_backing(
             "its backing file's name is not of 1 to 1023 bytes",
         ));
     }
-    if offset.checked_add(length.into()).is_none_or(|end| end >= first_cluster) {
+    if offset
+        .checked_add(length.into())
+        .is_none_or(|end| end >= first_cluster)
+    {
         return Err(HeaderError::Damaged(
             "its backing file's name is not in the first cluster",
         ));
@@ -347,7 +349,11 @@ impl Extensions {
             let mut start = [0; 8];
             if offset.checked_add(8).is_none_or(|end| end > area.end) {
                 // A file of version 2 may end with its header.
-                return if version == 2 { Ok(extensions) } else { Err(damaged()) };
+                return if version == 2 {
+                    Ok(extensions)
+                } else {
+                    Err(damaged())
+                };
             }
             file.read_exact_at(&mut start, offset)?;
             let (kind, length) = (be32(&start, 0), be32(&start, 4));

@@ -170,11 +170,7 @@ impl HostFile {
 }
 
 /// Calls `read` with what is left of `length` until nothing is, or until it reads nothing: then come zeroes.
-fn fill(
-    buffers: &mut Cursor,
-    length: u64,
-    read: impl Fn(&Cursor, u64) -> io::Result<u64>,
-) -> io::Result<()> {
+fn fill(buffers: &mut Cursor, length: u64, read: impl Fn(&Cursor, u64) -> io::Result<u64>) -> io::Result<()> {
     let mut left = length;
     while left > 0 {
         let moved = read(buffers, left)?;

@@ -15,8 +15,8 @@ use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, Sh
 use backing::Chain;
 use buffers::Cursor;
 pub use error::Error;
-pub use header::{Format, HeaderError};
 use header::Header;
+pub use header::MAGIC;
 use host_file::HostFile;
 
 mod backing;
@@ -59,9 +59,11 @@ impl Qcow2 {
         let failed = |source| Error::io(path, source);
         let mut chain = Chain::new(path, &file)?;
         let mut file = HostFile::new(path.into(), file).map_err(failed)?;
-        let header = Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+        let header =
+            Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
         if !read_only {
-            refcounts::check(file.file(), &header, file.length()).map_err(|source| Error::header(path, source))?;
+            refcounts::check(file.file(), &header, file.length())
+                .map_err(|source| Error::header(path, source))?;
             file = file.ordered(&header);
         }
         if direct {
@@ -189,7 +191,9 @@ impl Qcow2 {
     /// To clusters that become part of the image once the data is in them. Bytes written, at least one.
     fn write_to_new_clusters(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
         let _changes = self.change_tables();
-        let mapping = self.image.prepare_data_mapping(range.start, range.length(), true)?;
+        let mapping = self
+            .image
+            .prepare_data_mapping(range.start, range.length(), true)?;
         let length = mapping.length();
         mapping.storage().write_from(buffers, length, mapping.offset())?;
         self.image.commit_data_mapping(mapping)?;
@@ -308,7 +312,8 @@ impl Qcow2 {
                 holes.push((storage, offset, length.next_multiple_of(self.cluster_size)));
             }
             if is_there {
-                let _alone: RwLockWriteGuard<()> = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
+                let _alone: RwLockWriteGuard<()> =
+                    self.clusters.write().unwrap_or_else(PoisonError::into_inner);
                 // SAFETY: with `clusters` held alone nobody uses a mapping that this undoes.
                 unsafe {
                     match self.has_zero_clusters {

@@ -9,9 +9,9 @@ use std::path::Path;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder};
 
 use super::backing::Chain;
-use super::header::Format;
 use super::host_file::HostFile;
 use super::{Error, Qcow2};
+use crate::config::Format;
 
 /// A first write copies what it does not cover of a cluster, so it is not large; a table of 2048 entries maps 32 MiB.
 const CLUSTER_SIZE: usize = 16 << 10;
