@@ -27,11 +27,19 @@ impl<'m> Buffers<'m> {
         if slice.is_empty() {
             return;
         }
+        self.length += slice.len() as u64;
+        let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
+        // Pages that follow each other in guest memory are one piece for the host.
+        if let Some(last) = self.iovecs.last_mut()
+            && last.iov_base.wrapping_byte_add(last.iov_len) == start
+        {
+            last.iov_len += slice.len();
+            return;
+        }
         self.iovecs.push(libc::iovec {
-            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_base: start,
             iov_len: slice.len(),
         });
-        self.length += slice.len() as u64;
     }
 
     /// In bytes.

@@ -1,8 +1,11 @@
 //! A descriptor chain as two byte streams (virtio 1.2 section 2.7.4: where one descriptor ends and the next
 //! begins means nothing).
 
-use virtio_queue::DescriptorChain;
-use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions, VolatileSlice};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{
+    GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions, VolatileMemory,
+    VolatileSlice,
+};
 
 use super::buffers::Buffers;
 
@@ -30,36 +33,66 @@ pub enum ChainError {
     NoStatus,
 }
 
+/// A table of descriptors in guest memory (section 2.7.5).
+#[derive(Clone, Copy)]
+pub struct Table<'m>(VolatileSlice<'m>);
+
+impl<'m> Table<'m> {
+    /// The table of so many bytes at `address`, if that is whole descriptors in one region of guest memory.
+    pub fn new(memory: &'m GuestMemoryMmap, address: GuestAddress, length: usize) -> Option<Self> {
+        let slice = GuestMemoryBackend::get_slice(memory, address, length).ok()?;
+        length
+            .is_multiple_of(size_of::<Descriptor>())
+            .then_some(Self(slice))
+    }
+
+    /// Descriptors are the driver's: each is read once.
+    fn get(&self, index: u16) -> Option<Descriptor> {
+        let offset = usize::from(index) * size_of::<Descriptor>();
+        Some(self.0.get_ref::<Descriptor>(offset).ok()?.load())
+    }
+}
+
 impl<'m> Chain<'m> {
-    /// Reads at most `limit` descriptors, the queue's size (section 2.7.5.3.1).
+    /// Reads the chain that begins at `head` of a queue's `table`, at most as many descriptors as the queue's `size`
+    /// (section 2.7.5.3.1).
     pub fn fill(
         &mut self,
         memory: &'m GuestMemoryMmap,
-        descriptors: DescriptorChain<&'m GuestMemoryMmap>,
-        limit: u16,
+        mut table: Table<'m>,
+        head: u16,
+        size: u16,
     ) -> Result<(), ChainError> {
-        self.head = descriptors.head_index();
+        self.head = head;
         self.readable.clear();
         self.writable.clear();
         self.has_holes = false;
-        let (mut ended, mut hole_at_end) = (false, false);
-        for descriptor in descriptors.take(limit.into()) {
-            ended = !descriptor.has_next();
-            let stream = if descriptor.is_write_only() {
-                &mut self.writable
-            } else {
-                &mut self.readable
-            };
-            let length = descriptor.len() as usize;
-            let inside = GuestMemory::get_slices(memory, descriptor.addr(), length, Permissions::ReadWrite)
-                .and_then(|mut slices| slices.try_for_each(|slice| slice.map(|slice| stream.push(slice))));
-            self.has_holes |= inside.is_err();
-            if descriptor.is_write_only() && length > 0 {
-                hole_at_end = inside.is_err();
+        let (mut index, mut left, mut length) = (head, size, 0u32);
+        let (mut is_indirect, mut hole_at_end) = (false, false);
+        loop {
+            let descriptor = table.get(index).ok_or(ChainError::Endless)?;
+            if descriptor.refers_to_indirect_table() {
+                if is_indirect {
+                    return Err(ChainError::Endless);
+                }
+                is_indirect = true;
+                index = 0;
+                table = Table::new(memory, descriptor.addr(), descriptor.len() as usize)
+                    .ok_or(ChainError::Endless)?;
+                continue;
             }
-        }
-        if !ended {
-            return Err(ChainError::Endless);
+            left = left.checked_sub(1).ok_or(ChainError::Endless)?;
+            // Section 2.7.5.2: a chain is no longer than 4 GiB.
+            length = length.checked_add(descriptor.len()).ok_or(ChainError::Endless)?;
+            let is_whole = self.push(memory, &descriptor);
+            self.has_holes |= !is_whole;
+            if descriptor.is_write_only() && descriptor.len() > 0 {
+                hole_at_end = !is_whole;
+            }
+            if !descriptor.has_next() {
+                break;
+            }
+            index = descriptor.next();
         }
         self.status = match hole_at_end {
             true => None,
@@ -70,6 +103,23 @@ impl<'m> Chain<'m> {
             Some(_) => Ok(()),
             None => Err(ChainError::NoStatus),
         }
+    }
+
+    /// Adds a descriptor's buffer to its stream. Says whether all of it is in guest memory.
+    fn push(&mut self, memory: &'m GuestMemoryMmap, descriptor: &Descriptor) -> bool {
+        let stream = match descriptor.is_write_only() {
+            true => &mut self.writable,
+            false => &mut self.readable,
+        };
+        let (address, length) = (descriptor.addr(), descriptor.len() as usize);
+        // In one region, as nearly all are.
+        if let Ok(slice) = GuestMemoryBackend::get_slice(memory, address, length) {
+            stream.push(slice);
+            return true;
+        }
+        GuestMemory::get_slices(memory, address, length, Permissions::ReadWrite)
+            .and_then(|mut slices| slices.try_for_each(|slice| slice.map(|slice| stream.push(slice))))
+            .is_ok()
     }
 
     /// The chain's name in the used ring.
@@ -84,7 +134,7 @@ impl<'m> Chain<'m> {
             byte.copy_from(&[status]);
         }
         let status_follows = written == self.room;
-        // A chain is shorter than 4 GiB (section 2.7.5.2), or it is one without an end.
+        // A chain is shorter than 4 GiB, or it is one without an end.
         written as u32 + u32::from(status_follows)
     }
 }

@@ -38,7 +38,7 @@ fn the_configuration_says_what_the_disk_is(engine: Engine) {
     let mut expected = Vec::new();
     expected.extend((SECTORS as u64).to_le_bytes());
     // size_max, seg_max, geometry, blk_size
-    expected.extend([0u32, 126, 0, 512].map(u32::to_le_bytes).concat());
+    expected.extend([0u32, 254, 0, 512].map(u32::to_le_bytes).concat());
     expected.extend([blocks.ilog2() as u8, 0, blocks, 0, 0, 0, 0, 0]);
     // writeback, unused0, num_queues
     expected.extend([1, 0, 3, 0]);

@@ -30,7 +30,8 @@ mod worker;
 #[cfg(test)]
 mod test_disk;
 
-const QUEUE_SIZE: u16 = 128;
+/// A MiB of a guest's pages is two requests.
+const QUEUE_SIZE: u16 = 256;
 
 /// A serial number, padded with NUL.
 type Id = [u8; VIRTIO_BLK_ID_BYTES as usize];
@@ -105,16 +106,11 @@ impl Block {
     #[cfg(fuzzing)]
     pub fn serve_once(&self, queue: virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
         let line = crate::interrupt::Interrupt::new().expect("an eventfd");
-        let mut queue = queue::DiskQueue {
-            queue,
-            memory,
-            interrupt: &super::VirtioInterrupt::new(line),
-            disk: &self.disk,
-            never_flushed: false,
-            stop: &AtomicBool::new(false),
-            used: false,
-        };
-        sync::serve_batch(&mut queue, &mut chain::Chain::default()).is_ok()
+        let (interrupt, stop) = (super::VirtioInterrupt::new(line), AtomicBool::new(false));
+        let queue = queue::DiskQueue::new(&self.disk, queue, memory, &interrupt, u64::MAX, &stop);
+        queue
+            .and_then(|mut queue| sync::serve_batch(&mut queue, &mut chain::Chain::default()))
+            .is_ok()
     }
 }
 

@@ -5,25 +5,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::Level;
 use virtio_bindings::virtio_blk::*;
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::Disk;
-use super::chain::{Chain, ChainError};
+use super::chain::{Chain, ChainError, Table};
 use super::request::{Refusal, Request};
 use crate::virtio::VirtioInterrupt;
 
 /// A queue that the driver made ready, and whom to tell of it.
 pub struct DiskQueue<'m> {
-    pub queue: Queue,
-    pub memory: &'m GuestMemoryMmap,
-    pub interrupt: &'m VirtioInterrupt,
     pub disk: &'m Disk,
+    queue: Queue,
+    table: Table<'m>,
+    memory: &'m GuestMemoryMmap,
+    interrupt: &'m VirtioInterrupt,
     /// The driver never flushes, so every write is to be durable when it completes (virtio 1.2 section 5.2.6.2).
-    pub never_flushed: bool,
-    pub stop: &'m AtomicBool,
+    is_never_flushed: bool,
+    stop: &'m AtomicBool,
     /// Completions that the driver may still have to be told of.
-    pub used: bool,
+    used: bool,
 }
 
 /// What a driver did to its queue that only a reset repairs (section 2.1.2).
@@ -33,6 +35,8 @@ pub enum QueueError {
     Ring(#[from] virtio_queue::Error),
     #[error(transparent)]
     Chain(#[from] ChainError),
+    #[error("its descriptors are not in one region of guest memory")]
+    Table,
     #[error("cannot wait for its notifications: {0}")]
     Wait(io::Error),
 }
@@ -46,6 +50,30 @@ pub enum Failure {
 }
 
 impl<'m> DiskQueue<'m> {
+    /// `queue` lies in `memory`, `features` are those that the driver accepted, and `stop` becomes true when the device
+    /// is being reset.
+    pub fn new(
+        disk: &'m Disk,
+        queue: Queue,
+        memory: &'m GuestMemoryMmap,
+        interrupt: &'m VirtioInterrupt,
+        features: u64,
+        stop: &'m AtomicBool,
+    ) -> Result<Self, QueueError> {
+        let length = usize::from(queue.size()) * size_of::<Descriptor>();
+        let table = Table::new(memory, GuestAddress(queue.desc_table()), length);
+        Ok(Self {
+            disk,
+            table: table.ok_or(QueueError::Table)?,
+            queue,
+            memory,
+            interrupt,
+            is_never_flushed: features & 1 << VIRTIO_BLK_F_FLUSH == 0,
+            stop,
+            used: false,
+        })
+    }
+
     /// The most requests that it can hold.
     pub fn size(&self) -> u16 {
         self.queue.size()
@@ -58,7 +86,7 @@ impl<'m> DiskQueue<'m> {
 
     /// Whether a write must be durable when it completes.
     pub fn writes_through(&self) -> bool {
-        self.never_flushed || self.disk.writes_through()
+        self.is_never_flushed || self.disk.writes_through()
     }
 
     /// Takes the next available request into `chain`, if there is one and the device is not being reset.
@@ -66,10 +94,10 @@ impl<'m> DiskQueue<'m> {
         if self.is_stopped() {
             return Ok(false);
         }
-        let Some(descriptors) = self.queue.iter(self.memory)?.next() else {
+        let Some(head) = self.queue.iter(self.memory)?.next() else {
             return Ok(false);
         };
-        chain.fill(self.memory, descriptors, self.queue.size())?;
+        chain.fill(self.memory, self.table, head.head_index(), self.queue.size())?;
         Ok(true)
     }
 

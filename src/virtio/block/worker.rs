@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -41,16 +40,8 @@ impl Worker {
                 let stop = stop.clone();
                 move || {
                     let ActiveQueue { queue, notifier, .. } = queue;
-                    let queue = DiskQueue {
-                        queue,
-                        memory: &memory,
-                        interrupt: &interrupt,
-                        disk: &disk,
-                        never_flushed: features & 1 << VIRTIO_BLK_F_FLUSH == 0,
-                        stop: &stop,
-                        used: false,
-                    };
-                    if let Err(error) = serve(queue, &notifier) {
+                    let queue = DiskQueue::new(&disk, queue, &memory, &interrupt, features, &stop);
+                    if let Err(error) = queue.and_then(|queue| serve(queue, &notifier)) {
                         let path = disk.image.path();
                         let line = format_args!("disk {path:?}: the driver must reset it: {error}");
                         disk.log.log(log::Level::Warn, line);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING;
-use virtio_queue::{QueueState, QueueT};
+use virtio_queue::QueueState;
 
 use super::*;
 use crate::config::Engine;
@@ -97,21 +97,16 @@ fn a_thread_told_to_stop_begins_no_further_request() {
         ..Default::default()
     };
     let (block, stop) = (open(other.path(), Engine::Sync), AtomicBool::new(true));
-    let mut served = DiskQueue {
-        queue: state.try_into().unwrap(),
-        memory: &driver.memory,
-        interrupt: &VirtioInterrupt::new(Interrupt::new().unwrap()),
-        disk: &block.disk,
-        never_flushed: false,
-        stop: &stop,
-        used: false,
-    };
+    let memory = driver.memory.clone();
+    let interrupt = VirtioInterrupt::new(Interrupt::new().unwrap());
+    let queue = state.try_into().unwrap();
+    let mut served = DiskQueue::new(&block.disk, queue, &memory, &interrupt, FEATURES, &stop).unwrap();
     let mut chain = Chain::default();
     sync::serve_batch(&mut served, &mut chain).unwrap();
-    assert_eq!(served.queue.next_used(), 0);
+    assert_eq!(driver.take_used(), None);
     stop.store(false, Ordering::SeqCst);
     sync::serve_batch(&mut served, &mut chain).unwrap();
-    assert_eq!(served.queue.next_used(), 1);
+    assert_eq!(driver.take_used(), Some((0, 513)));
 }
 
 fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing(engine: Engine) {
