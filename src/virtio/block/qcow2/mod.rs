@@ -447,3 +447,9 @@ impl Range {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod test_image;
+#[cfg(test)]
+#[path = "qcow2_test.rs"]
+mod tests;
