@@ -123,3 +123,7 @@ fn open_file(image: &Path, path: &Path) -> Result<File, Error> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "backing_test.rs"]
+mod tests;

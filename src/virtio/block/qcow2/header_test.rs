@@ -126,7 +126,15 @@ fn features_that_are_not_there_are_named() {
         let refusal = refusal(&[(72, &(1_u64 << bit).to_be_bytes())]);
         assert!(refusal.contains(words), "{refusal}");
     }
-    let mut names = [[0_u8, 5].as_slice(), b"compatible", &[0; 36], &[0, 9], b"time travel", &[0; 35]].concat();
+    let mut names = [
+        [0_u8, 5].as_slice(),
+        b"compatible",
+        &[0; 36],
+        &[0, 9],
+        b"time travel",
+        &[0; 35],
+    ]
+    .concat();
     names[0] = 1;
     let mut image = with_backing(b"base", &[(FEATURE_NAMES, &names)]);
     put(&mut image, 72, &(1_u64 << 9).to_be_bytes());
@@ -147,7 +155,13 @@ fn a_backing_file_has_a_name_and_a_format() {
     for (format, expected) in [(&b"raw"[..], Format::Raw), (b"qcow2", Format::Qcow2)] {
         let header = read(&with_backing(b"../a/b:c", &[(BACKING_FORMAT, format)])).unwrap();
         let name = "../a/b:c".into();
-        assert_eq!(header.backing, Some(Backing { name, format: expected }));
+        assert_eq!(
+            header.backing,
+            Some(Backing {
+                name,
+                format: expected
+            })
+        );
     }
     for (name, format, words) in [
         (&b"base"[..], &b""[..], "no stated format"),
@@ -158,7 +172,11 @@ fn a_backing_file_has_a_name_and_a_format() {
         (b"", b"raw", "1 to 1023"),
     ] {
         let extension = [(BACKING_FORMAT, format)];
-        let extensions = if format.is_empty() { &extension[1..] } else { &extension };
+        let extensions = if format.is_empty() {
+            &extension[1..]
+        } else {
+            &extension
+        };
         let refusal = read(&with_backing(name, extensions)).unwrap_err().to_string();
         assert!(refusal.contains(words), "{refusal}");
         assert!(refusal.ends_with(')'), "no next step: {refusal}");

@@ -22,14 +22,24 @@ struct Numbers(u64);
 
 impl Numbers {
     fn next(&mut self, below: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
 }
 
 enum Step {
-    Write { sector: u64, sectors: u64 },
-    Zero { sector: u64, sectors: u64, discard: bool },
+    Write {
+        sector: u64,
+        sectors: u64,
+    },
+    Zero {
+        sector: u64,
+        sectors: u64,
+        discard: bool,
+    },
     Flush,
 }
 
@@ -40,8 +50,16 @@ fn steps(round: u64) -> impl Iterator<Item = (u64, Step)> {
         let sectors = 1 + numbers.next(24).min(SECTORS - sector - 1);
         let step = match numbers.next(20) {
             0..13 => Step::Write { sector, sectors },
-            13 => Step::Zero { sector, sectors, discard: true },
-            14..16 => Step::Zero { sector, sectors, discard: false },
+            13 => Step::Zero {
+                sector,
+                sectors,
+                discard: true,
+            },
+            14..16 => Step::Zero {
+                sector,
+                sectors,
+                discard: false,
+            },
             _ => Step::Flush,
         };
         (number, step)
@@ -61,7 +79,10 @@ fn record(round: u64, number: u64) -> [u8; 512] {
 fn victim(path: &Path) {
     let round: u64 = env::var(ROUNDS).unwrap().parse().unwrap();
     let image = open(path);
-    let acknowledged = File::options().write(true).open(path.with_extension("flushed")).unwrap();
+    let acknowledged = File::options()
+        .write(true)
+        .open(path.with_extension("flushed"))
+        .unwrap();
     println!("ready");
     std::io::stdout().flush().unwrap();
     for (number, step) in steps(round) {
@@ -70,10 +91,16 @@ fn victim(path: &Path) {
                 let data = record(round, number).repeat(sectors as usize);
                 image.put((sector * 512) as usize, &data).unwrap();
             }
-            Step::Zero { sector, sectors, discard: true } => image.discard(sector * 512, sectors * 512).unwrap(),
+            Step::Zero {
+                sector,
+                sectors,
+                discard: true,
+            } => image.discard(sector * 512, sectors * 512).unwrap(),
             Step::Zero { sector, sectors, .. } => {
                 let may_unmap = number % 2 == 0;
-                image.write_zeroes(sector * 512, sectors * 512, may_unmap).unwrap();
+                image
+                    .write_zeroes(sector * 512, sectors * 512, may_unmap)
+                    .unwrap();
             }
             Step::Flush => {
                 image.flush().unwrap();
@@ -95,7 +122,11 @@ fn start_victim(path: &Path, round: u64) -> Child {
     let mut seen = Vec::new();
     while !seen.ends_with(b"ready\n") {
         let mut byte = [0];
-        assert_eq!(std::io::Read::read(&mut output, &mut byte).unwrap(), 1, "the victim did not start");
+        assert_eq!(
+            std::io::Read::read(&mut output, &mut byte).unwrap(),
+            1,
+            "the victim did not start"
+        );
         seen.push(byte[0]);
     }
     victim
@@ -103,12 +134,20 @@ fn start_victim(path: &Path, round: u64) -> Child {
 
 /// Each sector is what the last acknowledged step made of it, or what a later one did.
 fn check(before: &[u8], after: &[u8], round: u64, flushed: u64) {
-    let mut allowed: Vec<Vec<[u8; 512]>> =
-        before.as_chunks::<512>().0.iter().map(|sector| vec![*sector]).collect();
+    let mut allowed: Vec<Vec<[u8; 512]>> = before
+        .as_chunks::<512>()
+        .0
+        .iter()
+        .map(|sector| vec![*sector])
+        .collect();
     for (number, step) in steps(round) {
         let (sector, sectors, record, is_certain) = match step {
             Step::Write { sector, sectors } => (sector, sectors, record(round, number), true),
-            Step::Zero { sector, sectors, discard } => (sector, sectors, [0; 512], !discard),
+            Step::Zero {
+                sector,
+                sectors,
+                discard,
+            } => (sector, sectors, [0; 512], !discard),
             Step::Flush => continue,
         };
         for versions in &mut allowed[sector as usize..(sector + sectors) as usize] {
@@ -119,7 +158,10 @@ fn check(before: &[u8], after: &[u8], round: u64, flushed: u64) {
         }
     }
     for (sector, (now, versions)) in after.as_chunks::<512>().0.iter().zip(&allowed).enumerate() {
-        assert!(versions.contains(now), "round {round}: sector {sector} lost what was flushed at {flushed}");
+        assert!(
+            versions.contains(now),
+            "round {round}: sector {sector} lost what was flushed at {flushed}"
+        );
     }
 }
 
@@ -144,7 +186,10 @@ fn kill_again_and_again(options: &str, rounds: u64) {
         }
         let after = images.contents(&path);
         check(&before, &after, round, flushed);
-        assert!(open(&path).get(0, after.len()) == after, "{options}, round {round}: read differently");
+        assert!(
+            open(&path).get(0, after.len()) == after,
+            "{options}, round {round}: read differently"
+        );
         before = after;
     }
     println!("{options}: {rounds} rounds, clusters leaked after {leaked}");
@@ -158,9 +203,13 @@ fn what_was_flushed_survives_a_kill_at_any_moment() {
     if !can_make_images() {
         return;
     }
-    let rounds = env::var(ROUNDS).map_or(4, |rounds| rounds.parse().unwrap());
+    let rounds = env::var(ROUNDS).map_or(3, |rounds| rounds.parse().unwrap());
     thread::scope(|scope| {
-        for options in ["cluster_size=512", "cluster_size=4096,refcount_bits=64", "compat=0.10,cluster_size=512"] {
+        for options in [
+            "cluster_size=512",
+            "cluster_size=4096,refcount_bits=64",
+            "compat=0.10,cluster_size=512",
+        ] {
             scope.spawn(move || kill_again_and_again(options, rounds));
         }
     });

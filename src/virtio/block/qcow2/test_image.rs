@@ -18,7 +18,10 @@ pub fn can_make_images() -> bool {
 }
 
 pub fn qemu_img(arguments: &[&str]) -> Output {
-    Command::new("qemu-img").args(arguments).output().expect("qemu-img runs")
+    Command::new("qemu-img")
+        .args(arguments)
+        .output()
+        .expect("qemu-img runs")
 }
 
 pub struct Images {
@@ -40,21 +43,51 @@ impl Images {
 
     pub fn create(&self, name: &str, options: &str, size: u64) -> PathBuf {
         let path = self.path(name);
-        succeed(&["create", "-q", "-f", "qcow2", "-o", options, text(&path), &size.to_string()]);
+        succeed(&[
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            options,
+            text(&path),
+            &size.to_string(),
+        ]);
         path
     }
 
     /// With the data of `model`, compressed.
     pub fn compress(&self, name: &str, options: &str, model: &[u8]) -> PathBuf {
         let (raw, path) = (self.raw("uncompressed", model), self.path(name));
-        succeed(&["convert", "-q", "-c", "-O", "qcow2", "-o", options, text(&raw), text(&path)]);
+        succeed(&[
+            "convert",
+            "-q",
+            "-c",
+            "-O",
+            "qcow2",
+            "-o",
+            options,
+            text(&raw),
+            text(&path),
+        ]);
         path
     }
 
     pub fn on(&self, name: &str, options: &str, backing: &str, format: &str, size: u64) -> PathBuf {
         let path = self.path(name);
         succeed(&[
-            "create", "-q", "-f", "qcow2", "-o", options, "-b", backing, "-F", format, text(&path), &size.to_string(),
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-o",
+            options,
+            "-b",
+            backing,
+            "-F",
+            format,
+            text(&path),
+            &size.to_string(),
         ]);
         path
     }
