@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use coracle::virtio::block::qcow2::{Format, Qcow2};
+use coracle::config::Format;
+use coracle::virtio::block::qcow2::Qcow2;
 use libfuzzer_sys::fuzz_target;
 
 const STEP: usize = 4;

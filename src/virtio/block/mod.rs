@@ -20,7 +20,7 @@ mod chain;
 mod configuration;
 mod engine;
 mod image;
-mod qcow2;
+pub mod qcow2;
 mod queue;
 mod request;
 mod sync;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::test_image::*;
 use super::*;
+use crate::config::Format;
 
 #[path = "killed_test.rs"]
 mod killed;
