@@ -20,6 +20,7 @@ pub mod block;
 mod log_limit;
 /// The transport: registers in guest memory space.
 pub mod mmio;
+mod split_queue;
 
 #[cfg(test)]
 mod test_driver;

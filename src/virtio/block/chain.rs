@@ -2,12 +2,10 @@
 //! begins means nothing).
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{
-    GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions, VolatileMemory,
-    VolatileSlice,
-};
+use vm_memory::{GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions, VolatileSlice};
 
 use super::buffers::Buffers;
+use crate::virtio::split_queue::Table;
 
 /// The buffers of one request. Filled again and again it does not allocate.
 #[derive(Default)]
@@ -31,26 +29,6 @@ pub enum ChainError {
     Endless,
     #[error("a descriptor chain has no byte that the status can be written to")]
     NoStatus,
-}
-
-/// A table of descriptors in guest memory (section 2.7.5).
-#[derive(Clone, Copy)]
-pub struct Table<'m>(VolatileSlice<'m>);
-
-impl<'m> Table<'m> {
-    /// The table of so many bytes at `address`, if that is whole descriptors in one region of guest memory.
-    pub fn new(memory: &'m GuestMemoryMmap, address: GuestAddress, length: usize) -> Option<Self> {
-        let slice = GuestMemoryBackend::get_slice(memory, address, length).ok()?;
-        length
-            .is_multiple_of(size_of::<Descriptor>())
-            .then_some(Self(slice))
-    }
-
-    /// Descriptors are the driver's: each is read once.
-    fn get(&self, index: u16) -> Option<Descriptor> {
-        let offset = usize::from(index) * size_of::<Descriptor>();
-        Some(self.0.get_ref::<Descriptor>(offset).ok()?.load())
-    }
 }
 
 impl<'m> Chain<'m> {
@@ -77,7 +55,7 @@ impl<'m> Chain<'m> {
                 }
                 is_indirect = true;
                 index = 0;
-                table = Table::new(memory, descriptor.addr(), descriptor.len() as usize)
+                table = Table::new(memory, descriptor.addr().0, descriptor.len() as usize)
                     .ok_or(ChainError::Endless)?;
                 continue;
             }

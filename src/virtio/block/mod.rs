@@ -107,7 +107,7 @@ impl Block {
     pub fn serve_once(&self, queue: virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
         let line = crate::interrupt::Interrupt::new().expect("an eventfd");
         let (interrupt, stop) = (super::VirtioInterrupt::new(line), AtomicBool::new(false));
-        let queue = queue::DiskQueue::new(&self.disk, queue, memory, &interrupt, u64::MAX, &stop);
+        let queue = queue::DiskQueue::new(&self.disk, &queue, memory, &interrupt, u64::MAX, &stop);
         queue
             .and_then(|mut queue| sync::serve_batch(&mut queue, &mut chain::Chain::default()))
             .is_ok()

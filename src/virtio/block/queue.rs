@@ -5,20 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use log::Level;
 use virtio_bindings::virtio_blk::*;
-use virtio_queue::desc::split::Descriptor;
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
 
 use super::Disk;
-use super::chain::{Chain, ChainError, Table};
+use super::chain::{Chain, ChainError};
 use super::request::{Refusal, Request};
 use crate::virtio::VirtioInterrupt;
+use crate::virtio::split_queue::{self, SplitQueue};
 
 /// A queue that the driver made ready, and whom to tell of it.
 pub struct DiskQueue<'m> {
     pub disk: &'m Disk,
-    queue: Queue,
-    table: Table<'m>,
+    queue: SplitQueue<'m>,
     memory: &'m GuestMemoryMmap,
     interrupt: &'m VirtioInterrupt,
     /// The driver never flushes, so every write is to be durable when it completes (virtio 1.2 section 5.2.6.2).
@@ -32,11 +31,9 @@ pub struct DiskQueue<'m> {
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     #[error(transparent)]
-    Ring(#[from] virtio_queue::Error),
+    Ring(#[from] split_queue::Error),
     #[error(transparent)]
     Chain(#[from] ChainError),
-    #[error("its descriptors are not in one region of guest memory")]
-    Table,
     #[error("cannot wait for its notifications: {0}")]
     Wait(io::Error),
 }
@@ -54,18 +51,15 @@ impl<'m> DiskQueue<'m> {
     /// is being reset.
     pub fn new(
         disk: &'m Disk,
-        queue: Queue,
+        queue: &Queue,
         memory: &'m GuestMemoryMmap,
         interrupt: &'m VirtioInterrupt,
         features: u64,
         stop: &'m AtomicBool,
     ) -> Result<Self, QueueError> {
-        let length = usize::from(queue.size()) * size_of::<Descriptor>();
-        let table = Table::new(memory, GuestAddress(queue.desc_table()), length);
         Ok(Self {
             disk,
-            table: table.ok_or(QueueError::Table)?,
-            queue,
+            queue: SplitQueue::new(memory, queue)?,
             memory,
             interrupt,
             is_never_flushed: features & 1 << VIRTIO_BLK_F_FLUSH == 0,
@@ -94,10 +88,10 @@ impl<'m> DiskQueue<'m> {
         if self.is_stopped() {
             return Ok(false);
         }
-        let Some(head) = self.queue.iter(self.memory)?.next() else {
+        let Some(head) = self.queue.take()? else {
             return Ok(false);
         };
-        chain.fill(self.memory, self.table, head.head_index(), self.queue.size())?;
+        chain.fill(self.memory, self.queue.table(), head, self.queue.size())?;
         Ok(true)
     }
 
@@ -119,26 +113,25 @@ impl<'m> DiskQueue<'m> {
             }
         };
         let length = chain.finish(status as u8, written);
-        self.queue.add_used(self.memory, chain.head(), length)?;
+        self.queue.add_used(chain.head(), length)?;
         self.used = true;
         Ok(())
     }
 
     /// Sends the driver a used buffer notification for what completed since the last one, if it wants one.
-    pub fn notify_used(&mut self) -> Result<(), QueueError> {
-        if std::mem::take(&mut self.used) && self.queue.needs_notification(self.memory)? {
+    pub fn notify_used(&mut self) {
+        if std::mem::take(&mut self.used) && self.queue.needs_notification() {
             self.interrupt.notify_used();
         }
-        Ok(())
     }
 
     /// From here the driver need not tell of what it makes available.
-    pub fn ignore_notifications(&mut self) -> Result<(), QueueError> {
-        Ok(self.queue.disable_notification(self.memory)?)
+    pub fn ignore_notifications(&mut self) {
+        self.queue.ignore_notifications();
     }
 
     /// From here the driver tells of what it makes available. Says whether it made something available before that.
-    pub fn want_notifications(&mut self) -> Result<bool, QueueError> {
-        Ok(self.queue.enable_notification(self.memory)?)
+    pub fn want_notifications(&mut self) -> bool {
+        self.queue.want_notifications()
     }
 }

@@ -12,13 +12,13 @@ pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
     let mut chain = Chain::default();
     while !queue.is_stopped() {
         loop {
-            queue.ignore_notifications()?;
+            queue.ignore_notifications();
             let served = serve_batch(&mut queue, &mut chain);
             // Completions before a broken chain count too.
-            queue.notify_used()?;
+            queue.notify_used();
             served?;
             // Chains made available up to this point came without a notification: once more, then.
-            if queue.is_stopped() || !queue.want_notifications()? {
+            if queue.is_stopped() || !queue.want_notifications() {
                 break;
             }
         }

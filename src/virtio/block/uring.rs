@@ -102,19 +102,19 @@ struct Engine<'d, 'm> {
 impl Engine<'_, '_> {
     fn serve(&mut self) -> Result<(), QueueError> {
         while !self.queue.is_stopped() {
-            self.queue.ignore_notifications()?;
+            self.queue.ignore_notifications();
             let begun = self.begin_available();
             // What needed no ring is complete; completions before a broken chain count too.
-            self.queue.notify_used()?;
+            self.queue.notify_used();
             begun?;
             // Chains made available up to this point came without a notification: once more, then.
-            if self.queue.want_notifications()? && !self.free.is_empty() {
+            if self.queue.want_notifications() && !self.free.is_empty() {
                 continue;
             }
             self.listen()?;
             self.enter().map_err(QueueError::Wait)?;
             let reaped = self.reap();
-            self.queue.notify_used()?;
+            self.queue.notify_used();
             reaped?;
         }
         Ok(())
@@ -136,7 +136,7 @@ impl Engine<'_, '_> {
             // A driver that broke its queue hears nothing more.
             let _ = self.reap();
         }
-        let _ = self.queue.notify_used();
+        self.queue.notify_used();
     }
 
     /// Submits what was pushed, and waits for a completion.

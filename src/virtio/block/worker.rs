@@ -40,7 +40,7 @@ impl Worker {
                 let stop = stop.clone();
                 move || {
                     let ActiveQueue { queue, notifier, .. } = queue;
-                    let queue = DiskQueue::new(&disk, queue, &memory, &interrupt, features, &stop);
+                    let queue = DiskQueue::new(&disk, &queue, &memory, &interrupt, features, &stop);
                     if let Err(error) = queue.and_then(|queue| serve(queue, &notifier)) {
                         let path = disk.image.path();
                         let line = format_args!("disk {path:?}: the driver must reset it: {error}");

@@ -99,8 +99,8 @@ fn a_thread_told_to_stop_begins_no_further_request() {
     let (block, stop) = (open(other.path(), Engine::Sync), AtomicBool::new(true));
     let memory = driver.memory.clone();
     let interrupt = VirtioInterrupt::new(Interrupt::new().unwrap());
-    let queue = state.try_into().unwrap();
-    let mut served = DiskQueue::new(&block.disk, queue, &memory, &interrupt, FEATURES, &stop).unwrap();
+    let queue = virtio_queue::Queue::try_from(state).unwrap();
+    let mut served = DiskQueue::new(&block.disk, &queue, &memory, &interrupt, FEATURES, &stop).unwrap();
     let mut chain = Chain::default();
     sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(driver.take_used(), None);
