@@ -16,7 +16,7 @@ const MEMORY_MIN: u64 = 32 * MIB;
 const MEMORY_MAX: u64 = 1 << 39;
 /// vCPUs a machine may have.
 pub const CPUS_MAX: u8 = 32;
-/// Disks a machine may have: one interrupt line each.
+/// Disks a machine may have: one interrupt line each, and the entropy device has one.
 pub const DISKS_MAX: usize = 16;
 /// Virtio 1.2 section 5.2.6.1: the ID string of a disk is 20 bytes.
 const DISK_ID_MAX: usize = 20;

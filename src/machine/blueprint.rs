@@ -34,6 +34,8 @@ pub struct Blueprint {
     memory: Arc<GuestMemoryMmap>,
     pub kernel: Kernel,
     pub disks: Vec<PlacedDisk>,
+    /// Where the entropy device is: behind the disks, so that what a guest calls them does not change.
+    pub entropy: VirtioMmioWindow,
     pub initrd: Option<Initrd>,
     pub command_line: String,
     rsdp: Option<GuestAddress>,
@@ -60,6 +62,7 @@ impl Blueprint {
             (None, None) => built_in::initrd(),
         };
         let disks = place_disks(&config.disks, config.cpus)?;
+        let entropy = window(disks.len());
 
         let kernel = boot::load_kernel(&kernel_image, guest)?;
         let initrd = initrd_image
@@ -79,6 +82,14 @@ impl Blueprint {
         for disk in &disks {
             line.append_virtio_mmio(GuestAddress(disk.window.address), disk.window.irq)?;
         }
+        match &config.kernel {
+            Some(_) => line.append_virtio_mmio(GuestAddress(entropy.address), entropy.irq)?,
+            // The built-in kernel's own parameter, of the same form, for a device that the boot need not wait for.
+            None => {
+                let VirtioMmioWindow { address, size, irq } = entropy;
+                line.append(&format!("virtio_mmio.last={size}@{address:#x}:{irq}"))?;
+            }
+        }
         line.check(kernel.command_line_limit)?;
         let address = GuestAddress(layout::COMMAND_LINE);
         boot::command_line::write(&line, guest, address)?;
@@ -87,7 +98,8 @@ impl Blueprint {
         // The built-in kernel knows no ACPI.
         let rsdp = match &config.kernel {
             Some(_) => {
-                let windows: Vec<_> = disks.iter().map(|disk| disk.window).collect();
+                let windows = disks.iter().map(|disk| disk.window).chain([entropy]);
+                let windows: Vec<_> = windows.collect();
                 Some(acpi::write(guest, config.cpus, &windows)?)
             }
             None => None,
@@ -105,6 +117,7 @@ impl Blueprint {
             memory: guest.clone(),
             kernel,
             disks,
+            entropy,
             initrd,
             rsdp,
             config: config.clone(),
@@ -113,26 +126,29 @@ impl Blueprint {
 }
 
 const _: () = assert!(
-    DISKS_MAX <= layout::VIRTIO_DEVICE_MAX,
-    "each disk needs a window and a line"
+    DISKS_MAX < layout::VIRTIO_DEVICE_MAX,
+    "each disk needs a window and a line, and so does the entropy device"
 );
 
 /// Opens the disks and gives each a window and an interrupt line.
 fn place_disks(disks: &[Disk], cpus: u8) -> Result<Vec<PlacedDisk>, Error> {
-    let windows = (layout::VIRTIO_MMIO..).step_by(layout::VIRTIO_MMIO_SIZE as usize);
-    let lines = layout::VIRTIO_IRQ_FIRST..=layout::VIRTIO_IRQ_LAST;
-    let place = |(disk, (address, irq)): (&Disk, (u64, u32))| {
+    let place = |(index, disk): (usize, &Disk)| {
         let device = Block::open(disk, cpus)?;
         Ok(PlacedDisk {
             device,
-            window: VirtioMmioWindow {
-                address,
-                size: layout::VIRTIO_MMIO_SIZE,
-                irq,
-            },
+            window: window(index),
         })
     };
-    disks.iter().zip(windows.zip(lines)).map(place).collect()
+    disks.iter().enumerate().map(place).collect()
+}
+
+/// Where the virtio device with this number is.
+fn window(index: usize) -> VirtioMmioWindow {
+    VirtioMmioWindow {
+        address: layout::VIRTIO_MMIO + index as u64 * layout::VIRTIO_MMIO_SIZE,
+        size: layout::VIRTIO_MMIO_SIZE,
+        irq: layout::VIRTIO_IRQ_FIRST + index as u32,
+    }
 }
 
 /// Without an initrd the first disk is the root file system, unless the person says otherwise.
@@ -198,8 +214,10 @@ impl fmt::Display for Blueprint {
             "  sleep registers (power-off)   {}",
             ports(layout::SLEEP_CONTROL_PORT, 2)
         )?;
+        let place = |&VirtioMmioWindow { address, size, irq }: &VirtioMmioWindow| {
+            format!("{address:#x} to {:#x}, IRQ {irq}", address + size - 1)
+        };
         for (index, (disk, config)) in self.disks.iter().zip(&self.config.disks).enumerate() {
-            let window = disk.window;
             let name = format!("virtio disk {index}");
             let mode = match config {
                 Disk { ro: true, .. } => "read-only",
@@ -208,11 +226,9 @@ impl fmt::Display for Blueprint {
             };
             writeln!(
                 f,
-                "  {name:<29} {:#x} to {:#x}, IRQ {}: {}, {mode}",
-                window.address,
-                window.address + window.size - 1,
-                window.irq,
-                config.file.display(),
+                "  {name:<29} {}: {}, {mode}",
+                place(&disk.window),
+                config.file.display()
             )?;
             writeln!(
                 f,
@@ -225,6 +241,7 @@ impl fmt::Display for Blueprint {
                 writeln!(f, "    on {}", file.display())?;
             }
         }
+        writeln!(f, "  {:<29} {}", "virtio entropy", place(&self.entropy))?;
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ fn the_first_disk_is_the_root_unless_something_else_is() {
 }
 
 #[test]
-fn each_disk_has_a_window_and_a_line_of_its_own() {
+fn each_device_has_a_window_and_a_line_of_its_own() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
     let disk = format!("{},ro", image.path().display());
@@ -43,6 +43,7 @@ fn each_disk_has_a_window_and_a_line_of_its_own() {
             layout::VIRTIO_IRQ_FIRST + 15
         )
     );
+    assert!(window(DISKS_MAX).irq <= layout::VIRTIO_IRQ_LAST);
 }
 
 #[test]

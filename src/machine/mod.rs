@@ -29,8 +29,11 @@ use crate::devices::serial::{SerialPort, Sink};
 use crate::interrupt::Interrupt;
 use crate::kvm::{self, Kvm, Vcpu, Vm};
 use crate::timings::{Phase, Timeline};
+use crate::virtio::VirtioDevice;
 use crate::virtio::block::OpenError;
+use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::x86::acpi::VirtioMmioWindow;
 use crate::x86::{acpi, layout, mp_table, pvh, registers, zero_page};
 use blueprint::PlacedDisk;
 use ending::Ending;
@@ -156,6 +159,7 @@ impl Machine {
         let Blueprint {
             kernel,
             disks,
+            entropy,
             initrd,
             command_line,
             ..
@@ -171,10 +175,12 @@ impl Machine {
             attach_boot_clock(&mut ports, timeline)?;
         }
         let mut mmio = Bus::default();
-        let transports = disks
+        let mut transports = disks
             .into_iter()
             .map(|disk| attach_disk(&vm, &mut mmio, &memory, disk))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        let device = Box::new(Entropy::default());
+        transports.push(attach_virtio(&vm, &mut mmio, &memory, entropy, device)?);
         timeline.mark(Phase::DevicesAttached);
 
         let shared = Arc::new(vcpu::Shared {
@@ -346,6 +352,7 @@ fn attach_boot_clock(ports: &mut Bus, timeline: &Timeline) -> Result<(), Error> 
     Ok(())
 }
 
+/// A disk has a thread, which the guest's notifications wake without an exit to a vCPU's.
 fn attach_disk(
     vm: &Vm,
     mmio: &mut Bus,
@@ -353,12 +360,23 @@ fn attach_disk(
     disk: PlacedDisk,
 ) -> Result<Arc<MmioTransport>, Error> {
     let PlacedDisk { device, window } = disk;
-    let interrupt = interrupt(vm, window.irq)?;
-    let transport = MmioTransport::new(memory.guest().clone(), interrupt, Box::new(device));
-    let transport = Arc::new(transport.map_err(system("make a disk's notifiers"))?);
+    let transport = attach_virtio(vm, mmio, memory, window, Box::new(device))?;
     for (queue, notifier) in (0..).zip(transport.queue_notifiers()) {
         vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
     }
+    Ok(transport)
+}
+
+fn attach_virtio(
+    vm: &Vm,
+    mmio: &mut Bus,
+    memory: &Memory,
+    window: VirtioMmioWindow,
+    device: Box<dyn VirtioDevice>,
+) -> Result<Arc<MmioTransport>, Error> {
+    let interrupt = interrupt(vm, window.irq)?;
+    let transport = MmioTransport::new(memory.guest().clone(), interrupt, device);
+    let transport = Arc::new(transport.map_err(system("make a device's notifiers"))?);
     mmio.attach(window.address, window.size, transport.clone())?;
     Ok(transport)
 }

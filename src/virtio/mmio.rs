@@ -201,15 +201,17 @@ impl MmioTransport {
         }
     }
 
-    /// For notifications that became exits after all.
+    /// For notifications that became exits: nobody catches this device's, or this one slipped through.
     fn notify_queue(&self, index: u32) {
-        match self.notifiers.get(index as usize) {
-            Some(notifier) => {
-                if let Err(error) = notifier.write(1) {
-                    log::debug!("virtio: cannot notify queue {index}: {error}");
-                }
-            }
-            None => log::debug!("virtio: the driver notified queue {index}, which does not exist"),
+        let Some(notifier) = self.notifiers.get(index as usize) else {
+            return log::debug!("virtio: the driver notified queue {index}, which does not exist");
+        };
+        let serve = |device: &mut Box<dyn VirtioDevice>| device.serve(index as u16);
+        if self.lock().device.as_mut().is_some_and(serve) {
+            return;
+        }
+        if let Err(error) = notifier.write(1) {
+            log::debug!("virtio: cannot notify queue {index}: {error}");
         }
     }
 

@@ -17,6 +17,8 @@ use crate::interrupt::Interrupt;
 
 /// Disks: a raw image or a block device of the host.
 pub mod block;
+/// Random bytes.
+pub mod entropy;
 mod log_limit;
 /// The transport: registers in guest memory space.
 pub mod mmio;
@@ -47,6 +49,12 @@ pub trait VirtioDevice: Send {
 
     /// The driver set DRIVER_OK: from here the device owns its queues, until [`VirtioDevice::reset`].
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
+
+    /// Serves a queue on the thread of the vCPU that notified it, if the device's work is so short. `false` leaves it to
+    /// whoever waits for [`ActiveQueue::notifier`].
+    fn serve(&mut self, _queue: u16) -> bool {
+        false
+    }
 
     /// Lets go of the queues and of guest memory, whatever is in flight, before it returns. May block.
     fn reset(&mut self);

@@ -19,10 +19,12 @@ guest!(
     mov [0x20000c], eax
     mov eax, [rbx + 0x104]
     mov [0x200010], eax
-    # The window after it, of no disk.
-    mov eax, [rbx + 0x1000]
+    # The window after it, and the one of no device.
+    mov eax, [rbx + 0x1008]
     mov [0x200014], eax
-    send 0x200000, 24
+    mov eax, [rbx + 0x2000]
+    mov [0x200018], eax
+    send 0x200000, 28
     power_off
 "
 );
@@ -50,7 +52,8 @@ fn a_disk_is_a_virtio_block_device_of_its_size_in_the_first_window() {
     assert_eq!(u32_at(&told, 4), 2, "version");
     assert_eq!(u32_at(&told, 8), 2, "device ID");
     assert_eq!((u32_at(&told, 12), u32_at(&told, 16)), (64, 0), "sectors");
-    assert_eq!(u32_at(&told, 20), u32::MAX, "no second device");
+    assert_eq!(u32_at(&told, 20), 4, "the second device is the entropy device");
+    assert_eq!(u32_at(&told, 24), u32::MAX, "no third device");
 }
 
 guest!(

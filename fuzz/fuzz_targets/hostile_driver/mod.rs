@@ -15,6 +15,7 @@ use coracle::virtio::mmio::MmioTransport;
 use coracle_fuzz::Guest;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -58,15 +59,29 @@ fn buffer(slot: u8) -> u64 {
 
 pub struct Driver {
     transport: MmioTransport,
+    /// Whether the device works beside the driver, and not while it is notified.
+    has_thread: bool,
+    queue_size: u16,
     /// The available ring's index, as it was last moved.
     available: Cell<u16>,
+}
+
+/// What came of a request.
+#[derive(PartialEq)]
+pub struct Answer {
+    /// 0xff when the device did not write it.
+    pub status: u8,
+    pub data: Vec<u8>,
 }
 
 impl Driver {
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         GUEST.discard();
         let line = Interrupt::new().expect("an eventfd");
+        let largest = device.queue_max_sizes()[0];
         Self {
+            has_thread: device.device_id() != VIRTIO_ID_RNG,
+            queue_size: QUEUE_SIZE.min(largest),
             transport: MmioTransport::new(MEMORY.clone(), line, device).expect("eventfds"),
             available: Cell::new(0),
         }
@@ -74,7 +89,7 @@ impl Driver {
 
     /// Most attacks begin with a device that works; a reset is a step too.
     pub fn start_in_order(&self, features: u64) {
-        self.start(features & self.offered_features(), QUEUE_SIZE);
+        self.start(features & self.offered_features(), self.queue_size);
     }
 
     pub fn take(&self, step: &Step) {
@@ -131,12 +146,12 @@ impl Driver {
         }
     }
 
-    /// What the disk says is in its first sector, to a driver that comes after this one.
-    pub fn read_first_sector_after_a_reset(&self) -> Vec<u8> {
+    /// What the device answers to a driver that comes after this one and asks for a disk's first sector.
+    pub fn read_after_a_reset(&self) -> Answer {
         self.reset();
         self.put(DESCRIPTORS, &[0; (BUFFERS - DESCRIPTORS) as usize]);
         self.put(STATUS, &[0xff]);
-        self.start(0, QUEUE_SIZE);
+        self.start(0, self.queue_size);
         self.request(DESCRIPTORS, (VIRTIO_BLK_T_IN, 0), 512);
         self.offer(0, 1);
         self.notify();
@@ -146,11 +161,14 @@ impl Driver {
             thread::yield_now();
         }
         assert_eq!(
-            self.get(STATUS, 1),
-            [VIRTIO_BLK_S_OK as u8],
-            "the disk did not come back from its reset"
+            self.get(USED + 2, 2),
+            [1, 0],
+            "the device did not come back from its reset"
         );
-        self.get(buffer(1), 512)
+        Answer {
+            status: self.get(STATUS, 1)[0],
+            data: self.get(buffer(1), 512),
+        }
     }
 
     pub fn stop(&self) {
@@ -223,7 +241,7 @@ impl Driver {
     }
 
     fn offer(&self, head: u16, count: u16) {
-        let slot = self.available.get() % QUEUE_SIZE;
+        let slot = self.available.get() % self.queue_size;
         self.put(AVAILABLE + 4 + 2 * u64::from(slot), &head.to_le_bytes());
         self.available.set(self.available.get().wrapping_add(count));
         self.put(AVAILABLE + 2, &self.available.get().to_le_bytes());
@@ -268,6 +286,9 @@ impl Driver {
     /// The device takes its first notification when it is done with what came before, and the second one when
     /// it is done with what the first announced.
     fn settle(&self) {
+        if !self.has_thread {
+            return;
+        }
         // A device that feeds its own ring from its image is never done; then the reset has to end it.
         let deadline = Instant::now() + Duration::from_millis(500);
         let [notifier, ..] = self.transport.queue_notifiers() else {

@@ -9,6 +9,7 @@ crate::group!["guest":
     the_demonstration_writes_a_disk_and_powers_off,
     the_demonstration_says_that_there_is_no_disk,
     a_command_after_two_dashes_is_what_the_guest_runs,
+    the_entropy_device_gives_random_bytes,
     verbose_messages_are_on_stderr_alone,
 ];
 
@@ -46,6 +47,23 @@ fn a_command_after_two_dashes_is_what_the_guest_runs() {
         .end()
         .assert_powered_off()
         .assert_prints("Linux x86_64\n");
+}
+
+/// The built-in kernel looks for it once init runs.
+fn the_entropy_device_gives_random_bytes() {
+    let script = "current=/sys/class/misc/hw_random/rng_current; \
+                  until grep -qs virtio $current; do sleep 0.01; done; \
+                  echo source $(cat $current), $(dd if=/dev/hwrng bs=1000 count=3 | wc -c) bytes; \
+                  sum() { head -c 64 /dev/hwrng | sha256sum | cut -c 1-64; }; \
+                  [ $(sum) != $(sum) ] && echo they differ; \
+                  echo interrupts $(grep virtio /proc/interrupts | wc -l)";
+    Coracle::run()
+        .script(script)
+        .end()
+        .assert_powered_off()
+        .assert_prints("source virtio_rng.0, 3000 bytes\n")
+        .assert_prints("they differ\n")
+        .assert_prints("interrupts 1\n");
 }
 
 fn verbose_messages_are_on_stderr_alone() {

@@ -5,7 +5,7 @@ use crate::place;
 use crate::run::Coracle;
 
 crate::group!["kernels":
-    a_stock_debian_kernel_finds_its_disk_through_acpi_and_powers_off,
+    a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off,
     a_bzimage_of_gzip_boots_to_init,
     a_bzimage_of_xz_boots_to_init,
     a_bzimage_of_zstd_boots_to_init,
@@ -16,9 +16,9 @@ crate::group!["kernels":
     an_elf_without_a_pvh_note_boots_to_init,
 ];
 
-/// Its virtio drivers are modules, and it knows no `virtio_mmio.device=`: ACPI is the only way to the disk. That it
-/// powers off shows the sleep registers.
-fn a_stock_debian_kernel_finds_its_disk_through_acpi_and_powers_off() {
+/// Its virtio drivers are modules, and it knows no `virtio_mmio.device=`: ACPI is the only way to the disk
+/// and to the entropy device. That it powers off shows the sleep registers.
+fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
     let scratch = scratch();
     let disk = ext4(&scratch, "disk");
     let readme = file_on(&disk, "README");
@@ -40,6 +40,7 @@ fn a_stock_debian_kernel_finds_its_disk_through_acpi_and_powers_off() {
         .end()
         .assert_powered_off()
         .assert_prints("\n2\n")
+        .assert_prints("entropy from virtio_rng.0: 64 bytes\n")
         .assert_prints(" vda\n")
         .assert_prints(&String::from_utf8(readme).unwrap());
     assert_clean(&disk);

@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod c_library;
 mod disk;
+mod entropy;
 mod machine;
 mod plan;
 
@@ -35,6 +36,7 @@ extern "C" fn program(zero_page: usize) -> ! {
         };
         match open().device_type() {
             DeviceType::Block => disk::exercise(window, open),
+            DeviceType::EntropySource => entropy::exercise(open()),
             other => say!("{other:?}: not known here"),
         }
     }

@@ -44,6 +44,9 @@ pub fn in_flight(slot: usize) -> Range<u64> {
     start..start + IN_FLIGHT_SECTORS
 }
 
+/// Requests for random bytes.
+pub const ENTROPY: [usize; 4] = [16, 64, 64, 4096];
+
 /// What writing number `write` puts into a disk from `sector` on.
 pub fn fill(data: &mut [u8], write: u64, sector: u64) {
     for (index, word) in data.chunks_mut(8).enumerate() {

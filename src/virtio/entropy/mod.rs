@@ -1,0 +1,173 @@
+//! The entropy device (virtio 1.2 section 5.4): random bytes from the host's kernel.
+//!
+//! It has no thread. A request is less work than waking one would be, and bounded, so the vCPU that notifies serves it.
+
+use std::io;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestMemoryMmap};
+
+use super::log_limit::LogLimit;
+use super::{Activation, VirtioDevice, VirtioInterrupt};
+
+/// Linux has one request in flight.
+const QUEUE_SIZE: u16 = 8;
+/// Bytes that a request gets at most: what getrandom(2) gives without an interruption. Linux asks for 64.
+const REQUEST_MAX: usize = 256;
+
+/// A source of random bytes for the guest.
+#[derive(Default)]
+pub struct Entropy {
+    served: Option<ServedQueue>,
+    log: LogLimit,
+}
+
+impl Entropy {
+    fn serve_queue(&mut self) {
+        let Some(served) = &mut self.served else { return };
+        if let Err(error) = served.serve() {
+            let line = format_args!("entropy device: the driver must reset it: {error}");
+            self.log.log(log::Level::Warn, line);
+            served.interrupt.need_reset();
+            self.served = None;
+        }
+    }
+}
+
+impl VirtioDevice for Entropy {
+    fn device_id(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    /// It has no configuration space.
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> io::Result<()> {
+        let Activation {
+            memory,
+            mut queues,
+            interrupt,
+            ..
+        } = activation;
+        let queue = queues
+            .pop()
+            .ok_or_else(|| io::Error::other("its queue is not ready"))?;
+        self.served = Some(ServedQueue {
+            memory,
+            queue: queue.queue,
+            interrupt,
+        });
+        // What the driver made available before DRIVER_OK it need not notify of.
+        self.serve_queue();
+        Ok(())
+    }
+
+    fn serve(&mut self, _queue: u16) -> bool {
+        self.serve_queue();
+        true
+    }
+
+    fn reset(&mut self) {
+        self.served = None;
+    }
+}
+
+struct ServedQueue {
+    memory: Arc<GuestMemoryMmap>,
+    queue: Queue,
+    interrupt: VirtioInterrupt,
+}
+
+/// What only a reset repairs (section 2.1.2).
+#[derive(Debug, thiserror::Error)]
+enum QueueError {
+    #[error(transparent)]
+    Ring(#[from] virtio_queue::Error),
+    #[error("more descriptor chains are available than its queue has room for")]
+    TooMany,
+    #[error("a descriptor chain loops, is longer than its queue, or leaves its table")]
+    Endless,
+    #[error("a descriptor chain has no byte that could be written to")]
+    NothingWritable,
+    #[error("this host gives no random bytes: {0}")]
+    Random(#[from] getrandom::Error),
+}
+
+impl ServedQueue {
+    fn serve(&mut self) -> Result<(), QueueError> {
+        let chains = self.take_available()?;
+        let next_used = self.queue.next_used();
+        let filled = self.fill_all(chains);
+        // Completions before a broken chain count too.
+        if self.queue.next_used() != next_used && self.queue.needs_notification(&*self.memory)? {
+            self.interrupt.notify_used();
+        }
+        filled
+    }
+
+    /// Takes what is available, and asks to be notified of the next. Nothing is used meanwhile, so a driver that knows
+    /// the size of its queue cannot keep this going from another vCPU.
+    fn take_available(&mut self) -> Result<Vec<Chain>, QueueError> {
+        let mut chains = Vec::new();
+        while self.queue.enable_notification(&*self.memory)? {
+            chains.extend(self.queue.iter(self.memory.clone())?);
+            if chains.len() > self.queue.size().into() {
+                return Err(QueueError::TooMany);
+            }
+        }
+        Ok(chains)
+    }
+
+    fn fill_all(&mut self, chains: Vec<Chain>) -> Result<(), QueueError> {
+        for chain in chains {
+            let head = chain.head_index();
+            let length = fill(&self.memory, chain, self.queue.size())?;
+            self.queue.add_used(&*self.memory, head, length)?;
+        }
+        Ok(())
+    }
+}
+
+type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
+
+/// Fills the first writable bytes of `chain`, and says how many: those up to the first that is not in guest memory, and
+/// [`REQUEST_MAX`] at most. A chain has at most `limit` descriptors, the queue's size (section 2.7.5.3.1).
+fn fill(memory: &GuestMemoryMmap, chain: Chain, limit: u16) -> Result<u32, QueueError> {
+    let mut random = [0; REQUEST_MAX];
+    let (mut filled, mut room, mut ended) = (0, REQUEST_MAX, false);
+    for descriptor in chain.take(limit.into()) {
+        ended = !descriptor.has_next();
+        let wanted = room.min(descriptor.len() as usize);
+        if !descriptor.is_write_only() || wanted == 0 {
+            continue;
+        }
+        getrandom::fill(&mut random[..wanted])?;
+        let written = memory.write(&random[..wanted], descriptor.addr()).unwrap_or(0);
+        filled += written;
+        room = if written == wanted { room - wanted } else { 0 };
+    }
+    match (ended, filled) {
+        (false, _) => Err(QueueError::Endless),
+        (true, 0) => Err(QueueError::NothingWritable),
+        (true, filled) => Ok(filled as u32),
+    }
+}
+
+#[cfg(test)]
+#[path = "entropy_test.rs"]
+mod tests;
+
+#[cfg(test)]
+mod hostile_test;
