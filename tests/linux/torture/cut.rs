@@ -2,10 +2,11 @@
 //! the disk that the images are on. (When only `coracle` is killed, that cache stays: a flush that does nothing shows
 //! here alone.)
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -77,26 +78,25 @@ impl Series {
 
     fn run(&mut self, report: &Mutex<Report>) -> Result<(), String> {
         let mut before = None;
-        for _ in 0..CUTS_OF_A_SERIES {
-            before = Some(self.life(before, report)?);
+        for left in (0..=CUTS_OF_A_SERIES).rev() {
+            match self.life(before, left == 0, report)? {
+                Some(life) => before = Some(life),
+                None => break,
+            }
         }
-        self.life(before, report).map(drop)
+        Ok(())
     }
 
-    /// A life of the machine: what was `acknowledged` in the one before is looked for, then records are written until the
-    /// cut. Gives how many were acknowledged, and after how many milliseconds the machine died.
-    fn life(&mut self, before: Option<Life>, report: &Mutex<Report>) -> Result<Life, String> {
+    /// A life of the machine: what was acknowledged in the one `before` is looked for, then records are written until the
+    /// cut. `None`: none were, as this life was the last, or as some are missing.
+    fn life(
+        &mut self,
+        before: Option<Life>,
+        last: bool,
+        report: &Mutex<Report>,
+    ) -> Result<Option<Life>, String> {
         let begin = Instant::now();
-        let image = &mut self.image;
-        let held = image.held.map(|number| number.to_string());
-        let arguments: Vec<_> = ["--torture-cut", &image.id.to_string(), &image.disk.to_string()]
-            .into_iter()
-            .chain(held.iter().map(String::as_str))
-            .map(Into::into)
-            .collect();
-        let mut disk = self.scratch.path().join("room").into_os_string();
-        let options = ["--disk".into(), std::mem::take(&mut disk)];
-        let mut machine = place::machine(0, None, &options, &arguments);
+        let mut machine = self.machine();
         let mut child = machine
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -105,8 +105,9 @@ impl Series {
         let stdout = Capture::of(child.stdout.take().expect("it is piped"));
         let deadline = begin + PATIENCE;
         let mut seen = stdout.wait_for(WRITING.as_bytes(), 0, deadline);
-        let told = text(&stdout);
-        if let (Some(_), Some(before)) = (seen, before) {
+        let mut go_on = !last;
+        if let Some(before) = before {
+            let told = text(&stdout);
             let line = told
                 .lines()
                 .find(|line| line.starts_with('{'))
@@ -115,15 +116,22 @@ impl Series {
                 Ok(Message::Round(mut round)) => {
                     (round.acknowledged, round.milliseconds) = (before.acknowledged, before.milliseconds);
                     report.lock().unwrap().add(&round);
+                    go_on &= round.is_good();
                 }
                 Ok(Message::End { .. }) | Err(_) => seen = None,
             }
         }
-        let records = self.random.next() % MOST_RECORDS;
+        let records = if go_on {
+            self.random.next() % MOST_RECORDS
+        } else {
+            0
+        };
         for _ in 0..records {
             seen = seen.and_then(|seen| stdout.wait_for(b"\nack ", seen, deadline));
         }
-        thread::sleep(self.random.below(LONGEST));
+        if go_on {
+            thread::sleep(self.random.below(LONGEST));
+        }
         // With this, QEMU dies, by SIGKILL too.
         child.kill().map_err(|why| why.to_string())?;
         let milliseconds = begin.elapsed().as_millis() as u64;
@@ -136,10 +144,24 @@ impl Series {
             ));
         }
         let console = said.split_once(WRITING).map_or("", |(_, console)| console);
-        Ok(Life {
-            acknowledged: image.acknowledge(console),
+        let acknowledged = self.image.acknowledge(console);
+        Ok(go_on.then_some(Life {
+            acknowledged,
             milliseconds,
-        })
+        }))
+    }
+
+    /// The machine, told what is known of the image.
+    fn machine(&self) -> Command {
+        let Image { id, disk, held, .. } = &self.image;
+        let numbers = [*id, *disk as u64].into_iter().chain(*held);
+        let arguments: Vec<OsString> = ["--torture-cut".to_owned()]
+            .into_iter()
+            .chain(numbers.map(|number| number.to_string()))
+            .map(OsString::from)
+            .collect();
+        let room = self.scratch.path().join("room").into_os_string();
+        place::machine(0, None, &["--disk".into(), room], &arguments)
     }
 }
 

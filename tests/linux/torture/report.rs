@@ -159,7 +159,7 @@ impl fmt::Display for Round {
             "{}: dead after {milliseconds} ms, {acknowledged} records acknowledged",
             shown(*how, disk)
         )?;
-        match lost.is_empty() && unclean.is_empty() {
+        match self.is_good() {
             true => f.write_str(", all there, clean"),
             false => write!(f, "; LOST {lost:#?}; UNCLEAN {unclean:#?}"),
         }

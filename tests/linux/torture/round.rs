@@ -12,7 +12,14 @@ use crate::images::{self, check_clean, initrd_with_records};
 use crate::run::{Coracle, Finished};
 
 /// The disks' options. Rounds go over all of them.
-pub const DISKS: [&str; 1] = [""];
+pub const DISKS: [&str; 6] = [
+    ",engine=sync,cache=writeback",
+    ",engine=uring,cache=direct",
+    ",engine=sync,cache=writethrough",
+    ",engine=uring,cache=writeback",
+    ",engine=sync,cache=direct",
+    ",engine=uring,cache=writethrough",
+];
 
 /// The streams of `records`, in its order.
 const STREAMS: [&str; 3] = ["append", "ring", "files"];
@@ -40,6 +47,12 @@ pub struct Round {
     pub lost: Vec<String>,
     /// What e2fsck and qemu-img find fault with.
     pub unclean: Vec<String>,
+}
+
+impl Round {
+    pub fn is_good(&self) -> bool {
+        self.lost.is_empty() && self.unclean.is_empty()
+    }
 }
 
 /// An image over several rounds.
@@ -74,6 +87,8 @@ impl Image {
     fn coracle(&self, guest: &Guest, command: &str) -> Coracle {
         Coracle::run()
             .args(["--initrd".as_ref(), guest.initrd.as_os_str()])
+            // Of two vCPUs, each has a queue.
+            .args(["--cpus", if self.id.is_multiple_of(2) { "1" } else { "2" }])
             .args(["--disk", &format!("{}{}", self.path.display(), DISKS[self.disk])])
             .args(["--cmdline", &format!("quiet -- /records {command}")])
     }

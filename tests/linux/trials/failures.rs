@@ -11,18 +11,21 @@ use crate::run::{Coracle, Finished};
 crate::group!["failures":
     a_full_host_fails_the_writes_that_it_cannot_store_and_no_other,
     a_bad_block_of_the_host_fails_the_reads_of_it_and_the_flush_after_a_write,
+    past_the_hosts_cache_a_bad_block_fails_the_writes_to_it_too,
     an_image_that_is_cut_short_fails_the_reads_past_its_end,
 ];
 
-/// Bytes of a disk here, of 512 blocks of 4 KiB.
-const SIZE: u64 = 2 << 20;
+/// Bytes of a disk here, of 128 blocks of 4 KiB.
+const SIZE: u64 = 512 << 10;
+
+const ENGINES: [&str; 2] = ["sync", "uring"];
 
 /// The other disk of the guest has nothing to complain of.
 fn assert_the_other_disk_goes_on(finished: &Finished, other: &Path) {
     finished
         .assert_code(0)
-        .assert_prints("/dev/vdb: 512 blocks; cannot write none; flushed\n")
-        .assert_prints("/dev/vdb: 512 blocks; cannot read none; written are 0-511\n");
+        .assert_prints("/dev/vdb: 128 blocks; cannot write none; flushed\n")
+        .assert_prints("/dev/vdb: 128 blocks; cannot read none; written are 0-127\n");
     assert!(
         !finished.stderr.contains(other.to_str().unwrap()),
         "there is nothing wrong with that disk\n{finished}"
@@ -33,31 +36,35 @@ const BOTH_ON_THE_OTHER: &str = "/records blocks write /dev/vdb; /records blocks
 
 /// The file system is one that only `coracle` sees: it has mounts of its own.
 fn a_full_host_fails_the_writes_that_it_cannot_store_and_no_other() {
+    ENGINES.into_iter().for_each(write_to_a_full_host);
+}
+
+fn write_to_a_full_host(engine: &str) {
     let scratch = scratch();
     let full = scratch.path().join("full");
     let full = full.to_str().unwrap();
     let other = sparse(&scratch, "other", SIZE);
     let on_the_host = format!(
-        "mkdir \"$1\" && mount -t tmpfs -o size=1m none \"$1\" && truncate -s {SIZE} \"$1/image\" && shift && exec \"$@\""
+        "mkdir \"$1\" && mount -t tmpfs -o size=256k none \"$1\" && truncate -s {SIZE} \"$1/image\" && shift && exec \"$@\""
     );
     let finished = Coracle::program("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
         .args([&on_the_host, "sh", full])
         .args([place::coracle().as_os_str(), "run".as_ref()])
         .args(["--initrd", initrd_with_records(&scratch).to_str().unwrap()])
-        .args(["--disk", &format!("{full}/image")])
+        .args(["--disk", &format!("{full}/image,engine={engine}")])
         .args(["--disk", other.to_str().unwrap()])
         .script(&format!(
             "/records blocks write /dev/vda; /records blocks read /dev/vda; {BOTH_ON_THE_OTHER}"
         ))
         .end();
     assert_the_other_disk_goes_on(&finished, &other);
-    // 1 MiB is 256 blocks.
+    // 256 KiB are 64 blocks.
     finished
-        .assert_prints("/dev/vda: 512 blocks; cannot write 256-511; flushed\n")
-        .assert_prints("/dev/vda: 512 blocks; cannot read none; written are 0-255\n")
+        .assert_prints("/dev/vda: 128 blocks; cannot write 64-127; flushed\n")
+        .assert_prints("/dev/vda: 128 blocks; cannot read none; written are 0-63\n")
         .assert_explains(&format!(
-            "disk \"{full}/image\": write at sector 2048, 4096 bytes: No space left on device"
+            "disk \"{full}/image\": write at sector 512, 4096 bytes: No space left on device"
         ));
 }
 
@@ -114,17 +121,49 @@ impl Drop for BadDevice {
 
 /// What the host's page cache took and could not write is known only when it is flushed.
 fn a_bad_block_of_the_host_fails_the_reads_of_it_and_the_flush_after_a_write() {
+    for engine in ENGINES {
+        let Some((finished, path)) = use_a_bad_device(&format!("engine={engine}")) else {
+            return;
+        };
+        finished
+            .assert_prints(
+                "/dev/vda: 128 blocks; cannot write none; flush: Input/output error (os error 5)\n",
+            )
+            .assert_explains(&format!("disk {path:?}: flush: Input/output error"));
+    }
+}
+
+fn past_the_hosts_cache_a_bad_block_fails_the_writes_to_it_too() {
+    for engine in ENGINES {
+        let Some((finished, path)) = use_a_bad_device(&format!("engine={engine},cache=direct")) else {
+            return;
+        };
+        finished
+            .assert_prints("/dev/vda: 128 blocks; cannot write 100-101; flushed\n")
+            .assert_explains(&format!(
+                "disk {path:?}: write at sector 808, 4096 bytes: Input/output error"
+            ));
+    }
+}
+
+/// A guest that reads all of a disk, writes all of it, and does that to another; and the disk's path on the host.
+/// `None` where the host has no such disks.
+fn use_a_bad_device(options: &str) -> Option<(Finished, String)> {
     let scratch = scratch();
     let other = sparse(&scratch, "other", SIZE);
     // Blocks 100 and 101.
     let bad = match BadDevice::make(&sparse(&scratch, "lower", SIZE), 800..816) {
         Ok(bad) => bad,
         Err(why) if place::is_inside() => panic!("{why}"),
-        Err(why) => return eprintln!("not tested here: no device-mapper: {why}"),
+        Err(why) => {
+            eprintln!("not tested here: no device-mapper: {why}");
+            return None;
+        }
     };
     let finished = Coracle::run()
         .args(["--initrd", initrd_with_records(&scratch).to_str().unwrap()])
-        .args(["--disk", &bad.path(), "--disk", other.to_str().unwrap()])
+        .args(["--disk", &format!("{},{options}", bad.path())])
+        .args(["--disk", other.to_str().unwrap()])
         .script(&format!(
             "/records blocks read /dev/vda; /records blocks write /dev/vda; {BOTH_ON_THE_OTHER}"
         ))
@@ -132,43 +171,42 @@ fn a_bad_block_of_the_host_fails_the_reads_of_it_and_the_flush_after_a_write() {
     assert_the_other_disk_goes_on(&finished, &other);
     let path = bad.path();
     finished
-        .assert_prints("/dev/vda: 512 blocks; cannot read 100-101; written are none\n")
-        .assert_prints("/dev/vda: 512 blocks; cannot write none; flush: Input/output error (os error 5)\n")
+        .assert_prints("/dev/vda: 128 blocks; cannot read 100-101; written are none\n")
         .assert_explains(&format!(
             "disk {path:?}: read at sector 800, 4096 bytes: Input/output error"
         ))
         .assert_explains(&format!(
             "disk {path:?}: read at sector 808, 4096 bytes: Input/output error"
-        ))
-        .assert_explains(&format!("disk {path:?}: flush"));
+        ));
+    Some((finished, path))
 }
 
 fn an_image_that_is_cut_short_fails_the_reads_past_its_end() {
+    ENGINES.into_iter().for_each(cut_short);
+}
+
+fn cut_short(engine: &str) {
     let scratch = scratch();
     let cut = sparse(&scratch, "cut", SIZE);
     let other = sparse(&scratch, "other", SIZE);
     let mut running = Coracle::run()
         .args(["--initrd", initrd_with_records(&scratch).to_str().unwrap()])
-        .args([
-            "--disk",
-            cut.to_str().unwrap(),
-            "--disk",
-            other.to_str().unwrap(),
-        ])
+        .args(["--disk", &format!("{},engine={engine}", cut.display())])
+        .args(["--disk", other.to_str().unwrap()])
         .with_input()
         .script(&format!(
             "/records blocks write /dev/vda; echo is whole; read; /records blocks read /dev/vda; {BOTH_ON_THE_OTHER}"
         ))
         .start();
     running.wait_for("is whole");
-    // In the middle of block 300.
+    // In the middle of block 70.
     let file = OpenOptions::new().write(true).open(&cut).unwrap();
-    file.set_len(300 * 4096 + 2048).unwrap();
+    file.set_len(70 * 4096 + 2048).unwrap();
     running.type_in("\n");
     let finished = running.end();
     assert_the_other_disk_goes_on(&finished, &other);
     finished
-        .assert_prints("/dev/vda: 512 blocks; cannot write none; flushed\n")
-        .assert_prints("/dev/vda: 512 blocks; cannot read 300-511; written are 0-299\n")
-        .assert_explains(&format!("disk {cut:?}: read at sector 2400, 4096 bytes: "));
+        .assert_prints("/dev/vda: 128 blocks; cannot write none; flushed\n")
+        .assert_prints("/dev/vda: 128 blocks; cannot read 70-127; written are 0-69\n")
+        .assert_explains(&format!("disk {cut:?}: read at sector 560, 4096 bytes: "));
 }
