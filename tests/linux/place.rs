@@ -132,9 +132,7 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
         .arg(root.join("Cargo.toml"));
     do_or_say(cargo)?;
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
-        let mut need = Command::new(root.join("guest-images/need"));
-        need.args(["e2fsprogs", "dmsetup"]);
-        do_or_say(need)?;
+        need(&["e2fsprogs", "dmsetup"])?;
     }
     if wanted("kernels") {
         let mut formats = Command::new(root.join("guest-images/build"));
@@ -145,6 +143,13 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
         do_or_say(stock_kernel)?;
     }
     Ok(())
+}
+
+/// Installs Debian packages, if they are missing.
+pub fn need(packages: &[&str]) -> Result<(), String> {
+    let mut need = Command::new(Path::new(ROOT).join("guest-images/need"));
+    need.args(packages);
+    do_or_say(need)
 }
 
 fn do_or_say(mut command: Command) -> Result<(), String> {

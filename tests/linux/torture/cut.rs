@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::QEMU_IMG;
 use super::random::Random;
 use super::report::{Message, Report};
 use super::round::{DISKS, Guest, How, Image, Round};
@@ -161,7 +162,8 @@ impl Series {
             .map(OsString::from)
             .collect();
         let room = self.scratch.path().join("room").into_os_string();
-        place::machine(0, None, &["--disk".into(), room], &arguments)
+        let options = ["--disk".into(), room, "--file".into(), QEMU_IMG.into()];
+        place::machine(0, None, &options, &arguments)
     }
 }
 

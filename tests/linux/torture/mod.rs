@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use crate::place;
 use random::Random;
 use report::{Message, Report};
 use room::Room;
@@ -22,6 +23,9 @@ const ROUNDS_OF_A_BLOCK: u64 = 4;
 
 /// `coracle` lives at most so long: a guest is at its first record after some 50 ms.
 const LONGEST: Duration = Duration::from_millis(500);
+
+/// What makes and checks qcow2 images, and is put into nested machines.
+const QEMU_IMG: &str = "/usr/bin/qemu-img";
 
 /// Fewer in a trial.
 const ROUNDS_OF_A_TRIAL: u64 = 3;
@@ -78,7 +82,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         eprintln!("usage: --torture ROUNDS CUTS SEED");
         return ExitCode::FAILURE;
     };
-    if let Err(why) = crate::place::prepare(|_| false) {
+    if let Err(why) = place::prepare(|_| false).and_then(|()| place::need(&["qemu-utils"])) {
         eprintln!("torture: {why}");
         return ExitCode::FAILURE;
     }

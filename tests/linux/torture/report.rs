@@ -10,6 +10,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 
+use super::QEMU_IMG;
 use super::round::{How, Round};
 use crate::place;
 
@@ -118,7 +119,12 @@ fn run_machine(share: usize, seed: u64, blocks: &mut Vec<u64>, report: &Mutex<Re
             here.args(arguments);
             here
         }
-        false => place::machine(share, Some(PATIENCE), &[], &arguments),
+        false => place::machine(
+            share,
+            Some(PATIENCE),
+            &["--file".into(), QEMU_IMG.into()],
+            &arguments,
+        ),
     };
     machine.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = machine

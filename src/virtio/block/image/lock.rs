@@ -1,18 +1,21 @@
 //! An image in use is locked: by its one writer, or shared by readers.
 
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::OpenError;
 
+/// How long a dead process may keep its lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Locks `file` until it is closed.
 pub fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
-    let locked = match read_only {
-        true => file.try_lock_shared(),
-        false => file.try_lock(),
-    };
-    match locked {
+    match try_lock(file, read_only) {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse {
             path: path.into(),
@@ -23,6 +26,33 @@ pub fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> 
             log::warn!("cannot lock disk image {path:?}: {error}");
             Ok(())
         }
+    }
+}
+
+/// A process that was killed has its files, and so its locks, until the host's kernel has finished what it had asked for;
+/// with io_uring that is after its parent has heard of its end. Nothing tells when: such a lock is tried again.
+fn try_lock(file: &File, read_only: bool) -> Result<(), TryLockError> {
+    let begin = Instant::now();
+    loop {
+        let locked = match read_only {
+            true => file.try_lock_shared(),
+            false => file.try_lock(),
+        };
+        let held = matches!(locked, Err(TryLockError::WouldBlock));
+        if !held || !holder(file).is_some_and(is_dead) || begin.elapsed() > PATIENCE {
+            return locked;
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Whether there is no such process, or only its status is left for its parent: proc(5), /proc/PID/stat, `(NAME) STATE`.
+fn is_dead(pid: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, state)| state.starts_with(['Z', 'X'])),
+        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 
@@ -37,3 +67,7 @@ fn holder(file: &File) -> Option<u32> {
         place.ends_with(&inode).then(|| pid.parse().ok())?
     })
 }
+
+#[cfg(test)]
+#[path = "lock_test.rs"]
+mod tests;
