@@ -1,5 +1,7 @@
 //! The engine `sync`: one request after the other, a system call each.
 
+use std::io;
+
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Disk;
@@ -22,7 +24,10 @@ pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
                 break;
             }
         }
-        notifier.read().map_err(QueueError::Wait)?;
+        match notifier.read() {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(QueueError::Wait(error)),
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -198,7 +198,7 @@ impl Engine<'_, '_> {
 
     /// Submits the request in slot `index`, or carries it out here when the ring is not for it.
     fn begin(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
-        let Slot { chain, durable, .. } = &mut self.slots[usize::from(index)];
+        let chain = &self.slots[usize::from(index)].chain;
         let (raw, disk) = (self.ring.raw, self.queue.disk);
         let for_ring = match request.operation {
             Operation::Read => raw.takes(&chain.writable),
@@ -208,10 +208,31 @@ impl Engine<'_, '_> {
             Operation::Discard | Operation::WriteZeroes { .. } => raw.takes_fallocate(),
         };
         let is_empty = request.length == 0 && request.operation != Operation::Flush;
-        if for_ring && !is_empty {
-            return self.submit(index, request);
+        match for_ring && !is_empty {
+            true => self.submit(index, request),
+            false => self.carry_out(index, request),
         }
-        let result = sync::execute(disk, &request, chain, *durable);
+    }
+
+    /// Does what is left of `request`, which is in slot `index`, without the ring.
+    fn carry_out(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
+        let Slot { chain, durable, .. } = &mut self.slots[usize::from(index)];
+        let left = match request.operation {
+            Operation::Read => chain.writable.length(),
+            Operation::Write => chain.readable.length(),
+            _ => request.length,
+        };
+        let rest = Request {
+            offset: request.offset + (request.length - left),
+            length: left,
+            ..request
+        };
+        let result = sync::execute(self.queue.disk, &rest, chain, *durable);
+        // What was moved before counts too.
+        let result = result.map(|written| match request.operation {
+            Operation::Read => request.length,
+            _ => written,
+        });
         self.end(index, result)
     }
 
@@ -265,11 +286,13 @@ impl Engine<'_, '_> {
             let Some(completion) = completion else {
                 return result;
             };
-            if completion.user_data() == NOTIFICATION {
+            let ended = if completion.user_data() == NOTIFICATION {
                 self.listening = false;
+                heard(completion.result())
             } else {
-                result = result.and(self.advance(&completion));
-            }
+                self.advance(&completion)
+            };
+            result = result.and(ended);
         }
     }
 
@@ -286,8 +309,12 @@ impl Engine<'_, '_> {
             error => Err(io::Error::from_raw_os_error(-error)),
         };
         let result = match (request.operation, outcome) {
-            (_, Err(error)) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+            (_, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
                 return self.submit(index, request);
+            }
+            // The ring would say the same again and again; a system call waits.
+            (_, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return self.carry_out(index, request);
             }
             (Operation::Read, Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
             (Operation::Write, Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
@@ -332,6 +359,17 @@ impl Engine<'_, '_> {
         slot.request = None;
         self.free.push(index);
         self.queue.complete(&slot.chain, result)
+    }
+}
+
+/// What became of the read of the notifier.
+fn heard(result: i32) -> Result<(), QueueError> {
+    match result {
+        0.. => Ok(()),
+        error => match io::Error::from_raw_os_error(-error) {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            error => Err(QueueError::Wait(error)),
+        },
     }
 }
 

@@ -51,15 +51,13 @@ impl Direct {
     }
 }
 
-/// From here on reads and writes of `file` go past the page cache.
-pub fn set_direct(file: &File) -> io::Result<()> {
+/// Sets the status flags of `file` (open(2)): O_DIRECT, or none.
+pub fn set_status(file: &File, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: no memory is passed on.
-    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
-    // SAFETY: the same.
-    if flags == -1 || unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_DIRECT) } == -1 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// linux/stat.h; since Linux 6.1.

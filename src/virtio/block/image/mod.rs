@@ -252,6 +252,8 @@ fn open_locked(disk: &Disk) -> Result<(File, Metadata), OpenError> {
     let metadata = file.metadata().map_err(failed)?;
     // Another file may have come in its place.
     check_kind(path, &metadata)?;
+    // Not waiting was for the FIFO that it might have been.
+    geometry::set_status(&file, 0).map_err(failed)?;
     Ok((file, metadata))
 }
 
@@ -287,7 +289,7 @@ fn format_of(disk: &Disk, file: &File) -> io::Result<Option<Format>> {
 
 /// From here on `file` is read and written past the page cache.
 fn straight_to_device(disk: &Disk, file: &File) -> Result<Direct, OpenError> {
-    geometry::set_direct(file).map_err(|source| OpenError::NotDirect {
+    geometry::set_status(file, libc::O_DIRECT).map_err(|source| OpenError::NotDirect {
         path: disk.file.clone(),
         source,
     })?;
