@@ -1,6 +1,7 @@
 # make run     boots a Linux guest to its shell (without a terminal: a short demonstration)
 # make test    passes the tests
 # make race    boot time beside crun, runc and QEMU microvm, on the deterministic clock: into target/race/
+# make torture kills guests and machines in the midst of writing, and loads disks (ROUNDS=N, CUTS=N, SEED=N)
 # make check   formatting, lints, documentation, dependencies
 # make guest   builds the built-in guest that coracle carries
 # make fuzz    each fuzz target for a minute (FUZZ_SECONDS=N for longer)
@@ -19,7 +20,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test race check guest fuzz bench bench-boot build
+.PHONY: help run test race torture check guest fuzz bench bench-boot build
 .PHONY: prepared crates nested formats release tests
 
 help:
@@ -36,6 +37,15 @@ test: prepared
 race: build
 	@tests/nested/prepare
 	@tools/race
+
+# 36 rounds are four of each kind of disk; a seed repeats the moments at which coracle is killed.
+ROUNDS ?= 36
+CUTS ?= 12
+SEED ?= $(shell date +%s)
+torture: prepared
+	@$(PARALLEL) release tests
+	cargo test --quiet --test linux -- --torture $(ROUNDS) $(CUTS) $(SEED)
+	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- load::
 
 check:
 	cargo fmt --all --check

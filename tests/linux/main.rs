@@ -18,6 +18,7 @@ mod trials {
     pub mod failures;
     pub mod guest;
     pub mod kernels;
+    pub mod load;
     pub mod memory;
     pub mod race;
     pub mod terminals;
@@ -69,6 +70,7 @@ fn trials() -> Vec<Trial> {
     [
         trials::console::trials(),
         trials::kernels::trials(),
+        trials::load::trials(),
         trials::memory::trials(),
         trials::cpus::trials(),
         trials::race::trials(),

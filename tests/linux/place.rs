@@ -56,7 +56,11 @@ pub fn is_mine(trial: usize) -> bool {
 
 /// Whether trials are to do all that they can, however long it takes.
 pub fn is_full() -> bool {
-    !is_inside() || env::var_os(EXTENT).is_some_and(|extent| extent == "full")
+    !is_inside() || is_full_asked()
+}
+
+fn is_full_asked() -> bool {
+    env::var_os(EXTENT).is_some_and(|extent| extent == "full")
 }
 
 /// The program under test.
@@ -91,7 +95,7 @@ pub fn guest_images() -> PathBuf {
     }
 }
 
-/// Where Debian's kernel and an initramfs for it are: `vmlinuz`, `stock-initrd`.
+/// Where Debian's kernel and what its guests have are: `vmlinuz`, `stock-initrd`; disks: `fio.ext4`, `empty.qcow2`.
 pub fn stock() -> PathBuf {
     if is_inside() {
         "/stock".into()
@@ -134,13 +138,28 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         need(&["e2fsprogs", "dmsetup"])?;
     }
+    if wanted("kernels") || wanted("load") {
+        let mut stock_kernel = Command::new(root.join("tests/nested/stock-kernel"));
+        stock_kernel.arg(stock());
+        do_or_say(stock_kernel)?;
+    }
+    if wanted("load") {
+        let mut fio = Command::new(root.join("tests/nested/fio-disk"));
+        fio.arg(stock());
+        do_or_say(fio)?;
+    }
+    // A full load has a qcow2 disk, too.
+    if wanted("load") && (runs_linux() || is_full_asked()) {
+        need(&["qemu-utils"])?;
+        let mut image = Command::new("qemu-img");
+        image.args(["create", "-q", "-f", "qcow2"]);
+        image.arg(stock().join("empty.qcow2")).arg("128M");
+        do_or_say(image)?;
+    }
     if wanted("kernels") {
         let mut formats = Command::new(root.join("guest-images/build"));
         formats.arg("formats");
         do_or_say(formats)?;
-        let mut stock_kernel = Command::new(root.join("tests/nested/stock-kernel"));
-        stock_kernel.arg(stock());
-        do_or_say(stock_kernel)?;
     }
     Ok(())
 }
@@ -218,7 +237,10 @@ pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], argume
     let files = FORMATS
         .iter()
         .map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")))
-        .chain(["vmlinuz", "stock-initrd"].map(|name| (stock().join(name), format!("/stock/{name}"))))
+        .chain(
+            ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"]
+                .map(|name| (stock().join(name), format!("/stock/{name}"))),
+        )
         .chain(DISK_PROGRAMS.map(|program| {
             let program = PathBuf::from(program);
             (

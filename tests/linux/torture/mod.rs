@@ -15,14 +15,14 @@ use std::time::Duration;
 use crate::place;
 use random::Random;
 use report::{Message, Report};
-use room::Room;
+pub use room::Room;
 use round::{DISKS, Guest, Image, Round};
 
 /// Rounds with one image, until the next one is made.
 const ROUNDS_OF_A_BLOCK: u64 = 4;
 
 /// `coracle` lives at most so long: a guest is at its first record after some 50 ms.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_millis(300);
 
 /// What makes and checks qcow2 images, and is put into nested machines.
 const QEMU_IMG: &str = "/usr/bin/qemu-img";

@@ -1,0 +1,87 @@
+//! Debian's fio in a guest of Debian's kernel: what it reads is what it wrote, at any size and depth, among discards and
+//! flushes, and although `coracle` stands still now and then. tests/nested/fio-guest has the loads.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use libc::{SIGCONT, SIGSTOP};
+
+use crate::place;
+use crate::run::{Coracle, Run};
+use crate::torture::Room;
+
+crate::group!["load":
+    what_fio_reads_is_what_it_wrote_although_coracle_is_stopped_meanwhile,
+];
+
+const SIZE: u64 = 128 << 20;
+
+/// Loads, and those of them that are not for a full run alone.
+const LOADS: [usize; 2] = [3, 16];
+
+fn what_fio_reads_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
+    match place::is_full() {
+        false => load(""),
+        true => [
+            ",engine=uring,cache=direct",
+            ",engine=sync,cache=writeback",
+            ",format=qcow2",
+        ]
+        .into_iter()
+        .for_each(load),
+    }
+}
+
+fn load(options: &str) {
+    let room = Room::make().unwrap();
+    let image = image(&room.root(), options);
+    let full = place::is_full();
+    let extent = if full { " coracle.fio=full" } else { "" };
+    let stock = place::stock();
+    let mut running = Coracle::run()
+        .args(["--kernel".as_ref(), stock.join("vmlinuz").as_os_str()])
+        .args(["--initrd".as_ref(), stock.join("stock-initrd").as_os_str()])
+        .args(["--cpus", if full { "4" } else { "2" }, "--memory", "512M"])
+        .args(["--disk", &format!("{},ro", stock.join("fio.ext4").display())])
+        .args(["--disk", &format!("{}{options}", image.display())])
+        .args(["--cmdline", &format!("quiet coracle.script=fio-guest{extent}")])
+        .patience(4000)
+        .start();
+    let loads = LOADS[usize::from(full)];
+    for number in 0..loads {
+        running.wait_for(" begins");
+        // Somewhere in it, and each time elsewhere.
+        stop(&running, Duration::from_millis(20 + 40 * number as u64 % 7));
+    }
+    let finished = running.end();
+    finished
+        .assert_powered_off()
+        .assert_prints("fio: 0 loads failed\n");
+    let console = finished.console();
+    eprintln!("fio on a disk with options {options:?}:");
+    for line in console.lines().filter(|line| line.starts_with("fio: ")) {
+        eprintln!("{line}");
+    }
+    let verified = console.matches("fio:   READ ").count();
+    assert_eq!(verified, loads, "loads that read what they wrote\n{finished}");
+}
+
+/// `coracle` stands still for a second, `after` from now.
+fn stop(running: &Run, after: Duration) {
+    thread::sleep(after);
+    running.signal(SIGSTOP);
+    thread::sleep(Duration::from_secs(1));
+    running.signal(SIGCONT);
+}
+
+/// A disk of zeros.
+fn image(directory: &Path, options: &str) -> PathBuf {
+    let image = directory.join("image");
+    match options.contains("qcow2") {
+        true => drop(fs::copy(place::stock().join("empty.qcow2"), &image).unwrap()),
+        false => File::create(&image).unwrap().set_len(SIZE).unwrap(),
+    }
+    image
+}
