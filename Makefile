@@ -38,9 +38,9 @@ race: build
 	@tests/nested/prepare
 	@tools/race
 
-# 36 rounds are four of each kind of disk; a seed repeats the moments at which coracle is killed.
+# Four rounds and two power cuts of each kind of disk. A seed repeats the moments at which coracle is killed.
 ROUNDS ?= 36
-CUTS ?= 12
+CUTS ?= 18
 SEED ?= $(shell date +%s)
 torture: prepared
 	@$(PARALLEL) release tests

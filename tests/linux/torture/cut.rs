@@ -22,7 +22,7 @@ use crate::images::{run, sparse};
 use crate::place;
 
 /// Cuts with one image, until the next one is made.
-const CUTS_OF_A_SERIES: u64 = 4;
+const CUTS_OF_A_SERIES: u64 = 2;
 
 /// A guest acknowledges fewer than so many records before the cut.
 const MOST_RECORDS: u64 = 150;
