@@ -53,8 +53,8 @@ pub struct Qcow2 {
 }
 
 impl Qcow2 {
-    /// `file` is open for what it is to be used for, and locked. `path` is for messages, and names the directory that
-    /// backing files are relative to. With `direct`, the guest's data goes past the page cache.
+    /// `file` is open for what it is to be used for, without O_DIRECT, and locked. `path` is for messages, and names the
+    /// directory that backing files are relative to. With `direct`, the guest's data goes past the page cache.
     pub fn open(file: File, path: &Path, read_only: bool, direct: bool) -> Result<Self, Error> {
         let failed = |source| Error::io(path, source);
         let mut chain = Chain::new(path, &file)?;

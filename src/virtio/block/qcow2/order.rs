@@ -73,7 +73,10 @@ impl Order {
 
     /// Once the library has written all that it had.
     pub fn release_all(&self, file: &File) -> io::Result<()> {
-        self.state().release_all(file)
+        let mut state = self.state();
+        self.release_ready(file, &mut state)?;
+        // In an image that is damaged something may be left.
+        state.release_all(file)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
