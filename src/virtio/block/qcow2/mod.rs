@@ -190,7 +190,7 @@ impl Qcow2 {
 
     /// To clusters that become part of the image once the data is in them. Bytes written, at least one.
     fn write_to_new_clusters(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
-        let _changes = self.change_tables();
+        let _changes = self.change_tables()?;
         let mapping = self
             .image
             .prepare_data_mapping(range.start, range.length(), true)?;
@@ -274,7 +274,7 @@ impl Qcow2 {
             // A backing file may end in the middle of a cluster.
             let length = length.next_multiple_of(self.cluster_size).min(range.length());
             if !is_zero {
-                let _changes = self.change_tables();
+                let _changes = self.change_tables()?;
                 self.image.write_zeroes(range.start, length)?;
                 self.settle_freed_clusters()?;
             }
@@ -292,9 +292,14 @@ impl Qcow2 {
 
     /// Takes whole clusters out of the image: with `hide_backing` they read as zeroes even where that has data.
     fn free(&self, mut range: Range, hide_backing: bool) -> io::Result<()> {
-        let _changes = self.change_tables();
+        let _changes = self.change_tables()?;
         let mut holes = Vec::new();
+        // What an L2 table of 8-byte entries maps. The next one may be new, in a cluster that was freed just now.
+        let table_span = self.cluster_size * (self.cluster_size / 8);
         while !range.is_empty() {
+            if range.start.is_multiple_of(table_span) {
+                self.settle_freed_clusters()?;
+            }
             let (mapping, length) = self.image.get_shallow_mapping(range.start, range.length())?;
             let length = length.next_multiple_of(self.cluster_size).min(range.length());
             let is_there = match mapping {
@@ -355,7 +360,7 @@ impl Qcow2 {
 
     /// Writes what the library and `order` have kept back.
     fn write_tables(&self) -> io::Result<()> {
-        let _changes = self.change_tables();
+        let _changes = self.change_tables()?;
         self.image.flush()?;
         self.storage()?.release()
     }
@@ -368,8 +373,11 @@ impl Qcow2 {
             .ok_or_else(|| io::Error::other("an image without a file"))
     }
 
-    fn change_tables(&self) -> MutexGuard<'_, ()> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn change_tables(&self) -> io::Result<MutexGuard<'_, ()>> {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        // A change that failed may have left some.
+        self.settle_freed_clusters()?;
+        Ok(changes)
     }
 
     fn use_clusters(&self) -> RwLockReadGuard<'_, ()> {
