@@ -11,9 +11,6 @@ use coracle::console::tell;
 use coracle::diagnosis::exit_code;
 use log::Level;
 
-#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
-mod c_library;
-
 fn main() -> ExitCode {
     let started = monotonic();
     let cli = match Cli::try_parse() {
