@@ -219,3 +219,80 @@ fn an_unknown_request_is_unsupported() {
     let reply = request(Queue::request(0x77, 0, &[]), disk.path().to_str().unwrap());
     assert_eq!(reply.status, queue::UNSUPP);
 }
+
+#[test]
+fn every_engine_and_cache_mode_writes_the_file_and_an_ephemeral_disk_does_not() {
+    if !kvm_is_here() {
+        return;
+    }
+    for (options, is_kept) in [
+        (",engine=sync", true),
+        (",engine=uring", true),
+        (",cache=writethrough", true),
+        (",cache=writethrough,engine=uring", true),
+        (",cache=direct", true),
+        (",cache=direct,engine=sync", true),
+        (",ephemeral", false),
+    ] {
+        let disk = disk();
+        let before = std::fs::read(disk.path()).unwrap();
+        let mut expected = before.clone();
+        expected[9 * 512..10 * 512].fill(0xb0);
+        let name = format!("{}{options}", disk.path().display());
+        let reply = request(Queue::request(queue::OUT, 9, &[0xb0; 512]), &name);
+        assert_eq!((reply.status, reply.used_length), (queue::OK, 1), "{options}");
+        let after = std::fs::read(disk.path()).unwrap();
+        assert!(after == if is_kept { expected } else { before }, "{options}");
+    }
+}
+
+#[test]
+fn where_io_uring_is_forbidden_a_warning_says_so_and_the_disk_works() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let name = format!("{},engine=uring,queues=2", disk.path().display());
+    let kernel = drive().data(Queue::request(queue::IN, 7, &[])).linux64();
+    let ended = Coracle::run(&kernel)
+        .args(&["--disk", &name])
+        .without_io_uring()
+        .end()
+        .with_code(0)
+        .saying(&["no io_uring here", "Operation not permitted", "engine=sync"]);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+    assert_eq!(ended.stdout[21..], [7; 512]);
+}
+
+#[test]
+fn a_disk_that_another_process_has_is_refused_and_the_process_is_named() {
+    let kernel = identify().linux64();
+    let dry_run = |name: &str| Coracle::run(&kernel).args(&["--dry-run", "--disk", name]).end();
+    let disk = disk();
+    disk.as_file().lock().unwrap();
+    for options in ["", ",ro", ",ephemeral"] {
+        let name = format!("{}{options}", disk.path().display());
+        let holder = format!("process {}", std::process::id());
+        dry_run(&name).with_code(125).saying(&["in use", &holder, "ro"]);
+    }
+    disk.as_file().unlock().unwrap();
+    disk.as_file().lock_shared().unwrap();
+    for (options, code) in [("", 125), (",ro", 0), (",ephemeral", 0)] {
+        let name = format!("{}{options}", disk.path().display());
+        dry_run(&name).with_code(code);
+    }
+}
+
+#[test]
+fn what_begins_like_qcow2_is_not_taken_for_a_raw_image_unasked() {
+    let kernel = identify().linux64();
+    let dry_run = |name: &str| Coracle::run(&kernel).args(&["--dry-run", "--disk", name]).end();
+    let disk = disk();
+    std::os::unix::fs::FileExt::write_all_at(disk.as_file(), b"QFI\xfb", 0).unwrap();
+    let path = disk.path().display();
+    dry_run(&path.to_string())
+        .with_code(125)
+        .saying(&["qcow2", "format=raw"]);
+    dry_run(&format!("{path},format=raw")).with_code(0);
+    dry_run(&format!("{path},format=qcow2")).with_code(125);
+}

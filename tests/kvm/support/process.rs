@@ -136,6 +136,13 @@ impl Coracle {
         self
     }
 
+    /// In a sandbox that forbids io_uring, as containers' do.
+    pub fn without_io_uring(mut self) -> Self {
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { self.command.pre_exec(forbid_io_uring) };
+        self
+    }
+
     /// Runs as another user, who is in no group but their own.
     pub fn user(mut self, id: u32) -> Self {
         self.command.uid(id).gid(id);
@@ -381,5 +388,43 @@ pub fn wait_until_full(pipe: &impl AsRawFd) {
     while unsafe { libc::poll(&mut poll, 1, 0) } != 0 {
         assert!(Instant::now() < deadline, "it has room after {PATIENCE:?}");
         thread::yield_now();
+    }
+}
+
+/// A seccomp filter of this process and those that it becomes: io_uring_setup(2) is not permitted.
+fn forbid_io_uring() -> std::io::Result<()> {
+    let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    let mut filter = [
+        // The number of the system call is the first field of seccomp_data.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            1,
+            libc::SYS_io_uring_setup as u32,
+        ),
+        instruction(
+            libc::BPF_RET | libc::BPF_K,
+            0,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+        ),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads the program, which lives beyond the calls.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
