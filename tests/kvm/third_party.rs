@@ -20,7 +20,7 @@ use plan::{ENTROPY, IN_FLIGHT, PAST_THE_END, READ, SECTOR, SECTORS, WRITTEN, che
 /// The guest, built when it is asked for first. It has a target directory of its own, so what this run of cargo builds
 /// beside it need not be waited for.
 fn guest() -> Kernel {
-    static GUEST: OnceLock<Kernel> = OnceLock::new();
+    static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
     let build = || {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("third-party-driver");
         let built = Command::new(env!("CARGO"))
@@ -36,9 +36,10 @@ fn guest() -> Kernel {
             "the guest can be built"
         );
         let program = target.join("x86_64-unknown-linux-gnu/debug/third-party-driver");
-        Kernel::new(&fs::read(program).expect("cargo built the guest"))
+        fs::read(program).expect("cargo built the guest")
     };
-    GUEST.get_or_init(build).clone()
+    // The file that it becomes goes with its last user.
+    Kernel::new(GUEST.get_or_init(build))
 }
 
 /// A disk as the host thinks of it.
