@@ -7,6 +7,7 @@
 # make fuzz    each fuzz target for a minute (FUZZ_SECONDS=N for longer)
 # make bench   start-up time on this host, and the boot budget
 # make bench-boot   the boot budget: each phase of a boot on the deterministic clock, beside containers
+# make bench-disk   what a disk costs, beside QEMU microvm and fio
 #
 # Each installs what is missing first, and does nothing twice.
 
@@ -20,7 +21,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test race torture check guest fuzz bench bench-boot build
+.PHONY: help run test race torture check guest fuzz bench bench-boot bench-disk build
 .PHONY: prepared crates nested formats release tests
 
 help:
@@ -63,6 +64,9 @@ bench: build
 
 bench-boot: build
 	cargo bench --quiet --bench boot
+
+bench-disk: build
+	cargo bench --quiet --bench disk
 
 build: prepared
 	@$(PARALLEL) release

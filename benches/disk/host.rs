@@ -1,0 +1,156 @@
+//! The engines on a real file of the host, without a guest, beside fio with the same pattern: in turns, so that whatever
+//! else the host does meets both.
+
+use std::error::Error;
+use std::fs::File;
+use std::hint;
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use coracle::config::{Cache, Engine};
+use serde_json::Value;
+
+use super::driver::{DEPTH, Driver};
+use super::offsets::Offsets;
+
+pub const SIZE: u64 = 256 << 20;
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(1);
+
+struct Row {
+    name: &'static str,
+    engine: Engine,
+    cache: Cache,
+    ioengine: &'static str,
+}
+
+const ROWS: [Row; 3] = [
+    Row {
+        name: "sync, page cache",
+        engine: Engine::Sync,
+        cache: Cache::Writeback,
+        ioengine: "psync",
+    },
+    Row {
+        name: "uring, page cache",
+        engine: Engine::Uring,
+        cache: Cache::Writeback,
+        ioengine: "io_uring",
+    },
+    Row {
+        name: "uring, O_DIRECT",
+        engine: Engine::Uring,
+        cache: Cache::Direct,
+        ioengine: "io_uring",
+    },
+];
+
+/// Makes an image without holes, all of it in the page cache.
+pub fn make_image(path: &Path) -> Result<(), Box<dyn Error>> {
+    let mut file = File::create(path)?;
+    let block = vec![0x5a; 1 << 20];
+    for _ in 0..SIZE >> 20 {
+        file.write_all(&block)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+pub fn run(image: &Path) -> Result<(), Box<dyn Error>> {
+    println!(
+        "\nrandom 4 KiB at depth {DEPTH} on a file of {} MiB, thousands a second, medians of {ROUNDS} rounds in turns",
+        SIZE >> 20
+    );
+    println!("{:<20}{:<8}{:>10}{:>10}{:>8}", "", "", "ours", "fio", "ratio");
+    for row in &ROWS {
+        for writes in [false, true] {
+            let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                let fio = fio(image, row, writes)?;
+                let engine = engine(image, row, writes)?;
+                ours.push(engine);
+                theirs.push(fio);
+                ratios.push(engine / fio);
+            }
+            println!(
+                "{:<20}{:<8}{:>10.1}{:>10.1}{:>8.3}",
+                row.name,
+                if writes { "write" } else { "read" },
+                median(ours) / 1e3,
+                median(theirs) / 1e3,
+                median(ratios)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Requests a second of an engine whose driver polls, so that it always has something to do.
+fn engine(image: &Path, row: &Row, writes: bool) -> Result<f64, Box<dyn Error>> {
+    let mut driver = Driver::new(image, row.engine, row.cache)?;
+    let mut offsets = Offsets::new(SIZE);
+    driver.poll()?;
+    let begin = Instant::now();
+    for slot in 0..DEPTH {
+        driver.offer(slot, writes, offsets.next())?;
+    }
+    driver.notify()?;
+    let (mut complete, mut under_way) = (0_u64, DEPTH);
+    while under_way > 0 {
+        let Some(slot) = driver.take()? else {
+            hint::spin_loop();
+            continue;
+        };
+        complete += 1;
+        // The clock is looked at now and then, and not for each.
+        let goes_on = under_way == DEPTH && (complete % 64 != 0 || begin.elapsed() < ROUND);
+        if goes_on {
+            driver.offer(slot, writes, offsets.next())?;
+            driver.notify()?;
+        } else {
+            under_way -= 1;
+        }
+        driver.poll()?;
+    }
+    Ok(complete as f64 / begin.elapsed().as_secs_f64())
+}
+
+fn fio(image: &Path, row: &Row, writes: bool) -> Result<f64, Box<dyn Error>> {
+    let (pattern, direction) = if writes {
+        ("randwrite", "write")
+    } else {
+        ("randread", "read")
+    };
+    let direct = u8::from(row.cache == Cache::Direct);
+    let output = Command::new("fio")
+        .args([
+            "--name=disk",
+            "--bs=4k",
+            "--time_based",
+            "--norandommap",
+            "--invalidate=0",
+            "--gtod_reduce=1",
+        ])
+        .args(["--output-format=json", "--thread", "--fallocate=none"])
+        .arg(format!("--filename={}", image.display()))
+        .arg(format!("--size={SIZE}"))
+        .arg(format!("--rw={pattern}"))
+        .arg(format!("--iodepth={DEPTH}"))
+        .arg(format!("--ioengine={}", row.ioengine))
+        .arg(format!("--direct={direct}"))
+        .arg(format!("--runtime={}", ROUND.as_secs()))
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(report["jobs"][0][direction]["iops"]
+        .as_f64()
+        .ok_or("fio says nothing of its speed")?)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
