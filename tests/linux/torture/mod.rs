@@ -24,8 +24,8 @@ const ROUNDS_OF_A_BLOCK: u64 = 4;
 /// `coracle` lives at most so long: a guest is at its first record after some 50 ms.
 const LONGEST: Duration = Duration::from_millis(300);
 
-/// What makes and checks qcow2 images, and is put into nested machines.
-const QEMU_IMG: &str = "/usr/bin/qemu-img";
+/// What makes and checks qcow2 images: a `--file` of nested machines.
+const QEMU_IMG: &str = "/usr/bin/qemu-img:/usr/bin/qemu-img";
 
 /// Fewer in a trial.
 const ROUNDS_OF_A_TRIAL: u64 = 3;
