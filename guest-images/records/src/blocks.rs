@@ -25,7 +25,7 @@ impl Block {
     }
 }
 
-/// Reads every block, and says which cannot be read, and which hold what [`write`] writes there.
+/// Reads every block, and says which cannot be read, and which hold what [`write()`] writes there.
 pub fn read(device: &Path) -> Result<(), String> {
     let disk = open(device)?;
     let (mut failed, mut written) = (Runs::default(), Runs::default());
