@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coracle::config::{Cache, Engine};
@@ -133,7 +134,9 @@ fn batches(driver: &mut Driver, size: u64) -> Result<(), Box<dyn Error>> {
 fn device_time() -> Result<f64, Box<dyn Error>> {
     for task in fs::read_dir("/proc/self/task")? {
         let task = task?.path();
-        if fs::read_to_string(task.join("comm"))?.starts_with("disk-") {
+        // The first thread has the program's name, which begins in the same way.
+        let is_first = task.ends_with(process::id().to_string());
+        if !is_first && fs::read_to_string(task.join("comm"))?.starts_with("disk-") {
             // It completes a request a moment before it sleeps.
             while !fs::read_to_string(task.join("stat"))?.contains(") S ") {
                 std::thread::yield_now();

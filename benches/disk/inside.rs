@@ -5,6 +5,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -50,6 +53,8 @@ const IMAGES: &str = "
 /// (docs/boot.md).
 const NO_GRACE_PERIOD: &str = "mount -o remount,favordynmods /sys/fs/cgroup";
 const TIMINGS: &str = "/run/timings.json";
+/// Longer than any pattern takes.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Starts of which the median counts.
 const STARTS: usize = 5;
 
@@ -256,10 +261,16 @@ fn measure(
         .spawn()?;
     let mut machine = Machine(child);
     let output = machine.0.stdout.take().ok_or("stdout is no pipe")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // Nobody listens any more once there is a result.
+            let _ = sender.send(line);
+        }
+    });
     let mut measured = Vec::new();
     let mut before = Counters::default();
-    for line in BufReader::new(output).lines() {
-        let line = line?;
+    while let Ok(line) = lines.recv_timeout(PATIENCE) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["begin", _] => before = Counters::read()?,
@@ -285,12 +296,33 @@ fn measure(
             _ => (),
         }
     }
+    say_threads(machine.0.id());
     machine.0.kill()?;
     let mut complaints = String::new();
     if let Some(stderr) = &mut machine.0.stderr {
         stderr.read_to_string(&mut complaints)?;
     }
     Err(format!("{command:?} did not come to its end: {complaints}").into())
+}
+
+/// Says on standard error what each thread of a process is at.
+fn say_threads(process: u32) {
+    let threads = fs::read_dir(format!("/proc/{process}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    for thread in threads {
+        let file = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+        eprintln!(
+            "{} {} {}",
+            file("comm").trim(),
+            file("schedstat").trim(),
+            file("stack").trim()
+        );
+    }
+    if let Ok(Counters { exits, kvm_exits }) = Counters::read() {
+        eprintln!("{exits} exits, {kvm_exits} by KVM's count");
+    }
 }
 
 /// KVM's counters over all machines, of which there is one.
