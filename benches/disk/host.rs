@@ -144,7 +144,10 @@ fn fio(image: &Path, row: &Row, writes: bool) -> Result<f64, Box<dyn Error>> {
     if !output.status.success() {
         return Err(format!("fio: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
-    let report: Value = serde_json::from_slice(&output.stdout)?;
+    // It may have notes in front.
+    let said = String::from_utf8(output.stdout)?;
+    let begin = said.find('{').ok_or("fio gives no report")?;
+    let report: Value = serde_json::from_str(&said[begin..])?;
     Ok(report["jobs"][0][direction]["iops"]
         .as_f64()
         .ok_or("fio says nothing of its speed")?)
