@@ -209,7 +209,12 @@ fn run_share(share: usize, arguments: &[OsString]) -> bool {
         Ok("full") => MACHINE_PATIENCE_FULL,
         _ => MACHINE_PATIENCE,
     };
-    let mut machine = machine(share, Some(patience), &[], arguments);
+    let images = FORMATS
+        .iter()
+        .map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")));
+    let stock = ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"]
+        .map(|name| (stock().join(name), format!("/stock/{name}")));
+    let mut machine = machine(share, Some(patience), &put(images.chain(stock)), arguments);
     for last in [false, true] {
         let output = match machine.output() {
             Ok(output) => output,
@@ -231,27 +236,34 @@ fn run_share(share: usize, arguments: &[OsString]) -> bool {
     false
 }
 
-/// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions: what a trial waits for does not
-/// depend on how busy this host is. The other kind of nested machine now and then loses an interrupt, or more.
-pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], arguments: &[OsString]) -> Command {
-    let files = FORMATS
-        .iter()
-        .map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")))
-        .chain(
-            ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"]
-                .map(|name| (stock().join(name), format!("/stock/{name}"))),
-        )
-        .chain(DISK_PROGRAMS.map(|program| {
-            let program = PathBuf::from(program);
-            (
-                fs::canonicalize(&program).unwrap_or_else(|_| program.clone()),
-                program.display().to_string(),
-            )
-        }))
-        .chain(env::current_exe().map(|program| (program, "/linux-tests".into())))
-        .chain([(records(), "/records".into())])
+/// The options of the nested machine that put these files inside, each a path here and one there.
+fn put(files: impl Iterator<Item = (PathBuf, String)>) -> Vec<OsString> {
+    files
         // What no wanted trial needs was not made.
-        .filter(|(outside, _)| outside.exists());
+        .filter(|(outside, _)| outside.exists())
+        .flat_map(|(outside, inside)| {
+            let mut file = outside.into_os_string();
+            file.push(":");
+            file.push(inside);
+            ["--file".into(), file]
+        })
+        .collect()
+}
+
+/// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions:
+/// what a trial waits for does not depend on how busy this host is. The other kind of nested machine now and then loses an
+/// interrupt, or more.
+pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], arguments: &[OsString]) -> Command {
+    let programs = DISK_PROGRAMS.map(|program| {
+        let program = PathBuf::from(program);
+        let inside = program.display().to_string();
+        (fs::canonicalize(&program).unwrap_or(program), inside)
+    });
+    let ours = env::current_exe().map(|program| (program, "/linux-tests".into()));
+    let files = programs
+        .into_iter()
+        .chain(ours)
+        .chain([(records(), "/records".into())]);
     let extent = env::var(EXTENT).unwrap_or_default();
     let run = Path::new(ROOT).join("tests/nested/run");
     let mut machine = match patience {
@@ -262,13 +274,7 @@ pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], argume
         }
         None => Command::new(run),
     };
-    machine.arg("--deterministic").args(options);
-    for (outside, inside) in files {
-        let mut file = outside.into_os_string();
-        file.push(":");
-        file.push(inside);
-        machine.arg("--file").arg(file);
-    }
+    machine.arg("--deterministic").args(options).args(put(files));
     machine
         .args([
             "--",
