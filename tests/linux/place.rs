@@ -143,13 +143,13 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
         stock_kernel.arg(stock());
         do_or_say(stock_kernel)?;
     }
-    if wanted("load") {
+    let load = wanted("load") && (runs_linux() || is_full_asked());
+    if load {
         let mut fio = Command::new(root.join("tests/nested/fio-disk"));
         fio.arg(stock());
         do_or_say(fio)?;
     }
-    // A full load has a qcow2 disk, too.
-    if wanted("load") && (runs_linux() || is_full_asked()) {
+    if load {
         need(&["qemu-utils"])?;
         let mut image = Command::new("qemu-img");
         image.args(["create", "-q", "-f", "qcow2"]);

@@ -22,16 +22,16 @@ const SIZE: u64 = 128 << 20;
 const LOADS: [usize; 2] = [3, 16];
 
 fn what_fio_reads_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
-    match place::is_full() {
-        false => load(""),
-        true => [
-            ",engine=uring,cache=direct",
-            ",engine=sync,cache=writeback",
-            ",format=qcow2",
-        ]
-        .into_iter()
-        .for_each(load),
+    if place::is_inside() && !place::is_full() {
+        return eprintln!("not tested here: fio takes many minutes in a nested machine: make torture");
     }
+    [
+        ",engine=uring,cache=direct",
+        ",engine=sync,cache=writeback",
+        ",format=qcow2",
+    ]
+    .into_iter()
+    .for_each(load);
 }
 
 fn load(options: &str) {
