@@ -198,11 +198,12 @@ impl Engine<'_, '_> {
 
     /// Submits the request in slot `index`, or carries it out here when the ring is not for it.
     fn begin(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
-        let chain = &self.slots[usize::from(index)].chain;
+        let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
         let (raw, disk) = (self.ring.raw, self.queue.disk);
         let for_ring = match request.operation {
             Operation::Read => raw.takes(&chain.writable),
-            Operation::Write => raw.takes(&chain.readable),
+            // The page cache takes a write at once, and most file systems would have a ring give it to a worker thread.
+            Operation::Write => (raw.is_direct() || *durable) && raw.takes(&chain.readable),
             Operation::Flush => disk.image.may_flush().is_ok(),
             Operation::Identify => false,
             Operation::Discard | Operation::WriteZeroes { .. } => raw.takes_fallocate(),

@@ -31,6 +31,11 @@ impl Raw {
         self.file.as_raw_fd()
     }
 
+    /// Whether reads and writes go past the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
     /// Whether the host's kernel takes `buffers` as they are.
     pub fn takes(&self, buffers: &Buffers) -> bool {
         self.direct
