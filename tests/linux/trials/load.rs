@@ -18,8 +18,8 @@ crate::group!["load":
 
 const SIZE: u64 = 128 << 20;
 
-/// Loads, and those of them that are not for a full run alone.
-const LOADS: [usize; 2] = [3, 16];
+/// Loads in tests/nested/fio-guest.
+const LOADS: usize = 16;
 
 fn what_fio_reads_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
     if place::is_inside() && !place::is_full() {
@@ -37,20 +37,17 @@ fn what_fio_reads_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
 fn load(options: &str) {
     let room = Room::make().unwrap();
     let image = image(&room.root(), options);
-    let full = place::is_full();
-    let extent = if full { " coracle.fio=full" } else { "" };
     let stock = place::stock();
     let mut running = Coracle::run()
         .args(["--kernel".as_ref(), stock.join("vmlinuz").as_os_str()])
         .args(["--initrd".as_ref(), stock.join("stock-initrd").as_os_str()])
-        .args(["--cpus", if full { "4" } else { "2" }, "--memory", "512M"])
+        .args(["--cpus", "4", "--memory", "512M"])
         .args(["--disk", &format!("{},ro", stock.join("fio.ext4").display())])
         .args(["--disk", &format!("{}{options}", image.display())])
-        .args(["--cmdline", &format!("quiet coracle.script=fio-guest{extent}")])
+        .args(["--cmdline", "quiet coracle.script=fio-guest"])
         .patience(4000)
         .start();
-    let loads = LOADS[usize::from(full)];
-    for number in 0..loads {
+    for number in 0..LOADS {
         running.wait_for(" begins");
         // Somewhere in it, and each time elsewhere.
         stop(&running, Duration::from_millis(20 + 40 * number as u64 % 7));
@@ -65,7 +62,7 @@ fn load(options: &str) {
         eprintln!("{line}");
     }
     let verified = console.matches("fio:   READ ").count();
-    assert_eq!(verified, loads, "loads that read what they wrote\n{finished}");
+    assert_eq!(verified, LOADS, "loads that read what they wrote\n{finished}");
 }
 
 /// `coracle` stands still for a second, `after` from now.
