@@ -15,6 +15,15 @@ use crate::terminal::{Modes, Terminal};
 
 /// Patience with a guest in software emulation on a busy machine: far beyond what it takes.
 const PATIENCE: Duration = Duration::from_secs(150);
+/// The same on the nested machine's clock, of which a guest that stands still takes a second in twenty.
+const PATIENCE_INSIDE: Duration = Duration::from_secs(20);
+
+fn patience() -> Duration {
+    match place::is_inside() && !place::is_full() {
+        true => PATIENCE_INSIDE,
+        false => PATIENCE,
+    }
+}
 
 /// A run to be: `coracle run` with stdin at its end from the start, unless told otherwise.
 pub struct Coracle {
@@ -41,7 +50,7 @@ impl Coracle {
         Self {
             program: program.into(),
             arguments: Vec::new(),
-            patience: PATIENCE,
+            patience: patience(),
             input: Input::None,
             stdout: None,
         }

@@ -36,7 +36,6 @@ fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
             "--disk",
             disk.to_str().unwrap(),
         ])
-        .patience(400)
         .end()
         .assert_powered_off()
         .assert_prints("\n2\n")
