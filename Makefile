@@ -32,7 +32,7 @@ run: build
 
 # Linux trials, a group of them at a time in nested machines of its own: with all of them in the same two, one of these has
 # been seen to stand still.
-GROUPS_OF_TRIALS := console:: kernels:: memory:: cpus:: race:: disks:: terminals:: timings:: torture:: failures:: ends:: guest::
+GROUPS_OF_TRIALS := console:: kernels::a_stock kernels::a_bzimage kernels::an_elf memory:: cpus:: race:: disks:: terminals:: timings:: torture:: failures:: ends:: guest::
 
 test: prepared
 	@$(PARALLEL) release tests formats
