@@ -30,15 +30,10 @@ help:
 run: build
 	@tools/run
 
-# Linux trials, a group of them at a time in nested machines of its own: with all of them in the same two, one of these has
-# been seen to stand still.
-GROUPS_OF_TRIALS := console:: kernels::a_stock kernels::a_bzimage kernels::an_elf memory:: cpus:: race:: disks:: terminals:: timings:: torture:: failures:: ends:: guest::
-
 test: prepared
 	@$(PARALLEL) release tests formats
 	$(call say,running the tests of this host and then those with Linux guests)
-	@cargo test --quiet --workspace --lib --bins --test kvm --test race
-	@set -e; for trials in $(GROUPS_OF_TRIALS); do cargo test --quiet --test linux -- $$trials; done
+	@cargo test --quiet --workspace
 
 race: build
 	@tests/nested/prepare

@@ -25,11 +25,9 @@ mod trials {
     pub mod timings;
 }
 
-use std::any::Any;
-use std::panic::catch_unwind;
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Trial};
 
 /// Trials that run at once: a nested machine has one processor, and another host has most of its own left.
 const AT_ONCE: usize = 1;
@@ -87,33 +85,15 @@ fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// Functions as trials, named `GROUP::FUNCTION`.
+/// Functions that panic when they fail as trials, named `GROUP::FUNCTION`.
 macro_rules! group {
     ($group:literal: $($name:ident),+ $(,)?) => {
         pub fn trials() -> Vec<libtest_mimic::Trial> {
-            vec![$(libtest_mimic::Trial::test(concat!($group, "::", stringify!($name)), || crate::attempt($name))),+]
+            vec![$(libtest_mimic::Trial::test(concat!($group, "::", stringify!($name)), || {
+                $name();
+                Ok(())
+            })),+]
         }
     };
 }
 pub(crate) use group;
-
-/// The nested machine's emulated processor is not quite reliable: without its deterministic clock it loses interrupts and
-/// worse, and with it one guest has been seen to stand still while its second processor came up. A trial that fails there
-/// gets a second attempt, there and nowhere else, and the first failure is printed: a fault of ours comes again.
-fn attempt(trial: fn()) -> Result<(), Failed> {
-    let first = match catch_unwind(trial) {
-        Ok(()) => return Ok(()),
-        Err(panic) => message(&*panic),
-    };
-    if !place::is_inside() {
-        return Err(first.into());
-    }
-    eprintln!("a trial failed in the nested machine and is tried once more; it failed with: {first}");
-    catch_unwind(trial).map_err(|panic| message(&*panic).into())
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
-        .unwrap_or_else(|| "it panicked".into())
-}
