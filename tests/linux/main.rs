@@ -25,6 +25,7 @@ mod trials {
     pub mod timings;
 }
 
+use std::any::Any;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
@@ -97,3 +98,10 @@ macro_rules! group {
     };
 }
 pub(crate) use group;
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
+        .unwrap_or_else(|| "it panicked".into())
+}
