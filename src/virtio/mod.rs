@@ -22,6 +22,7 @@ pub mod entropy;
 mod log_limit;
 /// The transport: registers in guest memory space.
 pub mod mmio;
+mod recent_memory;
 mod split_queue;
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 use virtio_bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 use virtio_queue::Queue;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileMemory, VolatileSlice};
+use vm_memory::{GuestAddress, GuestMemoryMmap, VolatileMemory, VolatileSlice};
+
+use super::recent_memory::RecentMemory;
 
 /// Both rings begin with their flags and their index.
 const FLAGS: usize = 0;
@@ -46,15 +48,15 @@ impl<'m> SplitQueue<'m> {
     pub fn new(memory: &'m GuestMemoryMmap, queue: &Queue) -> Result<Self, Error> {
         let state = queue.state();
         let size = usize::from(state.size);
-        let part = |address, length| {
-            let slice = GuestMemoryBackend::get_slice(memory, GuestAddress(address), length);
-            slice.map_err(|_| Error::Place)
+        let mut memory = RecentMemory::new(memory);
+        let mut part = |address, length| {
+            let slice = memory.get_slice(GuestAddress(address), length);
+            slice.ok_or(Error::Place)
         };
         Ok(Self {
             size: state.size,
             event_idx: state.event_idx_enabled,
-            table: Table::new(memory, state.desc_table, size * size_of::<Descriptor>())
-                .ok_or(Error::Place)?,
+            table: Table(part(state.desc_table, size * size_of::<Descriptor>())?),
             // Behind each ring there is room for the other side's event index.
             available: part(state.avail_ring, RING + size_of::<u16>() * (size + 1))?,
             used: part(
@@ -69,15 +71,18 @@ impl<'m> SplitQueue<'m> {
     }
 
     /// The most chains that it can hold.
+    #[inline]
     pub fn size(&self) -> u16 {
         self.size
     }
 
+    #[inline]
     pub fn table(&self) -> Table<'m> {
         self.table
     }
 
     /// Takes the head of the next available chain, if there is one.
+    #[inline]
     pub fn take(&mut self) -> Result<Option<u16>, Error> {
         if self.next_available == self.seen {
             // What the driver wrote before the index is read after it.
@@ -98,6 +103,7 @@ impl<'m> SplitQueue<'m> {
     }
 
     /// Puts a chain into the used ring, with the bytes written to it.
+    #[inline]
     pub fn add_used(&mut self, head: u16, length: u32) -> Result<(), Error> {
         let slot = usize::from(self.next_used % self.size);
         let element = self
@@ -162,11 +168,13 @@ trait Fields {
 }
 
 impl Fields for VolatileSlice<'_> {
+    #[inline]
     fn load(&self, offset: usize, order: Ordering) -> u16 {
         self.get_atomic_ref::<AtomicU16>(offset)
             .map_or(0, |field| u16::from_le(field.load(order)))
     }
 
+    #[inline]
     fn store(&self, offset: usize, value: u16, order: Ordering) {
         if let Ok(field) = self.get_atomic_ref::<AtomicU16>(offset) {
             field.store(value.to_le(), order);
@@ -180,14 +188,15 @@ pub struct Table<'m>(VolatileSlice<'m>);
 
 impl<'m> Table<'m> {
     /// The table of so many bytes at `address`, if that is whole descriptors in one region of guest memory.
-    pub fn new(memory: &'m GuestMemoryMmap, address: u64, length: usize) -> Option<Self> {
-        let slice = GuestMemoryBackend::get_slice(memory, GuestAddress(address), length).ok()?;
+    pub fn new(memory: &mut RecentMemory<'m>, address: GuestAddress, length: usize) -> Option<Self> {
+        let slice = memory.get_slice(address, length)?;
         length
             .is_multiple_of(size_of::<Descriptor>())
             .then_some(Self(slice))
     }
 
     /// The driver may change a descriptor at any time: this reads it once.
+    #[inline]
     pub fn get(&self, index: u16) -> Option<Descriptor> {
         let offset = usize::from(index) * size_of::<Descriptor>();
         Some(self.0.get_ref::<Descriptor>(offset).ok()?.load())

@@ -17,12 +17,14 @@ pub struct Buffers<'m> {
 }
 
 impl<'m> Buffers<'m> {
+    #[inline]
     pub fn clear(&mut self) {
         self.iovecs.clear();
         self.first = 0;
         self.length = 0;
     }
 
+    #[inline]
     pub fn push(&mut self, slice: VolatileSlice<'m>) {
         if slice.is_empty() {
             return;
@@ -43,16 +45,19 @@ impl<'m> Buffers<'m> {
     }
 
     /// In bytes.
+    #[inline]
     pub fn length(&self) -> u64 {
         self.length
     }
 
     /// What is left of the stream. The guest may read and write these bytes at any time.
+    #[inline]
     pub fn iovecs(&self) -> &[libc::iovec] {
         self.iovecs.get(self.first..).unwrap_or_default()
     }
 
     /// Drops the first `count` bytes, or all when there are fewer.
+    #[inline]
     pub fn advance(&mut self, count: u64) {
         let mut left = count.min(self.length);
         self.length -= left;
@@ -69,6 +74,7 @@ impl<'m> Buffers<'m> {
     }
 
     /// Takes the first `N` bytes; nothing when there are fewer.
+    #[inline]
     pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         if self.length < N as u64 {
             return None;
@@ -80,6 +86,7 @@ impl<'m> Buffers<'m> {
     }
 
     /// Takes the last byte's place.
+    #[inline]
     pub fn take_last(&mut self) -> Option<VolatileSlice<'m>> {
         let last = self.iovecs.last_mut().filter(|_| self.length > 0)?;
         last.iov_len -= 1;
@@ -93,6 +100,7 @@ impl<'m> Buffers<'m> {
     }
 
     /// Copies as much as fits into `bytes`, and says how much that is.
+    #[inline]
     pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
         let mut copied = 0;
         for slice in self.slices() {
@@ -124,6 +132,7 @@ impl<'m> Buffers<'m> {
         bits & (alignment - 1) == 0
     }
 
+    #[inline]
     fn slices(&self) -> impl Iterator<Item = VolatileSlice<'m>> + use<'_, 'm> {
         self.iovecs().iter().map(|iovec| {
             // SAFETY: the piece lies in guest memory, which lives for 'm.

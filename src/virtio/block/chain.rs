@@ -2,9 +2,10 @@
 //! begins means nothing).
 
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions, VolatileSlice};
+use vm_memory::{GuestMemory, Permissions, VolatileSlice};
 
 use super::buffers::Buffers;
+use crate::virtio::recent_memory::RecentMemory;
 use crate::virtio::split_queue::Table;
 
 /// The buffers of one request. Filled again and again it does not allocate.
@@ -34,9 +35,10 @@ pub enum ChainError {
 impl<'m> Chain<'m> {
     /// Reads the chain that begins at `head` of a queue's `table`, at most as many descriptors as the queue's `size`
     /// (section 2.7.5.3.1).
+    #[inline]
     pub fn fill(
         &mut self,
-        memory: &'m GuestMemoryMmap,
+        memory: &mut RecentMemory<'m>,
         mut table: Table<'m>,
         head: u16,
         size: u16,
@@ -45,7 +47,7 @@ impl<'m> Chain<'m> {
         self.readable.clear();
         self.writable.clear();
         self.has_holes = false;
-        let (mut index, mut left, mut length) = (head, size, 0u32);
+        let (mut index, mut left, mut length) = (head, size, 0);
         let (mut is_indirect, mut hole_at_end) = (false, false);
         loop {
             let descriptor = table.get(index).ok_or(ChainError::Endless)?;
@@ -55,13 +57,16 @@ impl<'m> Chain<'m> {
                 }
                 is_indirect = true;
                 index = 0;
-                table = Table::new(memory, descriptor.addr().0, descriptor.len() as usize)
+                table = Table::new(memory, descriptor.addr(), descriptor.len() as usize)
                     .ok_or(ChainError::Endless)?;
                 continue;
             }
-            left = left.checked_sub(1).ok_or(ChainError::Endless)?;
             // Section 2.7.5.2: a chain is no longer than 4 GiB.
-            length = length.checked_add(descriptor.len()).ok_or(ChainError::Endless)?;
+            length += u64::from(descriptor.len());
+            if left == 0 || length > u64::from(u32::MAX) {
+                return Err(ChainError::Endless);
+            }
+            left -= 1;
             let is_whole = self.push(memory, &descriptor);
             self.has_holes |= !is_whole;
             if descriptor.is_write_only() && descriptor.len() > 0 {
@@ -84,29 +89,32 @@ impl<'m> Chain<'m> {
     }
 
     /// Adds a descriptor's buffer to its stream. Says whether all of it is in guest memory.
-    fn push(&mut self, memory: &'m GuestMemoryMmap, descriptor: &Descriptor) -> bool {
+    #[inline]
+    fn push(&mut self, memory: &mut RecentMemory<'m>, descriptor: &Descriptor) -> bool {
         let stream = match descriptor.is_write_only() {
             true => &mut self.writable,
             false => &mut self.readable,
         };
         let (address, length) = (descriptor.addr(), descriptor.len() as usize);
         // In one region, as nearly all are.
-        if let Ok(slice) = GuestMemoryBackend::get_slice(memory, address, length) {
+        if let Some(slice) = memory.get_slice(address, length) {
             stream.push(slice);
             return true;
         }
-        GuestMemory::get_slices(memory, address, length, Permissions::ReadWrite)
+        GuestMemory::get_slices(memory.all, address, length, Permissions::ReadWrite)
             .and_then(|mut slices| slices.try_for_each(|slice| slice.map(|slice| stream.push(slice))))
             .is_ok()
     }
 
     /// The chain's name in the used ring.
+    #[inline]
     pub fn head(&self) -> u16 {
         self.head
     }
 
     /// Writes the status. Returns the length for the used ring: the bytes written from the start of the writable
     /// stream, which are `written`, up to the first gap (section 2.7.8.2).
+    #[inline]
     pub fn finish(&self, status: u8, written: u64) -> u32 {
         if let Some(byte) = &self.status {
             byte.copy_from(&[status]);

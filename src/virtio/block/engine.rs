@@ -18,8 +18,7 @@ pub fn choose(asked: Engine, image: &Image) -> Choice {
         Engine::Auto if image.raw().is_none() => {
             (Engine::Sync, "the format is read and written call by call")
         }
-        Engine::Auto if image.waits_for_device() => (Engine::Uring, "its requests wait for the device"),
-        Engine::Auto => (Engine::Sync, "the host's page cache answers at once"),
+        Engine::Auto => (Engine::Uring, "a raw image takes many requests at once"),
         chosen => (chosen, "as asked"),
     };
     Choice { engine, reason }

@@ -12,13 +12,14 @@ use super::Disk;
 use super::chain::{Chain, ChainError};
 use super::request::{Refusal, Request};
 use crate::virtio::VirtioInterrupt;
+use crate::virtio::recent_memory::RecentMemory;
 use crate::virtio::split_queue::{self, SplitQueue};
 
 /// A queue that the driver made ready, and whom to tell of it.
 pub struct DiskQueue<'m> {
     pub disk: &'m Disk,
     queue: SplitQueue<'m>,
-    memory: &'m GuestMemoryMmap,
+    memory: RecentMemory<'m>,
     interrupt: &'m VirtioInterrupt,
     /// The driver never flushes, so every write is to be durable when it completes (virtio 1.2 section 5.2.6.2).
     is_never_flushed: bool,
@@ -60,7 +61,7 @@ impl<'m> DiskQueue<'m> {
         Ok(Self {
             disk,
             queue: SplitQueue::new(memory, queue)?,
-            memory,
+            memory: RecentMemory::new(memory),
             interrupt,
             is_never_flushed: features & 1 << VIRTIO_BLK_F_FLUSH == 0,
             stop,
@@ -74,16 +75,19 @@ impl<'m> DiskQueue<'m> {
     }
 
     /// Whether the device is being reset: then it begins no further request.
+    #[inline]
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
     /// Whether a write must be durable when it completes.
+    #[inline]
     pub fn writes_through(&self) -> bool {
         self.is_never_flushed || self.disk.writes_through()
     }
 
     /// Takes the next available request into `chain`, if there is one and the device is not being reset.
+    #[inline]
     pub fn next(&mut self, chain: &mut Chain<'m>) -> Result<bool, QueueError> {
         if self.is_stopped() {
             return Ok(false);
@@ -91,7 +95,7 @@ impl<'m> DiskQueue<'m> {
         let Some(head) = self.queue.take()? else {
             return Ok(false);
         };
-        chain.fill(self.memory, self.queue.table(), head, self.queue.size())?;
+        chain.fill(&mut self.memory, self.queue.table(), head, self.queue.size())?;
         Ok(true)
     }
 

@@ -62,6 +62,7 @@ pub enum Refusal {
 
 impl Request {
     /// Takes the request's header off `chain`, and what follows it but data.
+    #[inline]
     pub fn parse(chain: &mut Chain, limits: &Limits) -> Result<Self, Refusal> {
         if chain.has_holes {
             return Err(Refusal::Invalid("its buffers leave guest memory"));
@@ -100,6 +101,7 @@ impl Request {
 
 impl Limits {
     /// `operation` on `length` bytes from `sector` on, if they are whole blocks of the disk.
+    #[inline]
     fn locate(&self, operation: Operation, sector: u64, length: u64) -> Result<Request, Refusal> {
         let inside = |offset: &u64| offset.checked_add(length).is_some_and(|end| end <= self.size);
         let offset = sector.checked_mul(SECTOR_SIZE).filter(inside);
@@ -159,6 +161,7 @@ impl Segment {
         self.locate(operation, WRITE_ZEROES_SECTORS_MAX, limits)
     }
 
+    #[inline]
     fn locate(&self, operation: Operation, most: u32, limits: &Limits) -> Result<Request, Refusal> {
         if self.sectors > most {
             return Err(Refusal::Invalid("its range is longer than the disk takes"));

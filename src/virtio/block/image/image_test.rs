@@ -14,7 +14,6 @@ impl Image {
             },
             physical_block_size: SECTOR_SIZE,
             data: Data::Raw(Raw::new(file, None, false)),
-            is_direct: false,
             lost_data: AtomicBool::new(false),
         }
     }

@@ -79,7 +79,6 @@ pub struct Image {
     /// In bytes: what the host writes as a whole.
     physical_block_size: u64,
     data: Data,
-    is_direct: bool,
     /// A flush failed. The host may have dropped the data and would call the next flush a success, so none
     /// succeeds any more.
     lost_data: AtomicBool,
@@ -132,7 +131,6 @@ impl Image {
             },
             physical_block_size: physical_block_size.max(block_size),
             data,
-            is_direct,
             lost_data: AtomicBool::new(false),
         })
     }
@@ -149,11 +147,6 @@ impl Image {
     /// The size in bytes of the blocks that the host writes as a whole, a power of two.
     pub fn physical_block_size(&self) -> u64 {
         self.physical_block_size
-    }
-
-    /// Whether requests go past the host's page cache, which could answer them at once.
-    pub fn waits_for_device(&self) -> bool {
-        self.is_direct
     }
 
     /// The file that has the disk's bytes in place, if there is one.

@@ -37,12 +37,14 @@ impl Raw {
     }
 
     /// Whether the host's kernel takes `buffers` as they are.
+    #[inline]
     pub fn takes(&self, buffers: &Buffers) -> bool {
         self.direct
             .is_none_or(|direct| buffers.are_aligned(direct.memory_alignment))
     }
 
     /// Fills `buffers` from `offset` on.
+    #[inline]
     pub fn read(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
         if self.takes(buffers) {
             return self.read_straight(buffers, offset);
@@ -114,6 +116,7 @@ impl Raw {
         !self.is_block_device
     }
 
+    #[inline]
     fn read_straight(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
         transfer(buffers, offset, io::ErrorKind::UnexpectedEof, |iovecs, offset| {
             // SAFETY: `transfer` passes iovecs of live memory, which any writer may change at any time.
@@ -226,6 +229,7 @@ impl Piece {
 }
 
 /// Moves all of `buffers` with a vectored system call, as often as it takes.
+#[inline]
 fn transfer(
     buffers: &mut Buffers,
     offset: u64,
