@@ -10,6 +10,7 @@ use crate::run::{Coracle, Finished};
 
 crate::group!["failures":
     a_full_host_fails_the_writes_that_it_cannot_store_and_no_other,
+    a_full_temporary_directory_fails_what_an_ephemeral_disk_cannot_keep_and_no_other,
     a_bad_block_of_the_host_fails_the_reads_of_it_and_the_flush_after_a_write,
     past_the_hosts_cache_a_bad_block_fails_the_writes_to_it_too,
     an_image_that_is_cut_short_fails_the_reads_past_its_end,
@@ -34,7 +35,18 @@ fn assert_the_other_disk_goes_on(finished: &Finished, other: &Path) {
 
 const BOTH_ON_THE_OTHER: &str = "/records blocks write /dev/vdb; /records blocks read /dev/vdb";
 
-/// The file system is one that only `coracle` sees: it has mounts of its own.
+/// A run of `coracle` on a host with a file system of 256 KiB at `full` that holds a sparse `image`. Only it sees that: it
+/// has mounts of its own.
+fn on_a_full_host(full: &str) -> Coracle {
+    let on_the_host = format!(
+        "mkdir \"$1\" && mount -t tmpfs -o size=256k none \"$1\" && truncate -s {SIZE} \"$1/image\" && shift && exec \"$@\""
+    );
+    Coracle::program("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .args([&on_the_host, "sh", full, "env", &format!("TMPDIR={full}")])
+        .args([place::coracle().as_os_str(), "run".as_ref()])
+}
+
 fn a_full_host_fails_the_writes_that_it_cannot_store_and_no_other() {
     ENGINES.into_iter().for_each(write_to_a_full_host);
 }
@@ -44,13 +56,7 @@ fn write_to_a_full_host(engine: &str) {
     let full = scratch.path().join("full");
     let full = full.to_str().unwrap();
     let other = sparse(&scratch, "other", SIZE);
-    let on_the_host = format!(
-        "mkdir \"$1\" && mount -t tmpfs -o size=256k none \"$1\" && truncate -s {SIZE} \"$1/image\" && shift && exec \"$@\""
-    );
-    let finished = Coracle::program("unshare")
-        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
-        .args([&on_the_host, "sh", full])
-        .args([place::coracle().as_os_str(), "run".as_ref()])
+    let finished = on_a_full_host(full)
         .args(["--initrd", initrd_with_records(&scratch).to_str().unwrap()])
         .args(["--disk", &format!("{full}/image,engine={engine}")])
         .args(["--disk", other.to_str().unwrap()])
@@ -66,6 +72,41 @@ fn write_to_a_full_host(engine: &str) {
         .assert_explains(&format!(
             "disk \"{full}/image\": write at sector 512, 4096 bytes: No space left on device"
         ));
+}
+
+/// Its file of temporary data is in the qcow2 format, which needs room for tables, too.
+fn a_full_temporary_directory_fails_what_an_ephemeral_disk_cannot_keep_and_no_other() {
+    let scratch = scratch();
+    let full = scratch.path().join("full");
+    let full = full.to_str().unwrap();
+    let base = sparse(&scratch, "base", SIZE);
+    let other = sparse(&scratch, "other", SIZE);
+    let finished = on_a_full_host(full)
+        .args(["--initrd", initrd_with_records(&scratch).to_str().unwrap()])
+        .args(["--disk", &format!("{},ephemeral", base.display())])
+        .args(["--disk", other.to_str().unwrap()])
+        .script(&format!(
+            "/records blocks write /dev/vda; /records blocks read /dev/vda; {BOTH_ON_THE_OTHER}"
+        ))
+        .end();
+    assert_the_other_disk_goes_on(&finished, &other);
+    let console = finished.console();
+    let first_failed = console
+        .split_once("/dev/vda: 128 blocks; cannot write ")
+        .and_then(|(_, ranges)| ranges.split_once('-'))
+        .and_then(|(first, _)| first.parse::<u64>().ok())
+        .unwrap_or_else(|| panic!("no write failed\n{finished}"));
+    finished
+        .assert_prints(&format!("cannot write {first_failed}-127; "))
+        .assert_prints(&format!(
+            "/dev/vda: 128 blocks; cannot read none; written are 0-{}\n",
+            first_failed - 1
+        ))
+        .assert_explains(&format!(
+            "disk {base:?}: write at sector {}, 4096 bytes: ",
+            first_failed * 8
+        ))
+        .assert_explains("No space left on device");
 }
 
 /// A device-mapper device on a loop device on a file, gone when dropped.
