@@ -12,12 +12,15 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+#[path = "disk/nested.rs"]
+mod nested;
 
 /// What init's first line begins with, in a guest and in a container.
 const FIRST_LINE: &str = "Coracle guest: ";
@@ -50,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let rows = measure_in_nested_machine()?;
-    let budget = root().join("benches/boot.json");
+    let budget = nested::root().join("benches/boot.json");
     let before: Vec<Row> = match fs::read(&budget) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,
         Err(_) => Vec::new(),
@@ -62,44 +65,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 /// Runs this program in the nested machine.
 fn measure_in_nested_machine() -> Result<Vec<Row>, Box<dyn Error>> {
-    let run =
-        |program: &str, arguments: &[&str]| match Command::new(root().join(program)).args(arguments).status()
-        {
-            Ok(status) if status.success() => Ok(()),
-            ended => Err(format!("{program}: {ended:?}")),
-        };
     let stock = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("stock");
-    run("guest-images/need", &["crun", "runc"])?;
-    run("tests/nested/stock-kernel", &[&stock.display().to_string()])?;
+    nested::call("guest-images/need", &["crun", "runc"])?;
+    nested::call("tests/nested/stock-kernel", &[&stock.display().to_string()])?;
     let files = [
-        (env::current_exe()?, "/boot"),
-        (root().join(INIT), "/init-of-the-guest"),
+        (nested::root().join(INIT), "/init-of-the-guest"),
         (stock.join("vmlinuz"), "/stock/vmlinuz"),
         ("/usr/bin/crun".into(), "/usr/bin/crun"),
         ("/usr/sbin/runc".into(), "/usr/sbin/runc"),
     ];
-    let mut machine = Command::new(root().join("tests/nested/run"));
-    machine.arg("--deterministic");
-    for (outside, inside) in files {
-        machine
-            .arg("--file")
-            .arg(format!("{}:{inside}", outside.display()));
-    }
-    let ended = machine
-        .args(["--", "/boot", INSIDE])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !ended.status.success() {
-        return Err(format!("the nested machine ended with {}", ended.status).into());
-    }
-    Ok(serde_json::from_slice(&ended.stdout)?)
+    nested::run(&files, INSIDE)
 }
 
 fn print(rows: &[Row], before: &[Row]) {

@@ -1,12 +1,10 @@
 //! A guest's transfers and a machine's start: runs them in the nested machine, and prints what they took.
 
-use std::env;
 use std::error::Error;
-use std::process::{Command, Stdio};
 
 use super::device;
 use super::inside::{self, Measured, PATTERNS, Place, Results, Start};
-use super::root;
+use super::nested;
 
 pub fn run() -> Result<(), Box<dyn Error>> {
     let results = measure_in_nested_machine()?;
@@ -21,10 +19,9 @@ pub fn run() -> Result<(), Box<dyn Error>> {
 
 fn measure_in_nested_machine() -> Result<Results, Box<dyn Error>> {
     need(&["qemu-system-x86", "e2fsprogs"])?;
-    call("guest-images/build", &["load"])?;
+    nested::call("guest-images/build", &["load"])?;
     let mut files = vec![
-        (env::current_exe()?, "/disk"),
-        (root().join("guest-images/out/load"), inside::LOAD),
+        (nested::root().join("guest-images/out/load"), inside::LOAD),
         (
             "/usr/bin/qemu-system-x86_64".into(),
             "/usr/bin/qemu-system-x86_64",
@@ -35,34 +32,12 @@ fn measure_in_nested_machine() -> Result<Results, Box<dyn Error>> {
     for firmware in ["/usr/share/qemu/qboot.rom", "/usr/share/qemu/bios-microvm.bin"] {
         files.push((firmware.into(), firmware));
     }
-    let mut machine = Command::new(root().join("tests/nested/run"));
-    machine.arg("--deterministic");
-    for (outside, inside) in files {
-        machine
-            .arg("--file")
-            .arg(format!("{}:{inside}", outside.canonicalize()?.display()));
-    }
-    let ended = machine
-        .args(["--", "/disk", inside::FLAG])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()?;
-    if !ended.status.success() {
-        return Err(format!("the nested machine ended with {}", ended.status).into());
-    }
-    Ok(serde_json::from_slice(&ended.stdout)?)
+    nested::run(&files, inside::FLAG)
 }
 
 /// Installs packages that are missing.
 pub fn need(packages: &[&str]) -> Result<(), Box<dyn Error>> {
-    call("guest-images/need", packages)
-}
-
-fn call(program: &str, arguments: &[&str]) -> Result<(), Box<dyn Error>> {
-    match Command::new(root().join(program)).args(arguments).status() {
-        Ok(status) if status.success() => Ok(()),
-        ended => Err(format!("{program}: {ended:?}").into()),
-    }
+    nested::call("guest-images/need", packages)
 }
 
 fn print_transfers(transfers: &[Measured]) {

@@ -8,7 +8,7 @@
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 
 mod device;
@@ -16,6 +16,7 @@ mod driver;
 mod guest;
 mod host;
 mod inside;
+mod nested;
 mod offsets;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -53,8 +54,4 @@ impl Drop for Image {
         // It may never have been made.
         let _ = fs::remove_file(&self.0);
     }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }

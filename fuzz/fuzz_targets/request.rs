@@ -1,11 +1,15 @@
 //! One request of any bytes, cut into any descriptors, against what section 5.2.6 says of it.
 #![no_main]
 
+#[path = "hostile_driver/kind.rs"]
+mod kind;
+
 use std::sync::LazyLock;
 
 use coracle::config::{Disk, Engine};
 use coracle::virtio::block::Block;
 use coracle_fuzz::{Guest, MemoryFile};
+use kind::Kind;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use virtio_bindings::virtio_blk::*;
@@ -40,31 +44,6 @@ struct Input {
     writable_cuts: Vec<u8>,
 }
 
-#[derive(Arbitrary, Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    In,
-    Out,
-    Flush,
-    GetId,
-    Discard,
-    WriteZeroes,
-    Any(u32),
-}
-
-impl Kind {
-    fn number(self) -> u32 {
-        match self {
-            Self::In => VIRTIO_BLK_T_IN,
-            Self::Out => VIRTIO_BLK_T_OUT,
-            Self::Flush => VIRTIO_BLK_T_FLUSH,
-            Self::GetId => VIRTIO_BLK_T_GET_ID,
-            Self::Discard => VIRTIO_BLK_T_DISCARD,
-            Self::WriteZeroes => VIRTIO_BLK_T_WRITE_ZEROES,
-            Self::Any(number) => number,
-        }
-    }
-}
-
 fuzz_target!(|input: Input| {
     let mut disk: Vec<u8> = (0..SECTORS * SECTOR)
         .map(|offset| (offset / SECTOR * 16 + offset % 7) as u8)
@@ -78,7 +57,7 @@ fuzz_target!(|input: Input| {
     let block = Block::open(&options, 1).expect("the image is whole");
     GUEST.discard();
 
-    let kind = input.kind.number();
+    let kind = u32::from(input.kind);
     let (sector, sectors) = (usize::from(input.sector % 20), usize::from(input.sectors % 20));
     let length = (sectors * SECTOR).saturating_add_signed(input.odd.into());
     let header = [&kind.to_le_bytes()[..], &[0; 4], &(sector as u64).to_le_bytes()].concat();

@@ -39,6 +39,9 @@ pub const BUFFERS: u64 = 0x1_0000;
 /// So long that only a hang takes longer.
 const TIMEOUT_MS: i32 = 60_000;
 
+/// Address, length, flags, next.
+pub type Descriptor = (u64, u32, u16, u16);
+
 pub struct Driver {
     pub transport: Arc<MmioTransport>,
     pub memory: Arc<GuestMemoryMmap>,
@@ -177,7 +180,7 @@ impl Driver {
     }
 
     /// Writes a descriptor of the table at `table`.
-    pub fn describe(&self, table: u64, index: u16, (address, length, flags, next): (u64, u32, u16, u16)) {
+    pub fn describe(&self, table: u64, index: u16, (address, length, flags, next): Descriptor) {
         let mut raw = [0; 16];
         raw[..8].copy_from_slice(&address.to_le_bytes());
         raw[8..12].copy_from_slice(&length.to_le_bytes());
@@ -268,6 +271,28 @@ impl Driver {
         let mut bytes = vec![0; length];
         self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes
+    }
+
+    /// Whether the first region of memory is as it was `before`, but for the used ring and for what `descriptors` say may
+    /// be written.
+    pub fn has_written_only<'a>(
+        &self,
+        before: &[u8],
+        descriptors: impl Iterator<Item = &'a Descriptor>,
+    ) -> bool {
+        let mut after = self.bytes(0, MEMORY_SIZE as usize);
+        let mut forgive = |start: u64, length: u64| {
+            let end = start.saturating_add(length).min(MEMORY_SIZE) as usize;
+            let range = start.min(MEMORY_SIZE) as usize..end;
+            after[range.clone()].copy_from_slice(&before[range]);
+        };
+        forgive(USED, 4 + 8 * u64::from(self.queue_size) + 2);
+        for (address, length, flags, _) in descriptors {
+            if flags & WRITE != 0 {
+                forgive(*address, u64::from(*length));
+            }
+        }
+        before == after
     }
 
     pub fn put(&self, bytes: &[u8], address: u64) {

@@ -1,5 +1,6 @@
 //! A virtio driver that means no good, one step at a time (virtio 1.2 sections 2.7, 3.1 and 4.2).
 
+mod kind;
 mod step;
 
 use std::cell::Cell;
@@ -121,7 +122,7 @@ impl Driver {
                 announced,
             } => {
                 let table = if *indirect { INDIRECT } else { DESCRIPTORS };
-                self.request(table, (kind.into(), sector.into()), 512 * u32::from(sectors % 4));
+                self.request(table, ((*kind).into(), sector.into()), 512 * u32::from(sectors % 4));
                 if *indirect {
                     self.describe(DESCRIPTORS, 0, (INDIRECT, 3 * 16, F_INDIRECT, 0));
                 }

@@ -1,8 +1,8 @@
 //! What the driver can do next: each choice is likely to be one that gets far, and possibly any other.
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
-use virtio_bindings::virtio_blk::*;
 
+use super::kind::Kind;
 use super::{BUFFERS, DESCRIPTORS, DISK_SECTORS, HIGH, INDIRECT, LOW, QUEUE_SIZE, buffer};
 
 #[derive(Arbitrary, Debug)]
@@ -74,32 +74,6 @@ impl From<&QueueSize> for u16 {
         match *size {
             QueueSize::Usual => QUEUE_SIZE,
             QueueSize::Any(size) => size,
-        }
-    }
-}
-
-/// Request types of section 5.2.6.
-#[derive(Arbitrary, Debug)]
-pub enum Kind {
-    In,
-    Out,
-    Flush,
-    GetId,
-    Discard,
-    WriteZeroes,
-    Any(u32),
-}
-
-impl From<&Kind> for u32 {
-    fn from(kind: &Kind) -> Self {
-        match *kind {
-            Kind::In => VIRTIO_BLK_T_IN,
-            Kind::Out => VIRTIO_BLK_T_OUT,
-            Kind::Flush => VIRTIO_BLK_T_FLUSH,
-            Kind::GetId => VIRTIO_BLK_T_GET_ID,
-            Kind::Discard => VIRTIO_BLK_T_DISCARD,
-            Kind::WriteZeroes => VIRTIO_BLK_T_WRITE_ZEROES,
-            Kind::Any(kind) => kind,
         }
     }
 }

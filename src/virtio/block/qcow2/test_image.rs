@@ -42,18 +42,7 @@ impl Images {
     }
 
     pub fn create(&self, name: &str, options: &str, size: u64) -> PathBuf {
-        let path = self.path(name);
-        succeed(&[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            options,
-            text(&path),
-            &size.to_string(),
-        ]);
-        path
+        self.make(name, options, &[], size)
     }
 
     /// With the data of `model`, compressed.
@@ -73,22 +62,15 @@ impl Images {
         path
     }
 
+    /// On a backing file.
     pub fn on(&self, name: &str, options: &str, backing: &str, format: &str, size: u64) -> PathBuf {
-        let path = self.path(name);
-        succeed(&[
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-o",
-            options,
-            "-b",
-            backing,
-            "-F",
-            format,
-            text(&path),
-            &size.to_string(),
-        ]);
+        self.make(name, options, &["-b", backing, "-F", format], size)
+    }
+
+    fn make(&self, name: &str, options: &str, more: &[&str], size: u64) -> PathBuf {
+        let (path, size) = (self.path(name), size.to_string());
+        let begin = ["create", "-q", "-f", "qcow2", "-o", options];
+        succeed(&[&begin, more, &[text(&path), &size]].concat());
         path
     }
 
