@@ -3,10 +3,12 @@
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::say::say;
@@ -20,6 +22,8 @@ const FILE: &str = "/mnt/coracle-demonstration";
 const AMOUNT: usize = 4 << 20;
 /// Bytes a read or write.
 const PIECE: usize = 64 << 10;
+/// No disk has larger blocks.
+const BLOCK: usize = 4096;
 /// Bytes a sector of /sys/block/*/stat (Linux block/stat: always 512).
 const SECTOR: u64 = 512;
 
@@ -84,15 +88,21 @@ fn write_and_read_back() -> Result<(), String> {
     file.sync_all().map_err(failed("flush", FILE))?;
     drop(file);
 
-    // Without the page cache, what is read back comes from the disk.
-    fs::write("/proc/sys/vm/drop_caches", "1").map_err(failed("write", "/proc/sys/vm/drop_caches"))?;
+    // Past the page cache, so that what is read back comes from the disk. That wants memory that begins on a block.
     let read_before = sectors_read()?;
-    let mut file = File::open(FILE).map_err(failed("open", FILE))?;
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_DIRECT.bits())
+        .open(FILE)
+        .map_err(failed("open", FILE))?;
     let mut pattern = Pattern::new(seed);
     let mut expected = vec![0; PIECE];
+    let mut room = vec![0; PIECE + BLOCK];
+    let start = room.as_ptr().align_offset(BLOCK);
+    let piece = &mut room[start..start + PIECE];
     for number in 0..AMOUNT / PIECE {
         pattern.fill(&mut expected);
-        file.read_exact(&mut piece).map_err(failed("read", FILE))?;
+        file.read_exact(piece).map_err(failed("read", FILE))?;
         if piece != expected {
             let within = piece
                 .iter()
