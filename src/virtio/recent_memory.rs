@@ -43,3 +43,7 @@ impl<'m> RecentMemory<'m> {
         self.region.subslice(offset, length).ok()
     }
 }
+
+#[cfg(test)]
+#[path = "recent_memory_test.rs"]
+mod tests;
