@@ -158,7 +158,7 @@ impl Driver {
         self.notify();
         // An engine may take a notification before it is done with what came before.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while self.get(STATUS, 1) == [0xff] && Instant::now() < deadline {
+        while self.get(USED + 2, 2) == [0, 0] && Instant::now() < deadline {
             thread::yield_now();
         }
         assert_eq!(
