@@ -1,12 +1,14 @@
 //! The device alone: what its thread does for a read of 4 KiB, from the notification to the completion, over what the
 //! system calls that move the data take by themselves.
 //!
-//! Both are processor time of the thread that does it, kernel and program together, so what else runs hardly counts.
+//! Both are processor time of the thread that does it, kernel and program together, so what else runs hardly counts; and
+//! all is on one processor.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
 use std::fs::{self, File};
 use std::io;
+use std::mem;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process;
@@ -66,6 +68,8 @@ pub struct Cost {
 
 /// The least of several rounds for each engine, on an image that is in the page cache.
 pub fn measure(image: &Path) -> Result<Vec<Cost>, Box<dyn Error>> {
+    // What other processors' caches and waking threads there cost is the host's, and comes and goes.
+    let _on_one_processor = OneProcessor::pin()?;
     let mut costs = Vec::new();
     for (name, engine) in [("sync", Engine::Sync), ("uring", Engine::Uring)] {
         let mut driver = Driver::new(image, engine, Cache::Writeback)?;
@@ -96,6 +100,47 @@ pub fn measure(image: &Path) -> Result<Vec<Cost>, Box<dyn Error>> {
         });
     }
     Ok(costs)
+}
+
+/// This thread, and those that it starts, on the first processor that they may be on: until this is dropped.
+struct OneProcessor(libc::cpu_set_t);
+
+impl OneProcessor {
+    fn pin() -> io::Result<Self> {
+        // SAFETY: a set of zeroes is an empty one.
+        let mut before: libc::cpu_set_t = unsafe { mem::zeroed() };
+        // SAFETY: the set is written to its size.
+        check(unsafe { libc::sched_getaffinity(0, size_of_val(&before), &mut before) })?;
+        // SAFETY: a set of zeroes is an empty one.
+        let mut first: libc::cpu_set_t = unsafe { mem::zeroed() };
+        // SAFETY: the numbers are those of places in the sets.
+        let number =
+            (0..libc::CPU_SETSIZE as usize).find(|number| unsafe { libc::CPU_ISSET(*number, &before) });
+        // SAFETY: as before.
+        unsafe { libc::CPU_SET(number.unwrap_or_default(), &mut first) };
+        set_affinity(&first)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        if let Err(error) = set_affinity(&self.0) {
+            eprintln!("cannot leave the one processor: {error}");
+        }
+    }
+}
+
+fn set_affinity(processors: &libc::cpu_set_t) -> io::Result<()> {
+    // SAFETY: the set is read to its size.
+    check(unsafe { libc::sched_setaffinity(0, size_of_val(processors), processors) })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 pub fn print(what: &str, costs: &[Cost]) {
