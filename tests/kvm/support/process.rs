@@ -150,11 +150,12 @@ impl Coracle {
     }
 
     pub fn start(mut self) -> Running {
-        // A job that a shell puts in the background has SIGINT ignored, and Coracle leaves it so. SAFETY: signal may be
-        // called between fork and exec.
+        // A job that a shell puts in the background has SIGINT ignored, one under nohup(1) SIGHUP, and Coracle leaves it
+        // so. SAFETY: signal may be called between fork and exec.
         unsafe {
             self.command.pre_exec(|| {
                 libc::signal(libc::SIGINT, libc::SIG_DFL);
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
                 Ok(())
             });
         }
