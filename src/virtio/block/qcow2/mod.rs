@@ -271,8 +271,12 @@ impl Qcow2 {
     fn zero(&self, mut range: Range) -> io::Result<()> {
         while !range.is_empty() {
             let (is_zero, length) = self.reads_as_zero(&range)?;
-            // A backing file may end in the middle of a cluster.
-            let length = length.next_multiple_of(self.cluster_size).min(range.length());
+            // A backing file has clusters of its own, and may end in the middle of one of these.
+            let (is_zero, length) = match length - length % self.cluster_size {
+                _ if length == range.length() => (is_zero, length),
+                0 => (false, self.cluster_size.min(range.length())),
+                whole => (is_zero, whole),
+            };
             if !is_zero {
                 let _changes = self.change_tables()?;
                 self.image.write_zeroes(range.start, length)?;

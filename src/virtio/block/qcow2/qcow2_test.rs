@@ -193,6 +193,22 @@ proptest! {
 }
 
 #[test]
+fn zeroes_reach_the_end_of_a_cluster_that_begins_with_zeroes_of_a_backing_file() {
+    if !can_make_images() {
+        return;
+    }
+    let images = Images::new();
+    let mut model = vec![0x55; SIZE];
+    model[..1024].fill(0);
+    images.compress("base", "cluster_size=1024", &model);
+    let path = images.on("image", "cluster_size=8192", "base", "qcow2", SIZE as u64);
+    let image = open(&path);
+    image.write_zeroes(0, 16384, false).unwrap();
+    model[..16384].fill(0);
+    assert!(image.get(0, SIZE) == model);
+}
+
+#[test]
 fn a_read_only_image_is_not_written() {
     if !can_make_images() {
         return;
