@@ -5,13 +5,16 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::OpenError;
 
-/// How long a dead process may keep its lock.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a lock that a dead process still has is tried, and how long after one another: 5 s, of which a host that
+/// stood still itself takes nothing away.
+const TRIES: u32 = 5000;
 const PAUSE: Duration = Duration::from_millis(1);
+/// How often one is whose holder is not found: proc(5) locks leaves out some while others come and go.
+const TRIES_IF_UNKNOWN: u32 = 10;
 
 /// Locks `file` until it is closed.
 pub fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> {
@@ -32,18 +35,24 @@ pub fn lock(file: &File, path: &Path, read_only: bool) -> Result<(), OpenError> 
 /// A process that was killed has its files, and so its locks, until the host's kernel has finished what it had asked for;
 /// with io_uring that is after its parent has heard of its end. Nothing tells when: such a lock is tried again.
 fn try_lock(file: &File, read_only: bool) -> Result<(), TryLockError> {
-    let begin = Instant::now();
-    loop {
-        let locked = match read_only {
-            true => file.try_lock_shared(),
-            false => file.try_lock(),
-        };
-        let held = matches!(locked, Err(TryLockError::WouldBlock));
-        if !held || !holder(file).is_some_and(is_dead) || begin.elapsed() > PATIENCE {
+    let try_once = || match read_only {
+        true => file.try_lock_shared(),
+        false => file.try_lock(),
+    };
+    let mut unknown = 0;
+    for _ in 1..TRIES {
+        let locked = try_once();
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            return locked;
+        }
+        let holder = holder(file);
+        unknown += u32::from(holder.is_none());
+        if holder.is_some_and(|pid| !is_dead(pid)) || unknown > TRIES_IF_UNKNOWN {
             return locked;
         }
         thread::sleep(PAUSE);
     }
+    try_once()
 }
 
 /// Whether there is no such process, or only its status is left for its parent: proc(5), /proc/PID/stat, `(NAME) STATE`.
@@ -52,7 +61,8 @@ fn is_dead(pid: u32) -> bool {
         Ok(stat) => stat
             .rsplit_once(") ")
             .is_some_and(|(_, state)| state.starts_with(['Z', 'X'])),
-        Err(error) => error.kind() == ErrorKind::NotFound,
+        // Or it went while its status was read.
+        Err(error) => error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH),
     }
 }
 
