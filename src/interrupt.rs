@@ -1,31 +1,21 @@
 //! One guest interrupt line, as a device holds it.
 
 use std::io;
+use std::sync::Arc;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-/// An edge-triggered interrupt line. Whoever routes interrupts (KVM, by irqfd) listens at [`Interrupt::fd`].
-#[derive(Debug)]
-pub struct Interrupt(EventFd);
+/// An edge-triggered interrupt line. Clones are handles of the same line.
+#[derive(Clone)]
+pub struct Interrupt(Arc<dyn Fn() -> io::Result<()> + Send + Sync>);
 
 impl Interrupt {
-    pub fn new() -> io::Result<Self> {
-        EventFd::new(EFD_NONBLOCK).map(Self)
-    }
-
-    /// The eventfd whose writes are edges of this line.
-    pub fn fd(&self) -> &EventFd {
-        &self.0
-    }
-
-    /// A second handle of the same line.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+    /// A line whose edges are calls of `raise`, on whatever thread, which never blocks.
+    pub fn new(raise: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(raise))
     }
 
     /// Raises one edge. Callable from any thread; never blocks.
     pub fn raise(&self) -> io::Result<()> {
-        self.0.write(1)
+        (self.0)()
     }
 }
 

@@ -17,7 +17,7 @@ use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 /// Bytes of a request's data.
 pub const BLOCK: usize = 4096;
@@ -44,7 +44,8 @@ pub struct Driver {
     transport: MmioTransport,
     memory: GuestMemoryMmap,
     notifier: EventFd,
-    line: Interrupt,
+    /// What an interrupt writes.
+    line: EventFd,
     next_available: u16,
     /// Up to here the device has been notified.
     announced: u16,
@@ -60,8 +61,10 @@ impl Driver {
         };
         let block = Box::new(Block::open(&disk, 1)?);
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?;
-        let line = Interrupt::new()?;
-        let transport = MmioTransport::new(Arc::new(memory.clone()), line.try_clone()?, block)?;
+        let line = EventFd::new(EFD_NONBLOCK)?;
+        let edge = line.try_clone()?;
+        let interrupt = Interrupt::new(move || edge.write(1));
+        let transport = MmioTransport::new(Arc::new(memory.clone()), interrupt, block)?;
         let notifier = transport.queue_notifiers()[0].try_clone()?;
         let driver = Self {
             transport,
@@ -200,14 +203,14 @@ impl Driver {
         fence(Ordering::SeqCst);
         while self.load(USED + 2)? != last {
             let mut descriptor = libc::pollfd {
-                fd: self.line.fd().as_raw_fd(),
+                fd: self.line.as_raw_fd(),
                 events: libc::POLLIN,
                 revents: 0,
             };
             // SAFETY: there is one entry, and it lives across the call.
             unsafe { libc::poll(&mut descriptor, 1, -1) };
             // An error is that of an edge which came for nothing.
-            let _ = self.line.fd().read();
+            let _ = self.line.read();
         }
         Ok(())
     }

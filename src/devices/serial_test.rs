@@ -1,6 +1,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use proptest::prelude::*;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
 
@@ -19,14 +20,12 @@ impl Sink for Collected {
     }
 }
 
-fn port() -> (SerialPort, Arc<Collected>, Interrupt) {
-    let interrupt = Interrupt::new().unwrap();
+fn port() -> (SerialPort, Arc<Collected>, EventFd) {
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let edge = line.try_clone().unwrap();
+    let interrupt = Interrupt::new(move || edge.write(1));
     let sink = Arc::new(Collected::default());
-    (
-        SerialPort::new(interrupt.try_clone().unwrap(), sink.clone()).unwrap(),
-        sink,
-        interrupt,
-    )
+    (SerialPort::new(interrupt, sink.clone()).unwrap(), sink, line)
 }
 
 fn read(port: &SerialPort, offset: u64) -> u8 {
@@ -53,7 +52,7 @@ fn input_beyond_the_fifo_waits_until_the_guest_has_read() {
     while received.len() < input.len() {
         let taken = port.receive(offered);
         offered = &offered[taken..];
-        assert!(interrupt.fd().read().is_ok(), "the guest is told about input");
+        assert!(interrupt.read().is_ok(), "the guest is told about input");
         while read(&port, LSR.into()) & 1 != 0 {
             received.push(read(&port, RBR));
         }

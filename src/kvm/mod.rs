@@ -5,6 +5,7 @@ mod statistics;
 mod vcpu;
 
 use std::io;
+use std::sync::Arc;
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
@@ -82,7 +83,11 @@ impl Kvm {
             match self.0.create_vm() {
                 // A signal that arrives in the middle of it interrupts the call.
                 Err(error) if error.errno() == libc::EINTR => (),
-                result => return result.map(|fd| Vm { fd }).map_err(refused("create a VM")),
+                result => {
+                    return result
+                        .map(|fd| Vm { fd: Arc::new(fd) })
+                        .map_err(refused("create a VM"));
+                }
             }
         }
     }
@@ -90,7 +95,7 @@ impl Kvm {
 
 /// A VM: guest memory, interrupt controllers, and what is wired to them.
 pub struct Vm {
-    fd: VmFd,
+    fd: Arc<VmFd>,
 }
 
 impl Vm {
@@ -98,7 +103,7 @@ impl Vm {
     /// region costs a grace period of several milliseconds.
     ///
     /// # Safety
-    /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
+    /// `memory` must stay mapped as long as one of the VM's vCPUs exists: nobody else uses it.
     pub unsafe fn set_memory(&self, memory: &GuestMemoryMmap) -> Result<(), Error> {
         for (slot, region) in memory.iter().enumerate() {
             let region = kvm_userspace_memory_region {
@@ -108,7 +113,7 @@ impl Vm {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            // SAFETY: the region is a mapping of that size, which by this function's contract outlives the VM.
+            // SAFETY: the region is a mapping of that size, which by this function's contract outlives the vCPUs.
             unsafe { self.fd.set_user_memory_region(region) }.map_err(refused("take guest memory"))?;
         }
         Ok(())
@@ -148,11 +153,16 @@ impl Vm {
             .map_err(refused("create a vCPU"))
     }
 
-    /// Wires an interrupt to an input of the interrupt controllers.
-    pub fn connect_interrupt(&self, interrupt: &Interrupt, line: u32) -> Result<(), Error> {
-        self.fd
-            .register_irqfd(interrupt.fd(), line)
-            .map_err(refused("connect an interrupt"))
+    /// An input of the interrupt controllers.
+    ///
+    /// An irqfd would have a worker thread of the host deliver each edge, as it always does for pins of the IO-APIC: the
+    /// guest would wait for that thread's turn.
+    pub fn interrupt(&self, line: u32) -> Interrupt {
+        let fd = self.fd.clone();
+        Interrupt::new(move || {
+            fd.set_irq_line(line, true)?;
+            Ok(fd.set_irq_line(line, false)?)
+        })
     }
 
     /// Makes a 4-byte guest write of `value` to an MMIO address signal `event` instead of exiting.

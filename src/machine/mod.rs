@@ -26,7 +26,6 @@ use crate::devices::boot_clock::BootClock;
 use crate::devices::keyboard::KeyboardController;
 use crate::devices::power::SleepRegisters;
 use crate::devices::serial::{SerialPort, Sink};
-use crate::interrupt::Interrupt;
 use crate::kvm::{self, Kvm, Vcpu, Vm};
 use crate::timings::{Phase, Timeline};
 use crate::virtio::VirtioDevice;
@@ -302,15 +301,8 @@ fn set_entry(vcpu: &Vcpu, kernel: &Kernel, memory: &Memory) -> Result<(), Error>
     Ok(())
 }
 
-/// Makes an interrupt and wires it to a line.
-fn interrupt(vm: &Vm, line: u32) -> Result<Interrupt, Error> {
-    let interrupt = Interrupt::new().map_err(system("make an interrupt"))?;
-    vm.connect_interrupt(&interrupt, line)?;
-    Ok(interrupt)
-}
-
 fn attach_serial(vm: &Vm, ports: &mut Bus, console: Arc<dyn Sink>) -> Result<Arc<SerialPort>, Error> {
-    let serial = SerialPort::new(interrupt(vm, layout::SERIAL_IRQ)?, console);
+    let serial = SerialPort::new(vm.interrupt(layout::SERIAL_IRQ), console);
     let serial = Arc::new(serial.map_err(system("make the serial port"))?);
     ports.attach(
         layout::SERIAL_PORT.into(),
@@ -374,7 +366,7 @@ fn attach_virtio(
     window: VirtioMmioWindow,
     device: Box<dyn VirtioDevice>,
 ) -> Result<Arc<MmioTransport>, Error> {
-    let interrupt = interrupt(vm, window.irq)?;
+    let interrupt = vm.interrupt(window.irq);
     let transport = MmioTransport::new(memory.guest().clone(), interrupt, device);
     let transport = Arc::new(transport.map_err(system("make a device's notifiers"))?);
     mmio.attach(window.address, window.size, transport.clone())?;

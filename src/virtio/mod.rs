@@ -117,7 +117,8 @@ impl VirtioInterrupt {
     fn notify(&self, cause: u32) {
         // The cause first: the handler that the edge starts must find it.
         self.0.pending.fetch_or(cause, Ordering::SeqCst);
-        // A full eventfd is an edge that is pending already.
-        let _ = self.0.line.raise();
+        if let Err(error) = self.0.line.raise() {
+            log::error!("cannot interrupt the guest: {error}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::VirtioDevice;
 use super::mmio::MmioTransport;
@@ -45,7 +46,8 @@ pub type Descriptor = (u64, u32, u16, u16);
 pub struct Driver {
     pub transport: Arc<MmioTransport>,
     pub memory: Arc<GuestMemoryMmap>,
-    line: Interrupt,
+    /// What an interrupt writes.
+    line: EventFd,
     epoll: Epoll,
     queue_size: u16,
     event_idx: bool,
@@ -57,13 +59,15 @@ impl Driver {
     pub fn new(device: Box<dyn VirtioDevice>) -> Self {
         let regions = [0, HIGH_MEMORY].map(|base| (GuestAddress(base), MEMORY_SIZE as usize));
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&regions).unwrap());
-        let line = Interrupt::new().unwrap();
-        let transport = MmioTransport::new(memory.clone(), line.try_clone().unwrap(), device).unwrap();
+        let line = EventFd::new(EFD_NONBLOCK).unwrap();
+        let edge = line.try_clone().unwrap();
+        let interrupt = Interrupt::new(move || edge.write(1));
+        let transport = MmioTransport::new(memory.clone(), interrupt, device).unwrap();
         let epoll = Epoll::new().unwrap();
         epoll
             .ctl(
                 ControlOperation::Add,
-                line.fd().as_raw_fd(),
+                line.as_raw_fd(),
                 EpollEvent::new(EventSet::IN, 0),
             )
             .unwrap();
@@ -176,7 +180,7 @@ impl Driver {
         self.write(VIRTIO_MMIO_STATUS, 0);
         assert_eq!(self.status(), 0);
         // An edge that was on its way.
-        let _ = self.line.fd().read();
+        let _ = self.line.read();
     }
 
     /// Writes a descriptor of the table at `table`.
@@ -246,14 +250,14 @@ impl Driver {
     pub fn wait(&self) -> u32 {
         let ready = self.epoll.wait(TIMEOUT_MS, &mut [EpollEvent::default()]).unwrap();
         assert_eq!(ready, 1, "no interrupt came");
-        self.line.fd().read().unwrap();
+        self.line.read().unwrap();
         let causes = self.read(VIRTIO_MMIO_INTERRUPT_STATUS);
         self.write(VIRTIO_MMIO_INTERRUPT_ACK, causes);
         causes
     }
 
     pub fn interrupted(&self) -> bool {
-        self.line.fd().read().is_ok()
+        self.line.read().is_ok()
     }
 
     /// The next used element: head and length.

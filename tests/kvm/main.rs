@@ -15,7 +15,7 @@ mod ends;
 mod entry;
 /// Guests that mean harm.
 mod hostile;
-/// Interrupts, from a device's irqfd to the guest's handler.
+/// Interrupts, from a device to the guest's handler.
 mod interrupts;
 /// Addresses of no device.
 mod nowhere;

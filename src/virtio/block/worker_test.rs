@@ -98,7 +98,7 @@ fn a_thread_told_to_stop_begins_no_further_request() {
     };
     let (block, stop) = (open(other.path(), Engine::Sync), AtomicBool::new(true));
     let memory = driver.memory.clone();
-    let interrupt = VirtioInterrupt::new(Interrupt::new().unwrap());
+    let interrupt = VirtioInterrupt::new(Interrupt::new(|| Ok(())));
     let queue = virtio_queue::Queue::try_from(state).unwrap();
     let mut served = DiskQueue::new(&block.disk, &queue, &memory, &interrupt, FEATURES, &stop).unwrap();
     let mut chain = Chain::default();

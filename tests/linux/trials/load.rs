@@ -13,7 +13,9 @@ use crate::run::{Coracle, Run};
 use crate::torture::Room;
 
 crate::group!["load":
-    what_fio_reads_is_what_it_wrote_although_coracle_is_stopped_meanwhile,
+    what_fio_reads_past_the_page_cache_is_what_it_wrote_although_coracle_is_stopped_meanwhile,
+    what_fio_reads_call_by_call_is_what_it_wrote_although_coracle_is_stopped_meanwhile,
+    what_fio_reads_from_a_qcow2_image_is_what_it_wrote_although_coracle_is_stopped_meanwhile,
 ];
 
 const SIZE: u64 = 128 << 20;
@@ -21,20 +23,22 @@ const SIZE: u64 = 128 << 20;
 /// Loads in tests/nested/fio-guest.
 const LOADS: usize = 16;
 
-fn what_fio_reads_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
-    if place::is_inside() && !place::is_full() {
-        return eprintln!("not tested here: fio takes many minutes in a nested machine: make torture");
-    }
-    [
-        ",engine=uring,cache=direct",
-        ",engine=sync,cache=writeback",
-        ",format=qcow2",
-    ]
-    .into_iter()
-    .for_each(load);
+fn what_fio_reads_past_the_page_cache_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
+    load(",engine=uring,cache=direct");
+}
+
+fn what_fio_reads_call_by_call_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
+    load(",engine=sync,cache=writeback");
+}
+
+fn what_fio_reads_from_a_qcow2_image_is_what_it_wrote_although_coracle_is_stopped_meanwhile() {
+    load(",format=qcow2");
 }
 
 fn load(options: &str) {
+    if place::is_inside() && !place::is_full() {
+        return eprintln!("not tested here: fio takes many minutes in a nested machine: make torture");
+    }
     let room = Room::make().unwrap();
     let image = image(&room.root(), options);
     let stock = place::stock();
