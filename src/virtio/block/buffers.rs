@@ -73,6 +73,19 @@ impl<'m> Buffers<'m> {
         }
     }
 
+    /// Takes the first `count` bytes as a stream of their own.
+    pub fn split_to(&mut self, count: u64) -> Self {
+        let (mut first, mut left) = (Self::default(), count);
+        for slice in self.slices() {
+            let taken = left.min(slice.len() as u64) as usize;
+            let Ok(part) = slice.subslice(0, taken) else { break };
+            first.push(part);
+            left -= taken as u64;
+        }
+        self.advance(count);
+        first
+    }
+
     /// Takes the first `N` bytes; nothing when there are fewer.
     #[inline]
     pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {

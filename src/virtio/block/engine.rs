@@ -16,7 +16,7 @@ pub struct Choice {
 pub fn choose(asked: Engine, image: &Image) -> Choice {
     let (engine, reason) = match asked {
         Engine::Auto if image.raw().is_none() => {
-            (Engine::Sync, "the format is read and written call by call")
+            (Engine::Sync, "such a disk is read and written call by call")
         }
         Engine::Auto => (Engine::Uring, "a raw image takes many requests at once"),
         chosen => (chosen, "as asked"),

@@ -75,11 +75,12 @@ proptest! {
         event_idx in any::<bool>(),
         engine in any_engine(),
         cache in any_cache(),
+        ephemeral in any::<bool>(),
     ) {
         let features = FEATURES | 1 << VIRTIO_BLK_F_CONFIG_WCE | if event_idx { EVENT_IDX } else { 0 };
         let file = image();
         let mut model = pattern();
-        let options = config::Disk { id: Some("model".into()), cache, ..options(file.path(), engine) };
+        let options = config::Disk { id: Some("model".into()), cache, ephemeral, ..options(file.path(), engine) };
         let mut driver = driver(Block::open(&options, 1).unwrap(), features);
         for (operation, framing) in operations {
             let (kind, sector, data_out, data_in) = match operation {
@@ -147,6 +148,7 @@ proptest! {
             };
             prop_assert!(reply == expected, "{operation:?} {framing:?}: status {} used {}", reply.status, reply.used);
         }
-        prop_assert!(contents(&file) == model);
+        let expected = if ephemeral { pattern() } else { model };
+        prop_assert!(contents(&file) == expected);
     }
 }

@@ -1,5 +1,6 @@
 //! What holds a disk's data on the host.
 
+use std::env;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
@@ -11,10 +12,13 @@ use super::qcow2::{self, Qcow2};
 use super::request::{Limits, SECTOR_SIZE};
 use crate::config::{Cache, Disk, Format};
 use geometry::Direct;
+use overlay::Overlay;
 pub use raw::Raw;
 
+mod block_set;
 mod geometry;
 mod lock;
+mod overlay;
 pub mod raw;
 
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +60,15 @@ pub enum OpenError {
          ,format=raw)"
     )]
     Ambiguous { path: PathBuf },
+    #[error(
+        "cannot make a temporary file in {directory:?} for what is written to disk image {path:?}: {source} (name a \
+         directory with room in it: TMPDIR=/var/tmp)"
+    )]
+    Temporary {
+        directory: PathBuf,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error(transparent)]
     Qcow2(#[from] qcow2::Error),
     #[error("disk id {id:?} is not 1 to 20 printable ASCII characters (choose a shorter, plainer one)")]
@@ -87,6 +100,28 @@ pub struct Image {
 enum Data {
     Raw(Raw),
     Qcow2(Qcow2),
+    Overlay(Overlay),
+}
+
+impl Data {
+    /// Fills `buffers` from `offset` on.
+    fn read(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
+        match self {
+            Self::Raw(raw) => raw.read(buffers, offset),
+            // SAFETY: buffers are live memory, which any writer may change at any time.
+            Self::Qcow2(image) => unsafe { image.read(buffers.iovecs(), offset) },
+            Self::Overlay(overlay) => overlay.read(buffers, offset),
+        }
+    }
+
+    /// All files that it is made of and that have names; `path` is that of the first.
+    fn files<'a>(&'a self, path: &'a Path) -> Vec<&'a Path> {
+        match self {
+            Self::Raw(_) => vec![path],
+            Self::Qcow2(image) => image.files().collect(),
+            Self::Overlay(overlay) => overlay.base().files(path),
+        }
+    }
 }
 
 impl Image {
@@ -98,12 +133,8 @@ impl Image {
         let physical_block_size = geometry::physical_block_size(&file, &metadata);
         let format = format_of(disk, &file).map_err(failed)?;
         let format = format.ok_or_else(|| OpenError::Ambiguous { path: path.into() })?;
-        let (data, size, block_size) = if disk.ephemeral {
-            let overlay = Qcow2::overlay(file, path, format)?;
-            let size = overlay.size();
-            (Data::Qcow2(overlay), size, SECTOR_SIZE)
-        } else if format == Format::Qcow2 {
-            let image = Qcow2::open(file, path, disk.ro, is_direct)?;
+        let (mut data, size, block_size) = if format == Format::Qcow2 {
+            let image = Qcow2::open(file, path, disk.ro || disk.ephemeral, is_direct)?;
             let size = image.size();
             (Data::Qcow2(image), size, SECTOR_SIZE)
         } else {
@@ -122,6 +153,15 @@ impl Image {
             )
         };
         check_size(path, size, block_size)?;
+        if disk.ephemeral {
+            let directory = env::temp_dir();
+            let overlay = Overlay::new(data, size, &directory).map_err(|source| OpenError::Temporary {
+                directory,
+                path: path.into(),
+                source,
+            })?;
+            data = Data::Overlay(overlay);
+        }
         Ok(Self {
             path: path.into(),
             limits: Limits {
@@ -153,25 +193,18 @@ impl Image {
     pub fn raw(&self) -> Option<&Raw> {
         match &self.data {
             Data::Raw(raw) => Some(raw),
-            Data::Qcow2(_) => None,
+            Data::Qcow2(_) | Data::Overlay(_) => None,
         }
     }
 
     /// All files that the disk is made of, its own first.
     pub fn files(&self) -> Vec<&Path> {
-        match &self.data {
-            Data::Raw(_) => vec![&self.path],
-            Data::Qcow2(image) => image.files().collect(),
-        }
+        self.data.files(&self.path)
     }
 
     /// Fills `buffers` from `offset` on.
     pub fn read(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
-        match &self.data {
-            Data::Raw(raw) => raw.read(buffers, offset),
-            // SAFETY: buffers are live memory, which any writer may change at any time.
-            Data::Qcow2(image) => unsafe { image.read(buffers.iovecs(), offset) },
-        }
+        self.data.read(buffers, offset)
     }
 
     /// Writes all of `buffers` from `offset` on: `durable` says, before it returns.
@@ -183,6 +216,7 @@ impl Image {
                 unsafe { image.write(buffers.iovecs(), offset) }?;
                 if durable { self.flush() } else { Ok(()) }
             }
+            Data::Overlay(overlay) => overlay.write(buffers, offset),
         }
     }
 
@@ -195,6 +229,7 @@ impl Image {
             }
             // It knows which failures lose data: a full file system is none.
             Data::Qcow2(image) => image.flush(),
+            Data::Overlay(_) => Ok(()),
         }
     }
 
@@ -203,6 +238,7 @@ impl Image {
         match &self.data {
             Data::Raw(raw) => raw.discard(offset, length),
             Data::Qcow2(image) => image.discard(offset, length),
+            Data::Overlay(overlay) => overlay.discard(offset, length),
         }
     }
 
@@ -211,6 +247,7 @@ impl Image {
         match &self.data {
             Data::Raw(raw) => raw.write_zeroes(offset, length, may_unmap)?,
             Data::Qcow2(image) => image.write_zeroes(offset, length, may_unmap)?,
+            Data::Overlay(overlay) => overlay.write_zeroes(offset, length)?,
         }
         if durable { self.flush() } else { Ok(()) }
     }

@@ -44,19 +44,6 @@ pub enum Error {
          some: qemu-img commit, or qemu-img convert)"
     )]
     TooDeep { image: PathBuf, path: PathBuf },
-    #[error(
-        "cannot make a temporary file in {directory:?} for what is written to disk image {path:?}: {source} (name a \
-         directory with room in it: TMPDIR=/var/tmp)"
-    )]
-    Temporary {
-        directory: PathBuf,
-        path: PathBuf,
-        source: io::Error,
-    },
-    #[error(
-        "disk image {path:?} has {size} bytes, no multiple of 512 (round its size up: truncate -s %512 {path:?})"
-    )]
-    PartialSector { path: PathBuf, size: u64 },
 }
 
 impl Error {

@@ -1,4 +1,4 @@
-//! qcow2 images, and overlays that vanish with their guest, through the `imago` library.
+//! qcow2 images, through the `imago` library.
 //!
 //! The library says where data lies and keeps the tables; the data itself moves between guest and file without it, so
 //! that nothing ever holds a reference to guest memory. `header` and `refcounts` refuse files that the library must not
@@ -25,7 +25,6 @@ mod error;
 mod header;
 mod host_file;
 mod order;
-mod overlay;
 mod refcounts;
 
 /// Bytes that are unpacked or zeroed at a time.
@@ -36,8 +35,6 @@ pub struct Qcow2 {
     image: FormatAccess<HostFile>,
     files: Vec<PathBuf>,
     read_only: bool,
-    /// Nobody reads it after this process.
-    ephemeral: bool,
     /// Version 2 has no way to say that a cluster is zero.
     has_zero_clusters: bool,
     has_backing: bool,
@@ -81,7 +78,6 @@ impl Qcow2 {
             image: FormatAccess::new(image),
             files: chain.into_files(),
             read_only,
-            ephemeral: false,
             has_zero_clusters: header.version >= 3,
             has_backing,
             cluster_size: 1 << header.cluster_bits,
@@ -89,21 +85,6 @@ impl Qcow2 {
             clusters: RwLock::default(),
             lost_data: AtomicBool::new(false),
         })
-    }
-
-    fn over_base(image: imago::qcow2::Qcow2<HostFile>, chain: Chain, cluster_size: u64) -> Self {
-        Self {
-            image: FormatAccess::new(image),
-            files: chain.into_files(),
-            read_only: false,
-            ephemeral: true,
-            has_zero_clusters: true,
-            has_backing: true,
-            cluster_size,
-            changes: Mutex::default(),
-            clusters: RwLock::default(),
-            lost_data: AtomicBool::new(false),
-        }
     }
 
     /// In bytes.
@@ -203,7 +184,7 @@ impl Qcow2 {
 
     /// Makes all completed writes durable.
     pub fn flush(&self) -> io::Result<()> {
-        if self.read_only || self.ephemeral {
+        if self.read_only {
             return Ok(());
         }
         if self.lost_data.load(Ordering::Relaxed) {
@@ -356,7 +337,7 @@ impl Qcow2 {
 
     /// Has the file know of freed clusters before the library hands them out again. For whoever holds `changes`.
     fn settle_freed_clusters(&self) -> io::Result<()> {
-        match !self.ephemeral && self.storage()?.take_freed_clusters() {
+        match self.storage()?.take_freed_clusters() {
             true => self.image.flush(),
             false => Ok(()),
         }
@@ -418,7 +399,7 @@ impl Qcow2 {
 
 impl Drop for Qcow2 {
     fn drop(&mut self) {
-        if self.read_only || self.ephemeral {
+        if self.read_only {
             return;
         }
         if let Err(error) = self.write_tables() {
@@ -461,7 +442,7 @@ impl Range {
 }
 
 #[cfg(test)]
-mod test_image;
+pub(super) mod test_image;
 #[cfg(test)]
 #[path = "qcow2_test.rs"]
 mod tests;

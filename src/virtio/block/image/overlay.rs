@@ -1,0 +1,157 @@
+//! What is written to a disk and vanishes with it: a temporary file without a name, over a base that is only read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use super::block_set::BlockSet;
+use super::{Data, Raw};
+use crate::virtio::block::buffers::Buffers;
+
+/// What the temporary file has or has not, in bytes: a guest's page, so that most first writes copy nothing.
+const BLOCK: u64 = 4096;
+
+pub struct Overlay {
+    base: Box<Data>,
+    /// In bytes.
+    size: u64,
+    /// What was written, where it is on the disk.
+    temporary: Raw,
+    /// The blocks that `temporary` has. None is ever taken out.
+    written: BlockSet,
+    /// Whoever adds to them: a block's first write copies the rest of it, which another one may be about to write.
+    first_writes: Mutex<()>,
+}
+
+impl Overlay {
+    /// Over `base`, of `size` bytes. What is written goes to a file in `directory`.
+    pub fn new(base: Data, size: u64, directory: &Path) -> io::Result<Self> {
+        let file = temporary_file(directory)?;
+        file.set_len(size)?;
+        Ok(Self {
+            base: Box::new(base),
+            size,
+            temporary: Raw::new(file, None, false),
+            written: BlockSet::new(size.div_ceil(BLOCK))?,
+            first_writes: Mutex::default(),
+        })
+    }
+
+    pub fn base(&self) -> &Data {
+        &self.base
+    }
+
+    /// Fills `buffers` from `offset` on.
+    pub fn read(&self, buffers: &mut Buffers, mut offset: u64) -> io::Result<()> {
+        while buffers.length() > 0 {
+            let (is_written, length) = self.same_from(offset, buffers.length());
+            let read = |part: &mut Buffers| match is_written {
+                true => self.temporary.read(part, offset),
+                false => self.base.read(part, offset),
+            };
+            if length == buffers.length() {
+                return read(buffers);
+            }
+            read(&mut buffers.split_to(length))?;
+            offset += length;
+        }
+        Ok(())
+    }
+
+    /// Writes all of `buffers` from `offset` on.
+    pub fn write(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
+        let end = offset.saturating_add(buffers.length());
+        self.change(offset..end, || self.temporary.write(buffers, offset, false))
+    }
+
+    /// Gives the host back what a range takes up, which reads as zeroes then.
+    pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset.saturating_add(length);
+        self.change(offset..end, || self.temporary.discard(offset, length))
+    }
+
+    /// Zeroes a range. No space is kept for it, as none is for the rest of the disk.
+    pub fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = offset.saturating_add(length);
+        self.change(offset..end, || self.temporary.write_zeroes(offset, length, true))
+    }
+
+    /// Whether the temporary file has the byte at `offset`, and for how many bytes, of `length` at most, it is the same.
+    fn same_from(&self, offset: u64, length: u64) -> (bool, u64) {
+        let blocks = blocks(&(offset..offset.saturating_add(length)));
+        let is_written = self.written.contains(blocks.start);
+        let other = blocks
+            .clone()
+            .find(|block| self.written.contains(*block) != is_written);
+        let end = other.map_or(u64::MAX, |block| block * BLOCK);
+        (is_written, length.min(end - offset))
+    }
+
+    /// Has `change` change a range of the temporary file, which then has all blocks of it.
+    fn change(&self, range: Range<u64>, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if range.end > self.size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let blocks = blocks(&range);
+        if self.written.contains_all(blocks.clone()) {
+            return change();
+        }
+        let _first = self.first_writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_inside = |edge: u64| !edge.is_multiple_of(BLOCK) && edge != self.size;
+        if is_inside(range.start) {
+            self.copy_block(blocks.start)?;
+        }
+        if is_inside(range.end) {
+            self.copy_block(blocks.end - 1)?;
+        }
+        change()?;
+        self.written.add(blocks);
+        Ok(())
+    }
+
+    /// Copies a block from the base and adds it, unless the temporary file has it.
+    fn copy_block(&self, block: u64) -> io::Result<()> {
+        if self.written.contains(block) {
+            return Ok(());
+        }
+        let offset = block * BLOCK;
+        let mut bytes = [0; BLOCK as usize];
+        let bytes = &mut bytes[..BLOCK.min(self.size - offset) as usize];
+        self.base.read(&mut Buffers::of(bytes), offset)?;
+        self.temporary.write(&mut Buffers::of(bytes), offset, false)?;
+        self.written.add(block..block + 1);
+        Ok(())
+    }
+}
+
+/// The blocks that have a part of `range`.
+fn blocks(range: &Range<u64>) -> Range<u64> {
+    range.start / BLOCK..range.end.div_ceil(BLOCK)
+}
+
+/// Nobody else can open it, and it is gone when it is closed, however that comes about.
+fn temporary_file(directory: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    let unnamed = options
+        .clone()
+        .custom_flags(libc::O_TMPFILE | libc::O_EXCL)
+        .open(directory);
+    match unnamed.as_ref().map_err(io::Error::raw_os_error) {
+        // Some file systems have no files without names.
+        Err(Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
+            let path = directory.join(format!("coracle-overlay-{}", std::process::id()));
+            let file = options.create_new(true).open(&path)?;
+            fs::remove_file(&path)?;
+            Ok(file)
+        }
+        _ => unnamed,
+    }
+}
+
+#[cfg(test)]
+#[path = "overlay_test.rs"]
+mod tests;
