@@ -10,15 +10,18 @@ use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use coracle::config::{Cache, Engine};
+use coracle::interrupt::Interrupt;
 use io_uring::{IoUring, opcode, types};
 use serde::{Deserialize, Serialize};
+use vmm_sys_util::eventfd::EventFd;
 
-use super::driver::{BLOCK, DEPTH, Driver};
+use super::driver::{self, BLOCK, DEPTH, Device, Requests};
 use super::offsets::Offsets;
 
 /// Batches of as many requests as are under way at a time.
@@ -72,7 +75,7 @@ pub fn measure(image: &Path) -> Result<Vec<Cost>, Box<dyn Error>> {
     let _on_one_processor = OneProcessor::pin()?;
     let mut costs = Vec::new();
     for (name, engine) in [("sync", Engine::Sync), ("uring", Engine::Uring)] {
-        let mut driver = Driver::new(image, engine, Cache::Writeback)?;
+        let mut driver = Driver::new(image, engine)?;
         let size = fs::metadata(image)?.len();
         batches(&mut driver, size)?;
         let before = ALLOCATIONS.load(Ordering::Relaxed);
@@ -162,15 +165,46 @@ pub fn print(what: &str, costs: &[Cost]) {
     }
 }
 
+/// A driver that sleeps until all of its requests are complete.
+struct Driver {
+    device: Device,
+    requests: Requests,
+    /// What an interrupt writes.
+    line: EventFd,
+}
+
+impl Driver {
+    fn new(image: &Path, engine: Engine) -> Result<Self, Box<dyn Error>> {
+        let memory = driver::memory()?;
+        let requests = Requests::new(memory.clone(), false)?;
+        let line = EventFd::new(0)?;
+        let edge = line.try_clone()?;
+        let interrupt = Interrupt::new(move || edge.write(1));
+        let device = Device::start(image, engine, Cache::Writeback, memory, interrupt)?;
+        Ok(Self {
+            device,
+            requests,
+            line,
+        })
+    }
+
+    fn finish(&mut self) -> Result<(), Box<dyn Error>> {
+        self.device.notify(&mut self.requests)?;
+        while !self.requests.want_interrupt_after(DEPTH as u16)? {
+            self.line.read()?;
+        }
+        while self.requests.take()?.is_some() {}
+        Ok(())
+    }
+}
+
 fn batches(driver: &mut Driver, size: u64) -> Result<(), Box<dyn Error>> {
     let mut offsets = Offsets::new(size);
     for _ in 0..BATCHES {
         for slot in 0..DEPTH {
-            driver.offer(slot, false, offsets.next())?;
+            driver.requests.offer(slot, offsets.next())?;
         }
-        driver.notify()?;
-        driver.sleep(DEPTH)?;
-        while driver.take()?.is_some() {}
+        driver.finish()?;
     }
     Ok(())
 }
@@ -211,14 +245,8 @@ fn plain_calls(image: &Path, size: u64) -> Result<f64, Box<dyn Error>> {
     let before = own_time();
     for _ in 0..BATCHES {
         for buffer in buffers.chunks_exact_mut(BLOCK) {
-            let piece = libc::iovec {
-                iov_base: buffer.as_mut_ptr().cast(),
-                iov_len: buffer.len(),
-            };
-            // SAFETY: the piece is a buffer of its length.
-            let moved = unsafe { libc::preadv(file.as_raw_fd(), &piece, 1, offsets.next() as i64) };
-            if moved != BLOCK as isize {
-                return Err(io::Error::last_os_error().into());
+            if file.read_at(buffer, offsets.next())? != BLOCK {
+                return Err("a read failed".into());
             }
         }
     }

@@ -2,7 +2,6 @@
 //! sections 2.7, 3.1 and 4.2). There is no guest: what KVM would carry is carried by the same eventfds.
 
 use std::error::Error;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -17,7 +16,7 @@ use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Bytes of a request's data.
 pub const BLOCK: usize = 4096;
@@ -40,47 +39,40 @@ const STATUS: u64 = 0x7000;
 const DATA: u64 = 0x1_0000;
 const MEMORY: usize = 1 << 20;
 
-pub struct Driver {
-    transport: MmioTransport,
-    memory: GuestMemoryMmap,
-    notifier: EventFd,
-    /// What an interrupt writes.
-    line: EventFd,
-    next_available: u16,
-    /// Up to here the device has been notified.
-    announced: u16,
-    next_used: u16,
+pub fn memory() -> Result<GuestMemoryMmap, Box<dyn Error>> {
+    Ok(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?)
 }
 
-impl Driver {
-    pub fn new(file: &Path, engine: Engine, cache: Cache) -> Result<Self, Box<dyn Error>> {
+/// A disk behind its transport, and how to tell it of requests.
+pub struct Device {
+    transport: MmioTransport,
+    notifier: EventFd,
+}
+
+impl Device {
+    /// Has a driver in `memory` start the disk that `file` is, which interrupts it by `interrupt`.
+    pub fn start(
+        file: &Path,
+        engine: Engine,
+        cache: Cache,
+        memory: GuestMemoryMmap,
+        interrupt: Interrupt,
+    ) -> Result<Self, Box<dyn Error>> {
         let disk = Disk {
             engine,
             cache,
             ..Disk::new(file.into())
         };
         let block = Box::new(Block::open(&disk, 1)?);
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?;
-        let line = EventFd::new(EFD_NONBLOCK)?;
-        let edge = line.try_clone()?;
-        let interrupt = Interrupt::new(move || edge.write(1));
-        let transport = MmioTransport::new(Arc::new(memory.clone()), interrupt, block)?;
+        let transport = MmioTransport::new(Arc::new(memory), interrupt, block)?;
         let notifier = transport.queue_notifiers()[0].try_clone()?;
-        let driver = Self {
-            transport,
-            memory,
-            notifier,
-            line,
-            next_available: 0,
-            announced: 0,
-            next_used: 0,
-        };
-        driver.start()?;
-        Ok(driver)
+        let device = Self { transport, notifier };
+        device.initialize()?;
+        Ok(device)
     }
 
     /// Section 3.1.1.
-    fn start(&self) -> Result<(), Box<dyn Error>> {
+    fn initialize(&self) -> Result<(), Box<dyn Error>> {
         let mut status = 0;
         for step in [VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER] {
             status |= step;
@@ -98,17 +90,65 @@ impl Driver {
         self.write(VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAILABLE as u32);
         self.write(VIRTIO_MMIO_QUEUE_USED_LOW, USED as u32);
         self.write(VIRTIO_MMIO_QUEUE_READY, 1);
-        for slot in 0..DEPTH as u64 {
-            let table = TABLES + 64 * slot;
-            self.describe(DESCRIPTORS + 16 * slot, table, 48, VRING_DESC_F_INDIRECT, 0)?;
-            self.describe(table, HEADERS + 16 * slot, 16, VRING_DESC_F_NEXT, 1)?;
-            self.describe(table + 32, STATUS + slot, 1, VRING_DESC_F_WRITE, 0)?;
-        }
         self.write(VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
         match self.read(VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET {
             0 => Ok(()),
             _ => Err("the device wants a reset".into()),
         }
+    }
+
+    fn write(&self, register: u32, value: u32) {
+        self.transport.write(register.into(), &value.to_le_bytes());
+    }
+
+    fn read(&self, register: u32) -> u32 {
+        let mut data = [0; 4];
+        self.transport.read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    /// Tells it of requests, if it wants that.
+    pub fn notify(&self, requests: &mut Requests) -> Result<(), Box<dyn Error>> {
+        if requests.are_awaited()? {
+            self.notifier.write(1)?;
+        }
+        Ok(())
+    }
+}
+
+/// The driver's side of the queue.
+pub struct Requests {
+    memory: GuestMemoryMmap,
+    next_available: u16,
+    /// Up to here the device has been told.
+    announced: u16,
+    next_used: u16,
+}
+
+impl Requests {
+    /// Describes reads or writes in `memory`, all but their places on the disk.
+    pub fn new(memory: GuestMemoryMmap, writes: bool) -> Result<Self, Box<dyn Error>> {
+        let (kind, flags) = match writes {
+            true => (VIRTIO_BLK_T_OUT, VRING_DESC_F_NEXT),
+            false => (VIRTIO_BLK_T_IN, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE),
+        };
+        let requests = Self {
+            memory,
+            next_available: 0,
+            announced: 0,
+            next_used: 0,
+        };
+        for slot in 0..DEPTH as u64 {
+            let table = TABLES + 64 * slot;
+            requests.describe(DESCRIPTORS + 16 * slot, table, 48, VRING_DESC_F_INDIRECT, 0)?;
+            let header = HEADERS + 16 * slot;
+            requests.memory.write_obj(kind, GuestAddress(header))?;
+            requests.describe(table, header, 16, VRING_DESC_F_NEXT, 1)?;
+            let data = DATA + BLOCK as u64 * slot;
+            requests.describe(table + 16, data, BLOCK as u32, flags, 2)?;
+            requests.describe(table + 32, STATUS + slot, 1, VRING_DESC_F_WRITE, 0)?;
+        }
+        Ok(requests)
     }
 
     fn describe(
@@ -127,16 +167,6 @@ impl Driver {
         Ok(self.memory.write_slice(&raw, GuestAddress(at))?)
     }
 
-    fn write(&self, register: u32, value: u32) {
-        self.transport.write(register.into(), &value.to_le_bytes());
-    }
-
-    fn read(&self, register: u32) -> u32 {
-        let mut data = [0; 4];
-        self.transport.read(register.into(), &mut data);
-        u32::from_le_bytes(data)
-    }
-
     fn load(&self, address: u64) -> Result<u16, Box<dyn Error>> {
         Ok(self.memory.load(GuestAddress(address), Ordering::Acquire)?)
     }
@@ -148,32 +178,23 @@ impl Driver {
     }
 
     /// Makes a request available, in a slot that is free.
-    pub fn offer(&mut self, slot: usize, writes: bool, offset: u64) -> Result<(), Box<dyn Error>> {
-        let (kind, flags) = match writes {
-            true => (VIRTIO_BLK_T_OUT, VRING_DESC_F_NEXT),
-            false => (VIRTIO_BLK_T_IN, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE),
-        };
-        let at = slot as u64;
-        let header = [u64::from(kind), offset / 512];
-        self.memory.write_obj(header, GuestAddress(HEADERS + 16 * at))?;
-        let data = DATA + BLOCK as u64 * at;
-        self.describe(TABLES + 64 * at + 16, data, BLOCK as u32, flags, 2)?;
+    pub fn offer(&mut self, slot: usize, offset: u64) -> Result<(), Box<dyn Error>> {
+        let sector = GuestAddress(HEADERS + 16 * slot as u64 + 8);
+        self.memory.write_obj(offset / 512, sector)?;
         let place = u64::from(self.next_available % QUEUE_SIZE);
         self.store(slot as u16, AVAILABLE + 4 + 2 * place)?;
         self.next_available = self.next_available.wrapping_add(1);
         self.store(self.next_available, AVAILABLE + 2)
     }
 
-    /// Notifies the device of what was offered, if it wants that (section 2.7.10).
-    pub fn notify(&mut self) -> Result<(), Box<dyn Error>> {
+    /// Whether the device wants to be told of what was offered since this was asked (section 2.7.10).
+    pub fn are_awaited(&mut self) -> Result<bool, Box<dyn Error>> {
         fence(Ordering::SeqCst);
         let event = self.load(USED + 4 + 8 * u64::from(QUEUE_SIZE))?;
         let since = self.next_available.wrapping_sub(event.wrapping_add(1));
-        if since < self.next_available.wrapping_sub(self.announced) {
-            self.notifier.write(1)?;
-        }
+        let offered = self.next_available.wrapping_sub(self.announced);
         self.announced = self.next_available;
-        Ok(())
+        Ok(since < offered)
     }
 
     /// Takes the slot of a request that is complete, if there is one.
@@ -191,31 +212,11 @@ impl Driver {
         Ok(Some(head as usize))
     }
 
-    /// Wants no interrupt for now.
-    pub fn poll(&self) -> Result<(), Box<dyn Error>> {
-        self.want_interrupt_after(self.next_used.wrapping_sub(1))
-    }
-
-    /// Sleeps until as many requests as are under way are complete, of which there are `count`.
-    pub fn sleep(&self, count: usize) -> Result<(), Box<dyn Error>> {
-        let last = self.next_used.wrapping_add(count as u16);
-        self.want_interrupt_after(last.wrapping_sub(1))?;
+    /// Wants an interrupt when `count` more are complete, and says whether they are already.
+    pub fn want_interrupt_after(&self, count: u16) -> Result<bool, Box<dyn Error>> {
+        let last = self.next_used.wrapping_add(count);
+        self.store(last.wrapping_sub(1), AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE))?;
         fence(Ordering::SeqCst);
-        while self.load(USED + 2)? != last {
-            let mut descriptor = libc::pollfd {
-                fd: self.line.as_raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
-            };
-            // SAFETY: there is one entry, and it lives across the call.
-            unsafe { libc::poll(&mut descriptor, 1, -1) };
-            // An error is that of an edge which came for nothing.
-            let _ = self.line.read();
-        }
-        Ok(())
-    }
-
-    fn want_interrupt_after(&self, index: u16) -> Result<(), Box<dyn Error>> {
-        self.store(index, AVAILABLE + 4 + 2 * u64::from(QUEUE_SIZE))
+        Ok(self.load(USED + 2)?.wrapping_sub(self.next_used) >= count)
     }
 }

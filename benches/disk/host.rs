@@ -3,16 +3,17 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::hint;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use coracle::config::{Cache, Engine};
+use coracle::interrupt::Interrupt;
 use serde_json::Value;
 
-use super::driver::{DEPTH, Driver};
+use super::driver::{self, DEPTH, Device, Requests};
 use super::offsets::Offsets;
 
 pub const SIZE: u64 = 256 << 20;
@@ -86,34 +87,70 @@ pub fn run(image: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Requests a second of an engine whose driver polls, so that it always has something to do.
+/// Requests a second of an engine. Its driver works in its interrupts, and so on its thread, as fio's requests are made by
+/// the thread that submits them.
 fn engine(image: &Path, row: &Row, writes: bool) -> Result<f64, Box<dyn Error>> {
-    let mut driver = Driver::new(image, row.engine, row.cache)?;
-    let mut offsets = Offsets::new(SIZE);
-    driver.poll()?;
-    let begin = Instant::now();
-    for slot in 0..DEPTH {
-        driver.offer(slot, writes, offsets.next())?;
-    }
-    driver.notify()?;
-    let (mut complete, mut under_way) = (0_u64, DEPTH);
-    while under_way > 0 {
-        let Some(slot) = driver.take()? else {
-            hint::spin_loop();
-            continue;
-        };
-        complete += 1;
-        // The clock is looked at now and then, and not for each.
-        let goes_on = under_way == DEPTH && (complete % 64 != 0 || begin.elapsed() < ROUND);
-        if goes_on {
-            driver.offer(slot, writes, offsets.next())?;
-            driver.notify()?;
-        } else {
-            under_way -= 1;
+    let memory = driver::memory()?;
+    let (ended, has_ended) = mpsc::channel();
+    let load = Mutex::new(Load {
+        requests: Requests::new(memory.clone(), writes)?,
+        offsets: Offsets::new(SIZE),
+        begin: Instant::now(),
+        complete: 0,
+        under_way: 0,
+    });
+    let load = Arc::new(load);
+    let handler = {
+        let load = load.clone();
+        move || {
+            let mut load = load.lock().unwrap_or_else(PoisonError::into_inner);
+            match load.go_on() {
+                Ok(true) => {}
+                Ok(false) => drop(ended.send(Ok(load.complete as f64 / load.begin.elapsed().as_secs_f64()))),
+                Err(error) => drop(ended.send(Err(error.to_string()))),
+            }
+            Ok(())
         }
-        driver.poll()?;
+    };
+    let device = Device::start(image, row.engine, row.cache, memory, Interrupt::new(handler))?;
+    let mut load = load.lock().unwrap_or_else(PoisonError::into_inner);
+    for slot in 0..DEPTH {
+        load.offer(slot)?;
     }
-    Ok(complete as f64 / begin.elapsed().as_secs_f64())
+    load.requests.want_interrupt_after(1)?;
+    device.notify(&mut load.requests)?;
+    drop(load);
+    Ok(has_ended.recv()??)
+}
+
+struct Load {
+    requests: Requests,
+    offsets: Offsets,
+    begin: Instant,
+    complete: u64,
+    under_way: usize,
+}
+
+impl Load {
+    fn offer(&mut self, slot: usize) -> Result<(), Box<dyn Error>> {
+        self.under_way += 1;
+        self.requests.offer(slot, self.offsets.next())
+    }
+
+    /// Puts another request in the place of each that is complete, until the round is over. Says whether it goes on.
+    fn go_on(&mut self) -> Result<bool, Box<dyn Error>> {
+        let is_over = self.begin.elapsed() >= ROUND;
+        while self.requests.want_interrupt_after(1)? {
+            while let Some(slot) = self.requests.take()? {
+                self.complete += 1;
+                self.under_way -= 1;
+                if !is_over {
+                    self.offer(slot)?;
+                }
+            }
+        }
+        Ok(self.under_way > 0)
+    }
 }
 
 fn fio(image: &Path, row: &Row, writes: bool) -> Result<f64, Box<dyn Error>> {

@@ -18,6 +18,8 @@ use super::sync;
 /// Places in the ring's table of files.
 const IMAGE: Fixed = Fixed(0);
 const NOTIFIER: Fixed = Fixed(1);
+/// Requests past the page cache that are submitted together: a device works on them while the next ones are prepared.
+const DIRECT_BATCH: usize = 4;
 /// What the completion of a read of the notifier is known by; those of requests by their slot.
 const NOTIFICATION: u64 = u64::MAX;
 
@@ -173,7 +175,12 @@ impl Engine<'_, '_> {
         // SAFETY: the caller's promise.
         let pushed = unsafe { self.ring.ring.submission().push(&entry) };
         // It has room for all slots and the notifier.
-        pushed.map_err(|error| QueueError::Wait(io::Error::other(error)))
+        pushed.map_err(|error| QueueError::Wait(io::Error::other(error)))?;
+        if self.ring.raw.is_direct() && self.ring.ring.submission().len() >= DIRECT_BATCH {
+            // What goes wrong goes wrong again in `enter`.
+            let _ = self.ring.ring.submit();
+        }
+        Ok(())
     }
 
     /// Takes requests from the queue as long as there are some, and room for them.

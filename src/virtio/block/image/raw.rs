@@ -120,14 +120,25 @@ impl Raw {
     fn read_straight(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
         transfer(buffers, offset, io::ErrorKind::UnexpectedEof, |iovecs, offset| {
             // SAFETY: `transfer` passes iovecs of live memory, which any writer may change at any time.
-            unsafe { libc::preadv2(self.fd(), iovecs.as_ptr(), iovecs.len() as i32, offset, 0) }
+            unsafe {
+                match iovecs {
+                    // The host's kernel has less to look at.
+                    [one] => libc::pread(self.fd(), one.iov_base, one.iov_len, offset),
+                    more => libc::preadv(self.fd(), more.as_ptr(), more.len() as i32, offset),
+                }
+            }
         })
     }
 
     fn write_straight(&self, buffers: &mut Buffers, offset: u64, flags: i32) -> io::Result<()> {
         transfer(buffers, offset, io::ErrorKind::WriteZero, |iovecs, offset| {
             // SAFETY: `transfer` passes iovecs of live memory, which the kernel only reads.
-            unsafe { libc::pwritev2(self.fd(), iovecs.as_ptr(), iovecs.len() as i32, offset, flags) }
+            unsafe {
+                match iovecs {
+                    [one] if flags == 0 => libc::pwrite(self.fd(), one.iov_base, one.iov_len, offset),
+                    more => libc::pwritev2(self.fd(), more.as_ptr(), more.len() as i32, offset, flags),
+                }
+            }
         })
     }
 
