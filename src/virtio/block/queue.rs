@@ -7,6 +7,7 @@ use log::Level;
 use virtio_bindings::virtio_blk::*;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Disk;
 use super::chain::{Chain, ChainError};
@@ -45,6 +46,14 @@ pub enum Failure {
     Refused(Refusal),
     /// The image failed.
     Io(Request, io::Error),
+}
+
+/// Waits for a notification of the driver, or for the end.
+pub fn wait(notifier: &EventFd) -> Result<(), QueueError> {
+    match notifier.read() {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(QueueError::Wait(error)),
+        _ => Ok(()),
+    }
 }
 
 impl<'m> DiskQueue<'m> {

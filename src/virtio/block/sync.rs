@@ -1,12 +1,10 @@
 //! The engine `sync`: one request after the other, a system call each.
 
-use std::io;
-
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Disk;
 use super::chain::Chain;
-use super::queue::{DiskQueue, Failure, QueueError};
+use super::queue::{self, DiskQueue, Failure, QueueError};
 use super::request::{Operation, Request};
 
 /// Serves `queue` until its device is reset.
@@ -24,10 +22,7 @@ pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
                 break;
             }
         }
-        match notifier.read() {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(QueueError::Wait(error)),
-            _ => {}
-        }
+        queue::wait(notifier)?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::chain::Chain;
 use super::image::Raw;
 use super::image::raw::{PUNCH_HOLE, is_unsupported, zeroing_mode};
-use super::queue::{DiskQueue, Failure, QueueError};
+use super::queue::{self, DiskQueue, Failure, QueueError};
 use super::request::{Operation, Request};
 use super::sync;
 
@@ -109,17 +109,36 @@ impl Engine<'_, '_> {
             // What needed no ring is complete; completions before a broken chain count too.
             self.queue.notify_used();
             begun?;
+            // What is in the page cache is complete as soon as it is submitted.
+            if !self.ring.raw.is_direct() && !self.ring.ring.submission().is_empty() {
+                self.enter(0).map_err(QueueError::Wait)?;
+                self.complete()?;
+            }
             // Chains made available up to this point came without a notification: once more, then.
             if self.queue.want_notifications() && !self.free.is_empty() {
                 continue;
             }
+            if self.is_idle() {
+                queue::wait(self.ring.notifier)?;
+                continue;
+            }
             self.listen()?;
-            self.enter().map_err(QueueError::Wait)?;
-            let reaped = self.reap();
-            self.queue.notify_used();
-            reaped?;
+            self.enter(1).map_err(QueueError::Wait)?;
+            self.complete()?;
         }
         Ok(())
+    }
+
+    /// Whether the kernel has nothing of this, and waits for nothing.
+    fn is_idle(&self) -> bool {
+        !self.listening && self.free.len() == self.slots.len()
+    }
+
+    /// Takes what is complete, and tells the driver.
+    fn complete(&mut self) -> Result<(), QueueError> {
+        let reaped = self.reap();
+        self.queue.notify_used();
+        reaped
     }
 
     /// Waits until the kernel has no more of guest memory, nor of this.
@@ -129,8 +148,8 @@ impl Engine<'_, '_> {
         {
             log::error!("cannot wake a disk's ring to stop it: {error}");
         }
-        while self.listening || self.free.len() < self.slots.len() {
-            if let Err(error) = self.enter() {
+        while !self.is_idle() {
+            if let Err(error) = self.enter(1) {
                 // The kernel would go on to write memory that is the guest's, or nobody's.
                 log::error!("cannot wait for a disk's requests: {error}");
                 process::abort();
@@ -141,10 +160,10 @@ impl Engine<'_, '_> {
         self.queue.notify_used();
     }
 
-    /// Submits what was pushed, and waits for a completion.
-    fn enter(&mut self) -> io::Result<()> {
+    /// Submits what was pushed, and waits until so many completions are there.
+    fn enter(&mut self, completions: usize) -> io::Result<()> {
         loop {
-            match self.ring.ring.submit_and_wait(1) {
+            match self.ring.ring.submit_and_wait(completions) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 // The kernel is short of something: it may have completions that make room.
