@@ -8,12 +8,12 @@ use std::sync::Arc;
 pub struct Interrupt(Arc<dyn Fn() -> io::Result<()> + Send + Sync>);
 
 impl Interrupt {
-    /// A line whose edges are calls of `raise`, on whatever thread, which never blocks.
+    /// A line whose edges are calls of `raise`: on any thread, and of several at once. It waits for nobody but them.
     pub fn new(raise: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Arc::new(raise))
     }
 
-    /// Raises one edge. Callable from any thread; never blocks.
+    /// Raises one edge. Callable from any thread; waits for none but those that raise it too.
     pub fn raise(&self) -> io::Result<()> {
         (self.0)()
     }

@@ -1,5 +1,5 @@
 //! A driver of the block device as Linux is one: indirect descriptors, EVENT_IDX, requests of 4 KiB (virtio 1.2
-//! sections 2.7, 3.1 and 4.2). There is no guest: what KVM would carry is carried by the same eventfds.
+//! sections 2.7, 3.1 and 4.2). There is no guest: notifications are writes of the same eventfd that KVM would write.
 
 use std::error::Error;
 use std::path::Path;

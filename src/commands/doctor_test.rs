@@ -15,7 +15,7 @@ fn healthy_host() -> Host {
 
 fn offer(guest: f64, missing: &[&'static str]) -> Offer {
     let capability = Capability {
-        name: "KVM_CAP_IRQFD",
+        name: "KVM_CAP_IOEVENTFD",
         required: true,
         present: true,
     };

@@ -5,7 +5,7 @@ mod statistics;
 mod vcpu;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
@@ -103,7 +103,7 @@ impl Vm {
     /// region costs a grace period of several milliseconds.
     ///
     /// # Safety
-    /// `memory` must stay mapped as long as one of the VM's vCPUs exists: nobody else uses it.
+    /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
     pub unsafe fn set_memory(&self, memory: &GuestMemoryMmap) -> Result<(), Error> {
         for (slot, region) in memory.iter().enumerate() {
             let region = kvm_userspace_memory_region {
@@ -113,7 +113,7 @@ impl Vm {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            // SAFETY: the region is a mapping of that size, which by this function's contract outlives the vCPUs.
+            // SAFETY: the region is a mapping of that size, which by this function's contract outlives the VM.
             unsafe { self.fd.set_user_memory_region(region) }.map_err(refused("take guest memory"))?;
         }
         Ok(())
@@ -153,15 +153,20 @@ impl Vm {
             .map_err(refused("create a vCPU"))
     }
 
-    /// An input of the interrupt controllers.
+    /// An input of the interrupt controllers. Once the VM is gone its edges reach nobody.
     ///
     /// An irqfd would have a worker thread of the host deliver each edge, as it always does for pins of the IO-APIC: the
     /// guest would wait for that thread's turn.
     pub fn interrupt(&self, line: u32) -> Interrupt {
-        let fd = self.fd.clone();
+        let fd = Mutex::new(Arc::downgrade(&self.fd));
         Interrupt::new(move || {
-            fd.set_irq_line(line, true)?;
-            Ok(fd.set_irq_line(line, false)?)
+            // KVM has one level for all who raise the line: what another thread raises while it is high is no edge.
+            let fd = fd.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(fd) = fd.upgrade() {
+                fd.set_irq_line(line, true)?;
+                fd.set_irq_line(line, false)?;
+            }
+            Ok(())
         })
     }
 

@@ -29,7 +29,6 @@ const CAPABILITIES: &[(&str, Cap, bool)] = &[
     ("KVM_CAP_SET_IDENTITY_MAP_ADDR", Cap::SetIdentityMapAddr, true),
     ("KVM_CAP_IRQCHIP", Cap::Irqchip, true),
     ("KVM_CAP_PIT2", Cap::Pit2, true),
-    ("KVM_CAP_IRQFD", Cap::Irqfd, true),
     ("KVM_CAP_IOEVENTFD", Cap::Ioeventfd, true),
     ("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit, true),
     ("KVM_CAP_TSC_DEADLINE_TIMER", Cap::TscDeadlineTimer, false),

@@ -10,7 +10,7 @@ use crate::x86::cpuid::{self, Topology};
 use crate::x86::{layout, msrs};
 
 pub struct Hardware {
-    /// The one with APIC ID 0 first.
+    /// The one with APIC ID 0 first. Dropped before the VM.
     pub vcpus: Vec<Vcpu>,
     pub vm: Vm,
 }
@@ -21,7 +21,7 @@ impl Hardware {
     /// `timer`: whether there is a PIT. Kernels that know KVM's clock do without.
     ///
     /// # Safety
-    /// `memory` must stay mapped as long as one of the VM's vCPUs exists.
+    /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
     pub unsafe fn create(
         kvm: &Kvm,
         memory: &GuestMemoryMmap,

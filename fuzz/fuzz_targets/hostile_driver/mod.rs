@@ -37,8 +37,8 @@ const BUFFERS: u64 = 0x5000;
 const STATUS: u64 = 0xfff0;
 const QUEUE_SIZE: u16 = 16;
 
-/// Size of the disk under attack.
-pub const DISK_SECTORS: u64 = 16;
+/// Size of the disk under attack: no whole number of pages.
+pub const DISK_SECTORS: u64 = 17;
 
 /// Registers of the window that have a meaning, in bytes from its start.
 const REGISTERS_END: u32 = VIRTIO_MMIO_CONFIG + 0x40;

@@ -63,11 +63,11 @@ fn a_read_returns_the_images_bytes(engine: Engine) {
 
 fn a_write_changes_its_sectors_and_no_other(engine: Engine) {
     let (mut driver, file) = disk(engine);
-    assert_eq!(write(&mut driver, 63, &[0xaa; 512]), OK);
+    assert_eq!(write(&mut driver, LAST, &[0xaa; 512]), OK);
     assert_eq!(write(&mut driver, 0, &[0xbb; 1024]), OK);
     assert_eq!(flush(&mut driver), OK);
     let mut expected = pattern();
-    expected[63 * 512..].fill(0xaa);
+    expected[LAST as usize * 512..].fill(0xaa);
     expected[..1024].fill(0xbb);
     assert_eq!(contents(&file), expected);
 }
@@ -113,9 +113,9 @@ fn an_id_that_a_guest_could_not_show_is_refused() {
 fn a_write_past_the_end_is_an_io_error_and_changes_nothing(engine: Engine) {
     let (mut driver, file) = disk(engine);
     for (sector, sectors) in [
-        (64, 1),
-        (63, 2),
-        (0, 65),
+        (LAST + 1, 1),
+        (LAST, 2),
+        (0, SECTORS + 1),
         (u64::MAX, 1),
         (u64::MAX / 512 + 1, 1),
         (1 << 55, 1),
@@ -131,7 +131,13 @@ fn a_write_past_the_end_is_an_io_error_and_changes_nothing(engine: Engine) {
 
 fn a_read_past_the_end_is_an_io_error_and_writes_only_the_status(engine: Engine) {
     let (mut driver, _file) = disk(engine);
-    for (sector, sectors) in [(64, 1), (63, 2), (0, 65), (u64::MAX, 1), (u64::MAX / 512 + 1, 1)] {
+    for (sector, sectors) in [
+        (LAST + 1, 1),
+        (LAST, 2),
+        (0, SECTORS + 1),
+        (u64::MAX, 1),
+        (u64::MAX / 512 + 1, 1),
+    ] {
         let reply = read(&mut driver, sector, sectors * 512);
         assert_eq!(
             reply,

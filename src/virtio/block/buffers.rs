@@ -77,6 +77,9 @@ impl<'m> Buffers<'m> {
     pub fn split_to(&mut self, count: u64) -> Self {
         let (mut first, mut left) = (Self::default(), count);
         for slice in self.slices() {
+            if left == 0 {
+                break;
+            }
             let taken = left.min(slice.len() as u64) as usize;
             let Ok(part) = slice.subslice(0, taken) else { break };
             first.push(part);

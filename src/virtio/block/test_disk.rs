@@ -13,7 +13,9 @@ use crate::virtio::test_driver::*;
 
 pub const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
 pub const FEATURES: u64 = VERSION_1 | FLUSH;
-pub const SECTORS: usize = 64;
+/// No whole number of pages.
+pub const SECTORS: usize = 65;
+pub const LAST: u64 = SECTORS as u64 - 1;
 pub const QUEUE: u16 = 128;
 
 pub fn pattern() -> Vec<u8> {

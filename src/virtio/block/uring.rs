@@ -18,6 +18,8 @@ use super::sync;
 /// Places in the ring's table of files.
 const IMAGE: Fixed = Fixed(0);
 const NOTIFIER: Fixed = Fixed(1);
+/// linux/io_uring.h.
+const ENTER_GETEVENTS: u32 = 1;
 /// Requests past the page cache that are submitted together: a device works on them while the next ones are prepared.
 const DIRECT_BATCH: usize = 4;
 /// What the completion of a read of the notifier is known by; those of requests by their slot.
@@ -47,6 +49,7 @@ impl<'d> Ring<'d> {
         let ring = match IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .build(entries)
         {
             // Before Linux 6.1.
@@ -106,14 +109,14 @@ impl Engine<'_, '_> {
         while !self.queue.is_stopped() {
             self.queue.ignore_notifications();
             let begun = self.begin_available();
-            // What needed no ring is complete; completions before a broken chain count too.
-            self.queue.notify_used();
-            begun?;
-            // What is in the page cache is complete as soon as it is submitted.
-            if !self.ring.raw.is_direct() && !self.ring.ring.submission().is_empty() {
-                self.enter(0).map_err(QueueError::Wait)?;
-                self.complete()?;
-            }
+            // What is in the page cache is complete as soon as it is submitted, and other things may be by now.
+            let entered = match self.has_completions_to_fetch() {
+                true => self.enter(0),
+                false => Ok(()),
+            };
+            // What needed no ring is complete, too, and completions before a broken chain count.
+            let completed = self.complete();
+            begun.and(entered.map_err(QueueError::Wait)).and(completed)?;
             // Chains made available up to this point came without a notification: once more, then.
             if self.queue.want_notifications() && !self.free.is_empty() {
                 continue;
@@ -127,6 +130,13 @@ impl Engine<'_, '_> {
             self.complete()?;
         }
         Ok(())
+    }
+
+    /// Whether there may be some that the kernel gives only to who asks.
+    fn has_completions_to_fetch(&mut self) -> bool {
+        let is_direct = self.ring.raw.is_direct();
+        let submission = self.ring.ring.submission();
+        submission.taskrun() || !is_direct && !submission.is_empty()
     }
 
     /// Whether the kernel has nothing of this, and waits for nothing.
@@ -166,8 +176,12 @@ impl Engine<'_, '_> {
             match self.ring.ring.submit_and_wait(completions) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                // The kernel is short of something: it may have completions that make room.
+                // The kernel is short of something: it may have completions that make room, and gives them in a call
+                // that submits nothing.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    let submitter = self.ring.ring.submitter();
+                    // SAFETY: no argument is passed.
+                    let _ = unsafe { submitter.enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
                     std::thread::yield_now();
                     return Ok(());
                 }
@@ -202,9 +216,11 @@ impl Engine<'_, '_> {
         Ok(())
     }
 
-    /// Takes requests from the queue as long as there are some, and room for them.
+    /// Takes requests from the queue as long as there are some, and room for them, but no more than a queue full: the
+    /// driver hears of what needed no ring only afterwards.
     fn begin_available(&mut self) -> Result<(), QueueError> {
-        while let Some(&index) = self.free.last() {
+        for _ in 0..self.queue.size() {
+            let Some(&index) = self.free.last() else { break };
             let slot = &mut self.slots[usize::from(index)];
             if !self.queue.next(&mut slot.chain)? {
                 break;

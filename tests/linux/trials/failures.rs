@@ -74,7 +74,6 @@ fn write_to_a_full_host(engine: &str) {
         ));
 }
 
-/// Its file of temporary data is in the qcow2 format, which needs room for tables, too.
 fn a_full_temporary_directory_fails_what_an_ephemeral_disk_cannot_keep_and_no_other() {
     let scratch = scratch();
     let full = scratch.path().join("full");

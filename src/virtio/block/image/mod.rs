@@ -153,6 +153,7 @@ impl Image {
             )
         };
         check_size(path, size, block_size)?;
+        let mut physical_block_size = physical_block_size.max(block_size);
         if disk.ephemeral {
             let directory = env::temp_dir();
             let overlay = Overlay::new(data, size, &directory).map_err(|source| OpenError::Temporary {
@@ -161,6 +162,7 @@ impl Image {
                 source,
             })?;
             data = Data::Overlay(overlay);
+            physical_block_size = physical_block_size.max(overlay::BLOCK);
         }
         Ok(Self {
             path: path.into(),
@@ -169,7 +171,7 @@ impl Image {
                 block_size,
                 read_only: disk.ro,
             },
-            physical_block_size: physical_block_size.max(block_size),
+            physical_block_size,
             data,
             lost_data: AtomicBool::new(false),
         })

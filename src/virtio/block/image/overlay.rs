@@ -12,7 +12,7 @@ use super::{Data, Raw};
 use crate::virtio::block::buffers::Buffers;
 
 /// What the temporary file has or has not, in bytes: a guest's page, so that most first writes copy nothing.
-const BLOCK: u64 = 4096;
+pub const BLOCK: u64 = 4096;
 
 pub struct Overlay {
     base: Box<Data>,
@@ -67,7 +67,7 @@ impl Overlay {
         self.change(offset..end, || self.temporary.write(buffers, offset, false))
     }
 
-    /// Gives the host back what a range takes up, which reads as zeroes then.
+    /// Gives the host back what a range takes up, if it can take that. What is read there afterwards is unspecified.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.saturating_add(length);
         self.change(offset..end, || self.temporary.discard(offset, length))
@@ -96,7 +96,8 @@ impl Overlay {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let blocks = blocks(&range);
-        if self.written.contains_all(blocks.clone()) {
+        // An empty range may lie in a block, and changes nothing.
+        if range.is_empty() || self.written.contains_all(blocks.clone()) {
             return change();
         }
         let _first = self.first_writes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -142,6 +142,19 @@ fn a_write_past_the_end_changes_nothing() {
 }
 
 #[test]
+fn an_empty_request_changes_nothing() {
+    let images = Images::new();
+    let image = Image::open(&base(&images)).unwrap();
+    for offset in [512, SIZE as u64] {
+        put(&image, offset, &[]);
+        image.discard(offset, 0).unwrap();
+        image.write_zeroes(offset, 0, true, false).unwrap();
+    }
+    assert!(get(&image, 0, SIZE) == [0xba; SIZE]);
+    assert_eq!(space(&image), 0);
+}
+
+#[test]
 fn a_temporary_file_has_no_name() {
     let directory = tempfile::tempdir().unwrap();
     let file = temporary_file(directory.path()).unwrap();
