@@ -47,6 +47,60 @@ fn a_disk_raises_its_line_at_the_io_apic_when_a_request_is_done() {
 }
 
 guest!(
+    two_queues,
+    "
+    catch_interrupts 4f
+    enable_local_apic
+    route 5, 0x35
+    negotiate_disk
+    set_up_queue 0, 0
+    set_up_queue 1, 0x800
+    driver_ok
+    xor r12d, r12d
+2:
+    # A request on each, and sleep until both are done.
+    inc r12d
+    mov [0x301002], r12w
+    mov [0x301802], r12w
+    mov dword ptr [rbx + 0x50], 0
+    mov dword ptr [rbx + 0x50], 1
+3:
+    cli
+    cmp [0x302002], r12w
+    jne 5f
+    cmp [0x302802], r12w
+    je 6f
+5:
+    sti
+    hlt
+    jmp 3b
+6:
+    cmp r12d, 20000
+    jne 2b
+    power_off
+4:
+    pop rax
+    mov eax, [rbx + 0x60]
+    mov [rbx + 0x64], eax
+    end_of_interrupt
+    iretq
+"
+);
+
+#[test]
+fn a_line_that_two_threads_raise_at_once_wakes_the_guest_for_both() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    let kernel = two_queues().data(Queue::request(queue::IN, 3, &[])).linux64();
+    for engine in ["sync", "uring"] {
+        let disk = format!("{},queues=2,engine={engine}", disk.path().display());
+        Coracle::run(&kernel).args(&["--disk", &disk]).end().with_code(0);
+    }
+}
+
+guest!(
     receive_interrupts,
     "
     catch_interrupts 4f

@@ -134,9 +134,8 @@
     mov dword ptr [rdi], 0
 .endm
 
-# virtio 1.2 section 3.1.1 up to DRIVER_OK, for the first disk, whose window stays in rbx. The queue's addresses
-# and size are at 0x306000, where the host put them.
-.macro start_disk
+# virtio 1.2 section 3.1.1 up to FEATURES_OK, for the first disk, whose window stays in rbx.
+.macro negotiate_disk
     mov ebx, 0xd0000000
     mov dword ptr [rbx + 0x70], 0
     mov dword ptr [rbx + 0x70], 1
@@ -146,7 +145,11 @@
     mov dword ptr [rbx + 0x24], 1
     mov dword ptr [rbx + 0x20], 1
     mov dword ptr [rbx + 0x70], 11
-    mov dword ptr [rbx + 0x30], 0
+.endm
+
+# Makes a queue ready. Addresses and size are at 0x306000, where the host put them; the rings lie `beyond` them.
+.macro set_up_queue index, beyond
+    mov dword ptr [rbx + 0x30], \index
     mov eax, [0x306018]
     mov [rbx + 0x38], eax
     mov eax, [0x306000]
@@ -154,15 +157,27 @@
     mov eax, [0x306004]
     mov [rbx + 0x84], eax
     mov eax, [0x306008]
+    add eax, \beyond
     mov [rbx + 0x90], eax
     mov eax, [0x30600c]
     mov [rbx + 0x94], eax
     mov eax, [0x306010]
+    add eax, \beyond
     mov [rbx + 0xa0], eax
     mov eax, [0x306014]
     mov [rbx + 0xa4], eax
     mov dword ptr [rbx + 0x44], 1
+.endm
+
+.macro driver_ok
     mov dword ptr [rbx + 0x70], 15
+.endm
+
+# All of it for a disk with one queue.
+.macro start_disk
+    negotiate_disk
+    set_up_queue 0, 0
+    driver_ok
 .endm
 
 .endif

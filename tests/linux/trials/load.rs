@@ -53,6 +53,10 @@ fn load(options: &str) {
         .start();
     for number in 0..LOADS {
         running.wait_for(" begins");
+        eprintln!(
+            "fio on a disk with options {options:?}: load {} of {LOADS}",
+            number + 1
+        );
         // Somewhere in it, and each time elsewhere.
         stop(&running, Duration::from_millis(20 + 40 * number as u64 % 7));
     }
