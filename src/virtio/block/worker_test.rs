@@ -1,8 +1,9 @@
 //! The I/O thread: when it lives, and that no wake-up gets lost between it and the driver.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING;
 use virtio_queue::QueueState;
 
@@ -81,12 +82,8 @@ fn a_disk_thread_lives_from_driver_ok_to_reset(engine: Engine) {
     assert!(becomes(&name, 0));
 }
 
-#[test]
-fn a_thread_told_to_stop_begins_no_further_request() {
-    let (file, other) = (image(), image());
-    let mut driver = Driver::new(Box::new(open(file.path(), Engine::Sync)));
-    driver.set_up_queue(QUEUE);
-    offer(&mut driver, &header(VIRTIO_BLK_T_IN, 0), 513, &plain(512));
+/// The one that the driver set up.
+fn queue() -> virtio_queue::Queue {
     let state = QueueState {
         max_size: QUEUE,
         size: QUEUE,
@@ -96,17 +93,78 @@ fn a_thread_told_to_stop_begins_no_further_request() {
         used_ring: USED,
         ..Default::default()
     };
+    state.try_into().unwrap()
+}
+
+#[test]
+fn a_thread_told_to_stop_begins_no_further_request() {
+    let (file, other) = (image(), image());
+    let mut driver = Driver::new(Box::new(open(file.path(), Engine::Sync)));
+    driver.set_up_queue(QUEUE);
+    offer(&mut driver, &header(VIRTIO_BLK_T_IN, 0), 513, &plain(512));
     let (block, stop) = (open(other.path(), Engine::Sync), AtomicBool::new(true));
     let memory = driver.memory.clone();
     let interrupt = VirtioInterrupt::new(Interrupt::new(|| Ok(())));
-    let queue = virtio_queue::Queue::try_from(state).unwrap();
-    let mut served = DiskQueue::new(&block.disk, &queue, &memory, &interrupt, FEATURES, &stop).unwrap();
+    let mut served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let mut chain = Chain::default();
     sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(driver.take_used(), None);
     stop.store(false, Ordering::SeqCst);
     sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(driver.take_used(), Some((0, 513)));
+}
+
+/// The driver works in the interrupt, so that there is always a read that the page cache has.
+#[test]
+fn a_flush_ends_although_reads_never_cease() {
+    const READS: u64 = 1_000_000;
+    const FLUSH: u16 = 16;
+    let (file, other) = (image(), image());
+    let mut driver = Driver::new(Box::new(open(file.path(), Engine::Sync)));
+    driver.set_up_queue(QUEUE);
+    driver.put(&header(VIRTIO_BLK_T_FLUSH, 0), DATA);
+    driver.put(&header(VIRTIO_BLK_T_IN, 0), DATA + 16);
+    driver.describe(DESCRIPTORS, FLUSH, (DATA, 16, NEXT, FLUSH + 1));
+    driver.describe(DESCRIPTORS, FLUSH + 1, (DATA + 32, 1, WRITE, 0));
+    driver.offer(FLUSH);
+    for head in (0..FLUSH).step_by(2) {
+        let buffer = DATA + 0x1000 + 1024 * u64::from(head);
+        driver.describe(DESCRIPTORS, head, (DATA + 16, 16, NEXT, head + 1));
+        driver.describe(DESCRIPTORS, head + 1, (buffer, 513, WRITE, 0));
+        driver.offer(head);
+    }
+    let (block, memory) = (open(other.path(), Engine::Uring), driver.memory.clone());
+    let stop = Arc::new(AtomicBool::new(false));
+    let has_flushed = Arc::new(AtomicBool::new(false));
+    let handler = {
+        let (stop, has_flushed) = (stop.clone(), has_flushed.clone());
+        let state = Mutex::new((driver, 0));
+        move || {
+            let (driver, reads) = &mut *state.lock().unwrap();
+            while let Some((head, _)) = driver.take_used() {
+                if head == u32::from(FLUSH) {
+                    // Not only because the device is stopped.
+                    has_flushed.store(*reads < READS, Ordering::SeqCst);
+                } else {
+                    *reads += 1;
+                    driver.offer(head as u16);
+                }
+            }
+            if *reads >= READS || has_flushed.load(Ordering::SeqCst) {
+                stop.store(true, Ordering::SeqCst);
+            }
+            Ok(())
+        }
+    };
+    let interrupt = VirtioInterrupt::new(Interrupt::new(handler));
+    let served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
+    let notifier = EventFd::new(0).unwrap();
+    let raw = block.disk.raw_for_uring().unwrap();
+    match uring::Ring::new(raw, &notifier, QUEUE) {
+        Ok(ring) => ring.run(served).unwrap(),
+        Err(error) => return eprintln!("not tried: this host has no io_uring: {error}"),
+    }
+    assert!(has_flushed.load(Ordering::SeqCst));
 }
 
 fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing(engine: Engine) {
