@@ -1,16 +1,14 @@
 //! One guest interrupt line, as a device holds it.
 
 use std::io;
-use std::sync::Arc;
 
-/// An edge-triggered interrupt line. Clones are handles of the same line.
-#[derive(Clone)]
-pub struct Interrupt(Arc<dyn Fn() -> io::Result<()> + Send + Sync>);
+/// An edge-triggered interrupt line.
+pub struct Interrupt(Box<dyn Fn() -> io::Result<()> + Send + Sync>);
 
 impl Interrupt {
     /// A line whose edges are calls of `raise`: on any thread, and of several at once. It waits for nobody but them.
     pub fn new(raise: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(raise))
+        Self(Box::new(raise))
     }
 
     /// Raises one edge. Callable from any thread; waits for none but those that raise it too.

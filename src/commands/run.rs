@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::{Error, system};
 use crate::config::{CPUS_MAX, Config, Disk, OnReboot, Size};
-use crate::console::{Drain, End, Output, Session, Signals, Terminal, tell, terminal_size};
+use crate::console::{
+    Drain, End, Output, Session, Signals, Terminal, ignore_file_size_limit, tell, terminal_size,
+};
 use crate::diagnosis::{self, Facts, Verdict, exit_code};
 use crate::machine::{self, Blueprint, Machine, Memory, Outcome};
 use crate::timings::{self, Destination, Phase, Timeline};
@@ -121,6 +123,7 @@ impl Args {
 
 pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
     let config = args.config()?;
+    ignore_file_size_limit();
     let mut timings = match &args.timings {
         Some(destination) => Some(timings::Output::new(destination.as_ref())?),
         None => None,

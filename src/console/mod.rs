@@ -11,6 +11,6 @@ mod wait;
 
 pub use output::{Drain, Output};
 pub use session::{End, Session};
-pub use signals::Signals;
+pub use signals::{Signals, ignore_file_size_limit};
 pub use tell::tell;
 pub use terminal::{Terminal, size as terminal_size};

@@ -15,6 +15,12 @@ const CAUGHT: [i32; 10] = [
     SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGTSTP, SIGCONT,
 ];
 
+/// From here on a write past a file size limit (RLIMIT_FSIZE) is an error like others, not the end.
+pub fn ignore_file_size_limit() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Signals that came. They are blocked from [`Signals::catch`] to [`Signals::release`], in the calling thread and in
 /// those it starts.
 #[derive(Debug)]
@@ -42,8 +48,6 @@ impl Signals {
         // SAFETY: sigemptyset initialises `caught`, which the other calls read; pthread_sigmask initialises `mask` when
         // it succeeds; signalfd returns a descriptor that nobody else owns.
         unsafe {
-            // A write past a file size limit is an error like others, not the end.
-            libc::signal(SIGXFSZ, libc::SIG_IGN);
             libc::sigemptyset(caught.as_mut_ptr());
             // What the parent had ignored, as nohup does, stays so: blocked, it would be read here all the same.
             for signal in CAUGHT.into_iter().filter(|&signal| !is_ignored(signal)) {

@@ -55,6 +55,19 @@ fn a_stdout_that_reaches_the_limit_of_a_files_size_is_125_and_named() {
     assert!((1..=1024).contains(&written), "{written} bytes");
 }
 
+#[test]
+fn an_ephemeral_disk_past_the_limit_of_a_files_size_is_refused_and_named() {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(1 << 20).unwrap();
+    let option = format!("{},ephemeral", disk.path().display());
+    Coracle::run(&shout().linux64())
+        .args(&["--dry-run", "--disk", &option])
+        .through(&["sh", "-c", "ulimit -f 1; exec \"$@\"", "sh"])
+        .end()
+        .with_code(125)
+        .saying(&["cannot make a temporary file", "File too large", "TMPDIR"]);
+}
+
 guest!(
     write_and_wait,
     "
