@@ -121,6 +121,10 @@ impl Engine<'_, '_> {
             if self.queue.want_notifications() && !self.free.is_empty() {
                 continue;
             }
+            // The ring may just have read the notification that says that this is the end.
+            if self.queue.is_stopped() {
+                break;
+            }
             if self.is_idle() {
                 queue::wait(self.ring.notifier)?;
                 continue;

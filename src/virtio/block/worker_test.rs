@@ -33,6 +33,7 @@ with_each_engine!(
     chains_offered_before_driver_ok_are_served_with_one_interrupt,
     a_disk_thread_lives_from_driver_ok_to_reset,
     after_a_reset_in_the_middle_of_requests_the_device_touches_nothing,
+    a_reset_among_flushes_ends,
     no_wake_up_is_lost_with_an_event_index,
     no_wake_up_is_lost_without_an_event_index,
 );
@@ -187,6 +188,21 @@ fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing(engine: En
             before == driver.bytes(0, MEMORY_SIZE as usize),
             "guest memory changed after the reset"
         );
+        driver.start(FEATURES, QUEUE);
+    }
+}
+
+/// The ring may be waiting for the very notification that says that it is the end.
+fn a_reset_among_flushes_ends(engine: Engine) {
+    let (mut driver, _file) = disk(engine);
+    for round in 0..2_000 {
+        offer(&mut driver, &header(VIRTIO_BLK_T_FLUSH, 0), 1, &plain(0));
+        driver.notify();
+        while driver.take_used().is_none() {}
+        for _ in 0..round % 100 {
+            std::hint::spin_loop();
+        }
+        driver.reset();
         driver.start(FEATURES, QUEUE);
     }
 }
