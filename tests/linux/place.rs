@@ -251,8 +251,8 @@ fn put(files: impl Iterator<Item = (PathBuf, String)>) -> Vec<OsString> {
 }
 
 /// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions:
-/// what a trial waits for does not depend on how busy this host is. The other kind of nested machine now and then loses an
-/// interrupt, or more.
+/// what a trial waits for does not depend on how busy this host is. Trials in full have this host's clock, by which their
+/// loads take minutes; the other would make hours of them.
 pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], arguments: &[OsString]) -> Command {
     let programs = DISK_PROGRAMS.map(|program| {
         let program = PathBuf::from(program);
@@ -274,7 +274,11 @@ pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], argume
         }
         None => Command::new(run),
     };
-    machine.arg("--deterministic").args(options).args(put(files));
+    match extent.as_str() {
+        "full" => machine.args(["--cpus", "1"]),
+        _ => machine.arg("--deterministic"),
+    };
+    machine.args(options).args(put(files));
     machine
         .args([
             "--",
