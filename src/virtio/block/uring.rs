@@ -21,7 +21,7 @@ const NOTIFIER: Fixed = Fixed(1);
 /// linux/io_uring.h.
 const ENTER_GETEVENTS: u32 = 1;
 /// Requests past the page cache that are submitted together: a device works on them while the next ones are prepared.
-const DIRECT_BATCH: usize = 4;
+const DIRECT_BATCH: usize = 2;
 /// What the completion of a read of the notifier is known by; those of requests by their slot.
 const NOTIFICATION: u64 = u64::MAX;
 
