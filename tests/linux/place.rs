@@ -252,7 +252,7 @@ fn put(files: impl Iterator<Item = (PathBuf, String)>) -> Vec<OsString> {
 
 /// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions:
 /// what a trial waits for does not depend on how busy this host is. Trials in full have this host's clock, by which their
-/// loads take minutes; the other would make hours of them.
+/// loads take minutes; the other would make hours of them. (One such machine stood still once, for a reason not found.)
 pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], arguments: &[OsString]) -> Command {
     let programs = DISK_PROGRAMS.map(|program| {
         let program = PathBuf::from(program);
