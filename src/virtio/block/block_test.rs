@@ -110,16 +110,19 @@ fn an_id_that_a_guest_could_not_show_is_refused() {
     }
 }
 
+/// First sectors, and numbers of sectors, of requests past the end.
+const PAST_THE_END: [(u64, usize); 6] = [
+    (LAST + 1, 1),
+    (LAST, 2),
+    (0, SECTORS + 1),
+    (u64::MAX, 1),
+    (u64::MAX / 512 + 1, 1),
+    (1 << 55, 1),
+];
+
 fn a_write_past_the_end_is_an_io_error_and_changes_nothing(engine: Engine) {
     let (mut driver, file) = disk(engine);
-    for (sector, sectors) in [
-        (LAST + 1, 1),
-        (LAST, 2),
-        (0, SECTORS + 1),
-        (u64::MAX, 1),
-        (u64::MAX / 512 + 1, 1),
-        (1 << 55, 1),
-    ] {
+    for (sector, sectors) in PAST_THE_END {
         assert_eq!(
             write(&mut driver, sector, &vec![1; sectors * 512]),
             IOERR,
@@ -131,13 +134,7 @@ fn a_write_past_the_end_is_an_io_error_and_changes_nothing(engine: Engine) {
 
 fn a_read_past_the_end_is_an_io_error_and_writes_only_the_status(engine: Engine) {
     let (mut driver, _file) = disk(engine);
-    for (sector, sectors) in [
-        (LAST + 1, 1),
-        (LAST, 2),
-        (0, SECTORS + 1),
-        (u64::MAX, 1),
-        (u64::MAX / 512 + 1, 1),
-    ] {
+    for (sector, sectors) in PAST_THE_END {
         let reply = read(&mut driver, sector, sectors * 512);
         assert_eq!(
             reply,

@@ -57,7 +57,7 @@ impl Chain {
     }
 
     /// A file that is only read, with all under it.
-    pub fn open_layer(
+    fn open_layer(
         &mut self,
         file: File,
         path: &Path,
