@@ -12,7 +12,7 @@ use crate::console::{
     Drain, End, Output, Session, Signals, Terminal, ignore_file_size_limit, tell, terminal_size,
 };
 use crate::diagnosis::{self, Facts, Verdict, exit_code};
-use crate::machine::{self, Blueprint, Machine, Memory, Outcome};
+use crate::machine::{self, Blueprint, Machine, Memory, OpenFiles, Outcome};
 use crate::timings::{self, Destination, Phase, Timeline};
 
 /// Boot a guest and attach its console to this terminal
@@ -133,9 +133,10 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
         None => Timeline::off(),
     };
     timeline.mark(Phase::ArgumentsUnderstood);
+    let opened = OpenFiles::open(&config)?;
     if args.dry_run {
         let memory = Memory::allocate(config.memory.0, None).map_err(machine::Error::from)?;
-        let blueprint = Blueprint::new(&config, &console_hints(), memory.guest(), &timeline)?;
+        let blueprint = Blueprint::new(&config, &opened, &console_hints(), memory.guest(), &timeline)?;
         let printed = write!(io::stdout(), "{blueprint}");
         return printed.map(|()| 0).map_err(|source| Error::System {
             what: "print the machine",
@@ -144,7 +145,7 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
     }
     let mut signals = None;
     loop {
-        let verdict = boot(&config, &mut signals, &timeline);
+        let verdict = boot(&config, &opened, &mut signals, &timeline);
         let written = match (timings.take(), mem::take(&mut timeline).report()) {
             (Some(output), Some(report)) => output.write(&report),
             _ => Ok(()),
@@ -164,13 +165,18 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
 }
 
 /// One run of the machine, from its making to its end.
-fn boot(config: &Config, signals: &mut Option<Signals>, timeline: &Timeline) -> Result<Verdict, Error> {
+fn boot(
+    config: &Config,
+    opened: &OpenFiles,
+    signals: &mut Option<Signals>,
+    timeline: &Timeline,
+) -> Result<Verdict, Error> {
     let output = Output::new().map_err(system("make the console"))?;
     let mut hints = console_hints();
     if timeline.is_on() {
         hints.push_str(" coracle.clock");
     }
-    let machine = Machine::build(config, &hints, timeline.watch(output.sink()), timeline)?;
+    let machine = Machine::build(config, opened, &hints, timeline.watch(output.sink()), timeline)?;
     let facts = facts(config, &machine);
     // After the slow part, which Ctrl-C may end, and before the threads that stay, which leave these signals to the
     // session.

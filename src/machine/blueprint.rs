@@ -1,4 +1,4 @@
-//! A machine before KVM knows of it: its files open, its devices placed, its kernel in guest memory.
+//! A machine before KVM knows of it: its devices placed, its kernel in guest memory.
 //!
 //! This is all that `coracle run --dry-run` needs, so it works on hosts without KVM.
 
@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::Error;
-use crate::boot::{self, CommandLine, Image, Initrd, Kernel, Protocol};
-use crate::built_in;
-use crate::config::{Config, DISKS_MAX, Disk};
+use super::{Error, OpenFiles};
+use crate::boot::{self, CommandLine, Initrd, Kernel, Protocol};
+use crate::config::{self, Config, DISKS_MAX};
 use crate::timings::{Phase, Timeline};
-use crate::virtio::block::Block;
+use crate::virtio::block::Disk;
 use crate::x86::acpi::{self, VirtioMmioWindow};
 use crate::x86::memory_map::{Kind, memory_map};
 use crate::x86::{layout, mp_table, pvh, zero_page};
@@ -25,7 +24,7 @@ const BUILT_IN_COMMAND_LINE: &str = "quiet coracle.zeroed";
 
 /// A disk and where the guest finds it.
 pub struct PlacedDisk {
-    pub device: Block,
+    pub disk: Arc<Disk>,
     pub window: VirtioMmioWindow,
 }
 
@@ -43,29 +42,22 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Opens the files of `config`, and fills fresh guest memory as the kernel expects it at its entry.
+    /// Fills fresh guest memory as the kernel expects it at its entry, from the files of `config`, which are `opened`.
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
     pub fn new(
         config: &Config,
+        opened: &OpenFiles,
         console_hints: &str,
         guest: &Arc<GuestMemoryMmap>,
         timeline: &Timeline,
     ) -> Result<Self, Error> {
-        let kernel_image = match &config.kernel {
-            Some(path) => Image::open(path)?,
-            None => built_in::kernel().ok_or(Error::NoBuiltInGuest)?,
-        };
-        let initrd_image = match (&config.initrd, &config.kernel) {
-            (Some(path), _) => Some(Image::open(path)?),
-            (None, Some(_)) => None,
-            (None, None) => built_in::initrd(),
-        };
-        let disks = place_disks(&config.disks, config.cpus)?;
+        let disks = place_disks(&opened.disks);
         let entropy = window(disks.len());
 
-        let kernel = boot::load_kernel(&kernel_image, guest)?;
-        let initrd = initrd_image
+        let kernel = boot::load_kernel(&opened.kernel, guest)?;
+        let initrd = opened
+            .initrd
             .as_ref()
             .map(|image| boot::load_initrd(image, guest, &kernel))
             .transpose()?;
@@ -130,14 +122,11 @@ const _: () = assert!(
     "each disk needs a window and a line, and so does the entropy device"
 );
 
-/// Opens the disks and gives each a window and an interrupt line.
-fn place_disks(disks: &[Disk], cpus: u8) -> Result<Vec<PlacedDisk>, Error> {
-    let place = |(index, disk): (usize, &Disk)| {
-        let device = Block::open(disk, cpus)?;
-        Ok(PlacedDisk {
-            device,
-            window: window(index),
-        })
+/// Gives each disk a window and an interrupt line.
+fn place_disks(disks: &[Arc<Disk>]) -> Vec<PlacedDisk> {
+    let place = |(index, disk): (usize, &Arc<Disk>)| PlacedDisk {
+        disk: disk.clone(),
+        window: window(index),
     };
     disks.iter().enumerate().map(place).collect()
 }
@@ -217,27 +206,27 @@ impl fmt::Display for Blueprint {
         let place = |&VirtioMmioWindow { address, size, irq }: &VirtioMmioWindow| {
             format!("{address:#x} to {:#x}, IRQ {irq}", address + size - 1)
         };
-        for (index, (disk, config)) in self.disks.iter().zip(&self.config.disks).enumerate() {
+        for (index, (placed, config)) in self.disks.iter().zip(&self.config.disks).enumerate() {
             let name = format!("virtio disk {index}");
             let mode = match config {
-                Disk { ro: true, .. } => "read-only",
-                Disk { ephemeral: true, .. } => "ephemeral",
+                config::Disk { ro: true, .. } => "read-only",
+                config::Disk { ephemeral: true, .. } => "ephemeral",
                 _ => "read-write",
             };
             writeln!(
                 f,
                 "  {name:<29} {}: {}, {mode}",
-                place(&disk.window),
+                place(&placed.window),
                 config.file.display()
             )?;
             writeln!(
                 f,
                 "    queues {}, cache {}, engine {}",
-                disk.device.queues(),
+                placed.disk.queues(),
                 config.cache,
-                disk.device.engine()
+                placed.disk.engine()
             )?;
-            for file in disk.device.files().iter().skip(1) {
+            for file in placed.disk.files().iter().skip(1) {
                 writeln!(f, "    on {}", file.display())?;
             }
         }

@@ -1,5 +1,4 @@
 use super::*;
-use crate::machine::Memory;
 
 fn config(text: &str, disks: &[&str]) -> Config {
     Config {
@@ -29,7 +28,8 @@ fn each_device_has_a_window_and_a_line_of_its_own() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(1 << 20).unwrap();
     let disk = format!("{},ro", image.path().display());
-    let placed = place_disks(&config("", &[disk.as_str(); 16]).disks, 1).unwrap();
+    let disk = Arc::new(Disk::open(&disk.parse().unwrap(), 1).unwrap());
+    let placed = place_disks(&vec![disk; 16]);
     let windows: Vec<_> = placed
         .iter()
         .map(|disk| (disk.window.address, disk.window.irq))
@@ -44,27 +44,4 @@ fn each_device_has_a_window_and_a_line_of_its_own() {
         )
     );
     assert!(window(DISKS_MAX).irq <= layout::VIRTIO_IRQ_LAST);
-}
-
-#[test]
-fn a_missing_kernel_or_disk_is_a_missing_file() {
-    let memory = Memory::allocate(32 << 20, None).unwrap();
-    let missing = |config: Config| {
-        Blueprint::new(&config, "", memory.guest(), &Timeline::off())
-            .err()
-            .unwrap()
-            .is_missing_file()
-    };
-    assert!(missing(Config {
-        kernel: Some("/no/such/kernel".into()),
-        ..Config::default()
-    }));
-    let kernel = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(kernel.path(), "not a kernel").unwrap();
-    let with_kernel = |disks| Config {
-        kernel: Some(kernel.path().into()),
-        ..config("", disks)
-    };
-    assert!(missing(with_kernel(&["/no/such/disk"])));
-    assert!(!missing(with_kernel(&[])));
 }

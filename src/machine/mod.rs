@@ -4,6 +4,7 @@ mod blueprint;
 mod ending;
 mod hardware;
 mod memory;
+mod open_files;
 mod outcome;
 mod vcpu;
 
@@ -16,6 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use blueprint::Blueprint;
 pub use memory::Memory;
+pub use open_files::OpenFiles;
 pub use outcome::Outcome;
 
 use crate::boot::{self, Kernel, Protocol};
@@ -29,7 +31,7 @@ use crate::devices::serial::{SerialPort, Sink};
 use crate::kvm::{self, Kvm, Vcpu, Vm};
 use crate::timings::{Phase, Timeline};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::OpenError;
+use crate::virtio::block::{Block, OpenError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::acpi::VirtioMmioWindow;
@@ -103,11 +105,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine of `config`, its console output going to `console`.
+    /// Builds the machine of `config`, whose files are `opened`, its console output going to `console`.
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
     pub fn build(
         config: &Config,
+        opened: &OpenFiles,
         console_hints: &str,
         console: Arc<dyn Sink>,
         timeline: &Timeline,
@@ -131,7 +134,7 @@ impl Machine {
                 // The other thread waits for it, or has gone for a reason that it tells.
                 let _ = tell.send(Processor::ask(kvm));
                 timeline.mark(Phase::ProcessorKnown);
-                let blueprint = Blueprint::new(config, console_hints, guest, timeline)?;
+                let blueprint = Blueprint::new(config, opened, console_hints, guest, timeline)?;
                 if built_in {
                     memory.provide(built_in::WRITTEN_AT_BOOT, made);
                 }
@@ -351,8 +354,8 @@ fn attach_disk(
     memory: &Memory,
     disk: PlacedDisk,
 ) -> Result<Arc<MmioTransport>, Error> {
-    let PlacedDisk { device, window } = disk;
-    let transport = attach_virtio(vm, mmio, memory, window, Box::new(device))?;
+    let PlacedDisk { disk, window } = disk;
+    let transport = attach_virtio(vm, mmio, memory, window, Box::new(Block::new(disk)))?;
     for (queue, notifier) in (0..).zip(transport.queue_notifiers()) {
         vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
     }

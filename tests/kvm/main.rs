@@ -19,6 +19,8 @@ mod hostile;
 mod interrupts;
 /// Addresses of no device.
 mod nowhere;
+/// Guests that reboot and boot again.
+mod restarts;
 /// The serial port, both ways.
 mod serial;
 /// Hosts on which a write takes for ever.

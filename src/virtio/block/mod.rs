@@ -36,7 +36,7 @@ const QUEUE_SIZE: u16 = 256;
 /// A serial number, padded with NUL.
 type Id = [u8; VIRTIO_BLK_ID_BYTES as usize];
 
-/// A disk of the guest.
+/// The device through which a guest drives a disk.
 pub struct Block {
     disk: Arc<Disk>,
     queue_sizes: Vec<u16>,
@@ -46,10 +46,11 @@ pub struct Block {
     workers: Vec<Worker>,
 }
 
-/// What a disk is, driven or not.
-struct Disk {
+/// An open disk. It outlives the devices that drive it: each boot of a guest that reboots makes a new [`Block`] of it.
+pub struct Disk {
     image: Image,
     engine: engine::Choice,
+    queues: u16,
     id: Id,
     log: LogLimit,
     /// What the person chose: every write is durable when it completes, whatever the driver says.
@@ -61,45 +62,19 @@ struct Disk {
 }
 
 impl Block {
-    /// Opens what `disk` names, for a machine of `cpus` vCPUs.
+    /// A device of a disk that it alone holds.
     pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
-        let id = pad_id(disk.id.as_deref())?;
-        Ok(Self::of(Image::open(disk)?, id, disk, cpus))
+        Ok(Self::new(Arc::new(Disk::open(disk, cpus)?)))
     }
 
-    fn of(image: Image, id: Id, disk: &config::Disk, cpus: u8) -> Self {
-        let queues = disk
-            .queues
-            .unwrap_or(u16::from(cpus).min(DISK_QUEUES_DEFAULT_MAX));
-        let always_writes_through = disk.cache == Cache::Writethrough;
+    /// A device that no driver drives yet.
+    pub fn new(disk: Arc<Disk>) -> Self {
         Self {
-            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            queue_sizes: vec![QUEUE_SIZE; disk.queues.into()],
             accepted: 0,
             workers: Vec::new(),
-            disk: Arc::new(Disk {
-                engine: engine::choose(disk.engine, &image),
-                image,
-                id,
-                log: LogLimit::default(),
-                always_writes_through,
-                driver_writes_through: AtomicBool::new(always_writes_through),
-                warned: AtomicBool::new(false),
-            }),
+            disk,
         }
-    }
-
-    /// The engine of its requests and why it is that one.
-    pub fn engine(&self) -> &engine::Choice {
-        &self.disk.engine
-    }
-
-    /// All files that it is made of, its own first.
-    pub fn files(&self) -> Vec<&Path> {
-        self.disk.image.files()
-    }
-
-    pub fn queues(&self) -> usize {
-        self.queue_sizes.len()
     }
 
     /// Serves what is available in `queue` on the caller's thread, once. Says whether the queue is still usable.
@@ -127,6 +102,43 @@ fn pad_id(id: Option<&str>) -> Result<Id, OpenError> {
 }
 
 impl Disk {
+    /// Opens what `disk` names, for a machine of `cpus` vCPUs.
+    pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
+        let id = pad_id(disk.id.as_deref())?;
+        Ok(Self::of(Image::open(disk)?, id, disk, cpus))
+    }
+
+    fn of(image: Image, id: Id, disk: &config::Disk, cpus: u8) -> Self {
+        let always_writes_through = disk.cache == Cache::Writethrough;
+        Self {
+            engine: engine::choose(disk.engine, &image),
+            queues: disk
+                .queues
+                .unwrap_or(u16::from(cpus).min(DISK_QUEUES_DEFAULT_MAX)),
+            image,
+            id,
+            log: LogLimit::default(),
+            always_writes_through,
+            driver_writes_through: AtomicBool::new(always_writes_through),
+            warned: AtomicBool::new(false),
+        }
+    }
+
+    /// The engine of its requests and why it is that one.
+    pub fn engine(&self) -> &engine::Choice {
+        &self.engine
+    }
+
+    /// All files that it is made of, its own first.
+    pub fn files(&self) -> Vec<&Path> {
+        self.image.files()
+    }
+
+    /// How many request queues a guest finds.
+    pub fn queues(&self) -> u16 {
+        self.queues
+    }
+
     /// "disk-" and the id, or else the image's file name. Linux shows the first 15 bytes of it.
     fn thread_name(&self) -> String {
         let id = self.id.split(|byte| *byte == 0).next().unwrap_or_default();

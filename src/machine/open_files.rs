@@ -1,0 +1,49 @@
+//! The files of a machine, opened once and kept until the end of the process.
+//!
+//! A guest that reboots boots again from these: the contents of its ephemeral disks stay, no lock is let go, and a file
+//! that somebody put in the place of another one is not taken.
+
+use std::sync::Arc;
+
+use super::Error;
+use crate::boot::Image;
+use crate::built_in;
+use crate::config::Config;
+use crate::virtio::block::Disk;
+
+/// Everything that a configuration names, open.
+pub struct OpenFiles {
+    pub kernel: Image,
+    pub initrd: Option<Image>,
+    /// In the order in which the guest sees them.
+    pub disks: Vec<Arc<Disk>>,
+}
+
+impl OpenFiles {
+    /// Opens the files of `config`, and locks its disks.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let kernel = match &config.kernel {
+            Some(path) => Image::open(path)?,
+            None => built_in::kernel().ok_or(Error::NoBuiltInGuest)?,
+        };
+        let initrd = match (&config.initrd, &config.kernel) {
+            (Some(path), _) => Some(Image::open(path)?),
+            (None, Some(_)) => None,
+            (None, None) => built_in::initrd(),
+        };
+        let disks = config
+            .disks
+            .iter()
+            .map(|disk| Disk::open(disk, config.cpus).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            kernel,
+            initrd,
+            disks,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "open_files_test.rs"]
+mod tests;

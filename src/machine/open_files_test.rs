@@ -1,0 +1,28 @@
+use super::*;
+
+fn is_missing(config: Config) -> bool {
+    OpenFiles::open(&config).err().unwrap().is_missing_file()
+}
+
+#[test]
+fn a_missing_kernel_initrd_or_disk_is_a_missing_file() {
+    assert!(is_missing(Config {
+        kernel: Some("/no/such/kernel".into()),
+        ..Config::default()
+    }));
+    let kernel = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(kernel.path(), "not a kernel").unwrap();
+    let with_kernel = || Config {
+        kernel: Some(kernel.path().into()),
+        ..Config::default()
+    };
+    assert!(is_missing(Config {
+        initrd: Some("/no/such/initrd".into()),
+        ..with_kernel()
+    }));
+    assert!(is_missing(Config {
+        disks: vec!["/no/such/disk".parse().unwrap()],
+        ..with_kernel()
+    }));
+    assert!(OpenFiles::open(&with_kernel()).is_ok());
+}

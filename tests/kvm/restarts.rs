@@ -1,0 +1,110 @@
+use std::fs;
+
+use crate::support::process::Running;
+use crate::support::queue::{IN, Queue};
+use crate::support::{Coracle, Kernel, kvm_is_here};
+
+guest!(
+    count_boots_on_disk,
+    "
+    start_disk
+    mov dword ptr [rbx + 0x50], 0
+2:
+    cmp word ptr [0x302002], 1
+    jne 2b
+    mov al, [0x304000]
+    mov edx, 0x3f8
+    out dx, al
+    say \" boots\\n\"
+    # The same request again, as a write of one more.
+    inc byte ptr [0x304000]
+    mov dword ptr [0x303000], 1
+    mov word ptr [0x30001c], 1
+    mov word ptr [0x301002], 2
+    mov dword ptr [rbx + 0x50], 0
+3:
+    cmp word ptr [0x302002], 2
+    jne 3b
+    request_to_send
+    mov ebx, 1
+    echo_input
+    reset
+"
+);
+
+guest!(
+    be_another_kernel,
+    "
+    say \"another kernel\\n\"
+    power_off
+"
+);
+
+fn kernel() -> Kernel {
+    count_boots_on_disk().data(Queue::request(IN, 0, &[])).linux64()
+}
+
+/// A disk on which no boot is counted yet.
+const FRESH: [u8; 4096] = [b'0'; 4096];
+
+fn run(kernel: &Kernel, disk: &str) -> Running {
+    Coracle::run(kernel)
+        .args(&["--on-reboot", "restart", "--disk", disk])
+        .keyboard()
+        .start()
+}
+
+#[test]
+fn an_ephemeral_disk_keeps_what_was_written_over_a_reboot_and_no_longer() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    fs::write(disk.path(), FRESH).unwrap();
+    let option = format!("{},ephemeral", disk.path().display());
+    for _ in 0..2 {
+        let mut running = run(&kernel(), &option);
+        for boots in ["0 boots\n", "1 boots\n", "2 boots\n"] {
+            running.wait_for(boots);
+            running.type_in(b"x");
+        }
+        running.signal(libc::SIGTERM);
+        running.end().with_code(143);
+        assert_eq!(fs::read(disk.path()).unwrap(), FRESH);
+    }
+}
+
+#[test]
+fn a_reboot_keeps_the_files_that_were_opened_and_their_locks() {
+    if !kvm_is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name).display().to_string();
+    let (disk, kept) = (path("disk.img"), path("kept.img"));
+    fs::write(&disk, FRESH).unwrap();
+    fs::hard_link(&disk, &kept).unwrap();
+    let kernel = kernel();
+    let mut running = run(&kernel, &disk);
+    running.wait_for("0 boots\n");
+
+    // Other files in the place of those that were named.
+    let (other_disk, other_kernel) = (path("other.img"), path("other"));
+    fs::write(&other_disk, [b'7'; 4096]).unwrap();
+    fs::copy(be_another_kernel().linux64().path(), &other_kernel).unwrap();
+    fs::rename(&other_disk, &disk).unwrap();
+    fs::rename(&other_kernel, kernel.path()).unwrap();
+
+    running.type_in(b"x");
+    running.wait_for("1 boots\n");
+    Coracle::run(&be_another_kernel().linux64())
+        .args(&["--disk", &kept])
+        .end()
+        .with_code(125)
+        .saying(&["kept.img", "in use"]);
+    running.type_in(b"x");
+    running.wait_for("2 boots\n");
+    running.signal(libc::SIGTERM);
+    running.end().with_code(143);
+    assert_eq!(fs::read(&disk).unwrap(), [b'7'; 4096]);
+}
