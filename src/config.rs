@@ -24,8 +24,10 @@ const DISK_ID_MAX: usize = 20;
 const DISK_QUEUES_MAX: u16 = 32;
 /// Queues a disk has at most unless told otherwise: more threads than that do not make a disk faster.
 pub const DISK_QUEUES_DEFAULT_MAX: u16 = 4;
+/// What `backing=` says when it permits every file.
+const ANY: &str = "any";
 const DISK_OPTIONS: &str = "'ro', 'id=NAME', 'engine=auto|sync|uring', 'cache=writeback|direct|writethrough', \
-                            'queues=N', 'ephemeral' and 'format=raw|qcow2'";
+                            'queues=N', 'ephemeral', 'format=raw|qcow2' and 'backing=FILE' or 'backing=any'";
 
 /// Everything a person chose about a machine. As JSON, its keys are the names of the flags of `coracle run`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -107,7 +109,7 @@ impl FromStr for Size {
     }
 }
 
-/// A disk, written `FILE[,ro][,id=NAME][,engine=E][,cache=C][,queues=N][,ephemeral][,format=F]`.
+/// A disk, written `FILE[,ro][,id=NAME][,engine=E][,cache=C][,queues=N][,ephemeral][,format=F][,backing=FILE]...`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Disk {
@@ -134,6 +136,63 @@ pub struct Disk {
     /// What the file is; none means by its name.
     #[serde(default)]
     pub format: Option<Format>,
+    /// Which files the image may have opened as its backing files.
+    #[serde(default)]
+    pub backing: Backing,
+}
+
+/// The files that an image may name as lying under it, and have opened for reading.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "BackingText")]
+pub enum Backing {
+    /// Images that lie in the same directory as the one that names them.
+    #[default]
+    Beside,
+    /// These files and no other.
+    Named(Vec<PathBuf>),
+    /// Whatever the image says.
+    Any,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a list of files, or \"any\"")]
+enum BackingText {
+    Files(Vec<PathBuf>),
+    Word(String),
+}
+
+impl TryFrom<BackingText> for Backing {
+    type Error = String;
+
+    fn try_from(text: BackingText) -> Result<Self, String> {
+        match text {
+            BackingText::Files(files) => Ok(Self::Named(files)),
+            BackingText::Word(word) if word == ANY => Ok(Self::Any),
+            BackingText::Word(file) => Err(format!(
+                "backing files are a list: write [{file:?}], or \"any\" for whatever the image names"
+            )),
+        }
+    }
+}
+
+impl Backing {
+    /// Adds what one `backing=` of the command line says.
+    fn add(&mut self, value: &str) -> Result<(), String> {
+        match (&mut *self, value) {
+            (_, "") => return Err("'backing=' needs the name of a file, or 'any'".into()),
+            (Self::Beside | Self::Any, ANY) => *self = Self::Any,
+            (Self::Beside, file) => *self = Self::Named(vec![file.into()]),
+            (Self::Named(files), file) if file != ANY => files.push(file.into()),
+            _ => {
+                return Err(
+                    "'backing=any' takes whatever the image names, so it stands alone (a file of that name is \
+                     'backing=./any')"
+                        .into(),
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a disk's requests are carried to the host's kernel.
@@ -195,7 +254,13 @@ impl Disk {
             queues: None,
             ephemeral: false,
             format: None,
+            backing: Backing::default(),
         }
+    }
+
+    /// Whether nothing is ever written to its file.
+    pub fn is_only_read(&self) -> bool {
+        self.ro || self.ephemeral
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -255,6 +320,7 @@ impl FromStr for Disk {
                 Some(("engine", value)) => disk.engine = one_of(value).map_err(wrong)?,
                 Some(("cache", value)) => disk.cache = one_of(value).map_err(wrong)?,
                 Some(("format", value)) => disk.format = Some(one_of(value).map_err(wrong)?),
+                Some(("backing", value)) => disk.backing.add(value).map_err(wrong)?,
                 Some(("queues", value)) => {
                     let number = value
                         .parse()

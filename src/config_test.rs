@@ -94,6 +94,41 @@ fn json_has_the_keys_of_the_flags() {
 }
 
 #[test]
+fn backing_files_are_a_list_or_any() {
+    let backing = |text: &str| text.parse::<Disk>().map(|disk| disk.backing);
+    let named = |files: &[&str]| Backing::Named(files.iter().map(PathBuf::from).collect());
+    assert_eq!(backing("a").unwrap(), Backing::Beside);
+    assert_eq!(backing("a,backing=any").unwrap(), Backing::Any);
+    assert_eq!(backing("a,backing=./any").unwrap(), named(&["./any"]));
+    assert_eq!(
+        backing("a,backing=b=c,ro,backing=/d").unwrap(),
+        named(&["b=c", "/d"])
+    );
+    for text in [
+        "a,backing=",
+        "a,backing",
+        "a,backing=any,backing=b",
+        "a,backing=b,backing=any",
+    ] {
+        assert!(
+            backing(text).unwrap_err().to_string().contains("backing"),
+            "{text}"
+        );
+    }
+    let json = |text: &str| serde_json::from_str::<Disk>(text).map(|disk| disk.backing);
+    assert_eq!(json(r#"{"file": "a"}"#).unwrap(), Backing::Beside);
+    assert_eq!(json(r#"{"file": "a", "backing": "any"}"#).unwrap(), Backing::Any);
+    assert_eq!(
+        json(r#"{"file": "a", "backing": ["b", "c"]}"#).unwrap(),
+        named(&["b", "c"])
+    );
+    let error = json(r#"{"file": "a", "backing": "b"}"#).unwrap_err().to_string();
+    assert!(error.contains(r#"["b"]"#), "{error}");
+    let error = json(r#"{"file": "a", "backing": 1}"#).unwrap_err().to_string();
+    assert!(error.contains("a list of files"), "{error}");
+}
+
+#[test]
 fn an_unknown_key_is_an_error_that_names_it() {
     for text in [r#"{"kernal": "x"}"#, r#"{"disk": [{"file": "a", "kernal": 1}]}"#] {
         let error = serde_json::from_str::<Config>(text).unwrap_err();

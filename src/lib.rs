@@ -26,6 +26,8 @@ pub mod interrupt;
 pub mod kvm;
 // A configuration becomes a running machine, and a running machine an outcome.
 pub mod machine;
+// Text that somebody else chose, safe to show and to type.
+pub mod plain_text;
 // Where the time of a boot goes.
 pub mod timings;
 // Devices of virtio 1.2 and their transport.

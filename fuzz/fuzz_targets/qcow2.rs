@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use coracle::config::{Backing, Disk};
 use coracle::virtio::block::qcow2::Qcow2;
 use libfuzzer_sys::fuzz_target;
 
@@ -36,11 +37,12 @@ static PLACE: LazyLock<Place> = LazyLock::new(|| {
 
 fn open(path: &Path, mode: u8) -> Option<Qcow2> {
     let file = File::options().read(true).write(mode == 0).open(path).expect("the file is there");
-    let image = match mode {
-        0 => Qcow2::open(file, path, false, false),
-        _ => Qcow2::open(file, path, true, false),
+    let disk = Disk {
+        ro: mode != 0,
+        backing: Backing::Named(vec![PLACE.base.clone()]),
+        ..Disk::new(path.into())
     };
-    image.inspect_err(|error| assert!(error.to_string().ends_with(')'), "no next step: {error}")).ok()
+    Qcow2::open(file, &disk).inspect_err(|error| assert!(error.to_string().ends_with(')'), "no next step: {error}")).ok()
 }
 
 fn take(image: &Qcow2, step: &[u8; STEP], buffer: &mut [u8]) {

@@ -69,6 +69,8 @@ pub struct Args {
     ///   ro                                   the guest cannot write it
     ///   ephemeral                            what the guest writes is gone at the end, FILE stays as it is
     ///   format=raw|qcow2                     what FILE is [default: qcow2 if its name ends so, else raw]
+    ///   backing=FILE|any                     what a qcow2 FILE may have opened under it; again for more [default: images
+    ///                                        in its own directory]
     ///   cache=writeback|direct|writethrough  where writes wait until the guest flushes: in the host's page cache,
     ///                                        in the device's cache, nowhere [default: writeback]
     ///   engine=auto|sync|uring               how requests reach the host [default: auto; --dry-run says why]

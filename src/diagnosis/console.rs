@@ -3,22 +3,12 @@
 //! A guest prints what it likes. Shown again on stderr, after its output, its bytes must not drive the person's
 //! terminal: escape sequences, control characters and invisible characters are left out.
 
+pub use crate::plain_text::clean;
+
 /// How many bytes of the console's end are looked at.
 pub const TAIL: usize = 8 << 10;
 /// How many characters of a line are shown.
 const SHOWN: usize = 160;
-
-/// Where in an escape sequence (ECMA-48) the text is.
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Text,
-    /// After ESC, or ESC and intermediate characters.
-    Escape,
-    /// After CSI: parameters, until a final character.
-    Control,
-    /// In a control string such as a window title, until BEL or ST.
-    String,
-}
 
 /// The lines of the last [`TAIL`] bytes, without blank ones and without the kernel's timestamps.
 pub fn lines(raw: &[u8]) -> Vec<String> {
@@ -34,47 +24,12 @@ pub fn lines(raw: &[u8]) -> Vec<String> {
     lines
 }
 
-/// `text` without escape sequences and without what a terminal would not show. A sequence ends with its line.
-pub fn clean(text: &str) -> String {
-    let mut state = State::Text;
-    let mut cleaned = String::with_capacity(text.len());
-    for character in text.chars() {
-        state = match (state, character) {
-            (_, '\x1b') => State::Escape,
-            (State::Escape, '[') => State::Control,
-            (State::Escape, ']' | 'P' | 'X' | '^' | '_') => State::String,
-            (State::Escape, ' '..='/') => State::Escape,
-            (State::Control, ' '..='?') => State::Control,
-            (State::String, '\x07' | '\u{9c}') => State::Text,
-            (State::String, _) => State::String,
-            (State::Escape | State::Control, _) => State::Text,
-            (State::Text, '\t') => {
-                cleaned.push(' ');
-                State::Text
-            }
-            (State::Text, _) => {
-                cleaned.extend(is_visible(character).then_some(character));
-                State::Text
-            }
-        };
-    }
-    cleaned
-}
-
 /// `text` as it is shown: at most [`SHOWN`] characters.
 pub fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
-}
-
-/// Neither a control character nor one that reorders or hides its neighbours.
-fn is_visible(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// Linux writes `[    1.234567] ` before a message, or, when asked to say who printed it, `[    1.234567][    T1] `.

@@ -134,7 +134,7 @@ impl Image {
         let format = format_of(disk, &file).map_err(failed)?;
         let format = format.ok_or_else(|| OpenError::Ambiguous { path: path.into() })?;
         let (mut data, size, block_size) = if format == Format::Qcow2 {
-            let image = Qcow2::open(file, path, disk.ro || disk.ephemeral, is_direct)?;
+            let image = Qcow2::open(file, disk)?;
             let size = image.size();
             (Data::Qcow2(image), size, SECTOR_SIZE)
         } else {

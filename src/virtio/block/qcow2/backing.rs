@@ -1,8 +1,7 @@
-//! The files under an image: opened for reading, each named by the one above it.
+//! The files under an image: opened for reading, each named by the one above it and permitted by the person.
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use imago::raw::Raw;
@@ -11,24 +10,27 @@ use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
 use super::Error;
 use super::header::Header;
 use super::host_file::HostFile;
-use crate::config::Format;
+use super::permit::{self, Identity, Permitted};
+use crate::config::{Backing, Format};
 
 /// Long before the stack ends; a person's chain has a handful.
 const MAX_FILES: usize = 64;
 
 /// The files of an image, the image itself first.
-pub struct Chain {
+pub struct Chain<'a> {
+    /// Which files the person lets an image name.
+    permission: &'a Backing,
     files: Vec<PathBuf>,
-    /// Device and inode of each.
-    identities: Vec<(u64, u64)>,
+    identities: Vec<Identity>,
 }
 
-impl Chain {
-    pub fn new(path: &Path, file: &File) -> Result<Self, Error> {
+impl<'a> Chain<'a> {
+    pub fn new(path: &Path, file: &File, permission: &'a Backing) -> Result<Self, Error> {
         let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
         Ok(Self {
+            permission,
             files: vec![path.into()],
-            identities: vec![identity(&metadata)],
+            identities: vec![(metadata.dev(), metadata.ino())],
         })
     }
 
@@ -42,17 +44,18 @@ impl Chain {
             return Ok(None);
         };
         let image = self.files.last().cloned().unwrap_or_default();
-        let path = image.parent().unwrap_or(Path::new("")).join(&backing.name);
+        let refused = |refusal| Error::refused(&image, &permit::named_by(&image, &backing.name), refusal);
+        let permitted = Permitted::by(self.permission, &image, &backing.name).map_err(refused)?;
+        let path = permitted.path();
         if self.files.len() == MAX_FILES {
             return Err(Error::TooDeep { image, path });
         }
-        let file = open_file(&image, &path)?;
-        let metadata = file.metadata().map_err(|source| Error::io(&path, source))?;
-        if self.identities.contains(&identity(&metadata)) {
-            return Err(Error::Circle { image, path });
-        }
+        let (file, identity) = permitted
+            .open(&self.identities)
+            .map_err(|refusal| Error::refused(&image, &path, refusal))?;
+        lock(&image, &path, &file)?;
         self.files.push(path.clone());
-        self.identities.push(identity(&metadata));
+        self.identities.push(identity);
         self.open_layer(file, &path, backing.format).map(Some)
     }
 
@@ -79,39 +82,9 @@ impl Chain {
     }
 }
 
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
-}
-
-fn open_file(image: &Path, path: &Path) -> Result<File, Error> {
-    let failed = |source: io::Error| {
-        let (image, path) = (image.into(), path.into());
-        match source.kind() {
-            io::ErrorKind::NotFound => Error::BackingMissing { image, path },
-            _ => Error::BackingOpen { image, path, source },
-        }
-    };
-    let check_kind = |metadata: Metadata| {
-        let kind = metadata.file_type();
-        match kind.is_file() || kind.is_block_device() {
-            true => Ok(()),
-            false => Err(Error::BackingKind {
-                image: image.into(),
-                path: path.into(),
-            }),
-        }
-    };
-    // Before it is opened, which sets some devices off, and after it, in case that it was replaced; a FIFO put there
-    // meanwhile makes nobody wait.
-    check_kind(path.metadata().map_err(failed)?)?;
-    let options = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path);
-    let file = options.map_err(failed)?;
-    check_kind(file.metadata().map_err(failed)?)?;
+fn lock(image: &Path, path: &Path, file: &File) -> Result<(), Error> {
     match file.try_lock_shared() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(Error::BackingInUse {
             image: image.into(),
             path: path.into(),
@@ -119,7 +92,7 @@ fn open_file(image: &Path, path: &Path) -> Result<File, Error> {
         // Some network file systems have no locks.
         Err(TryLockError::Error(error)) => {
             log::warn!("cannot lock backing file {path:?}: {error}");
-            Ok(file)
+            Ok(())
         }
     }
 }

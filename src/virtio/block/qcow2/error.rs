@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::header::HeaderError;
+use super::permit::Refusal;
+use crate::plain_text::{clean, shell_word};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,6 +37,22 @@ pub enum Error {
     )]
     BackingInUse { image: PathBuf, path: PathBuf },
     #[error(
+        "disk image {image:?} names '{name}' as its backing file, which it may not have opened by itself: {why} \
+         ({advice})"
+    )]
+    NotPermitted {
+        image: PathBuf,
+        /// Without anything that a terminal acts on.
+        name: String,
+        why: &'static str,
+        advice: String,
+    },
+    #[error(
+        "disk image {image:?} names itself as its backing file (name another: qemu-img rebase -u -b FILE -F FORMAT \
+         {image:?})"
+    )]
+    Itself { image: PathBuf },
+    #[error(
         "disk image {image:?} names {path:?} as its backing file, which lies above it already (name another: qemu-img \
          rebase -u -b FILE -F FORMAT {image:?})"
     )]
@@ -52,6 +70,26 @@ impl Error {
         matches!(self, Self::BackingMissing { .. })
     }
 
+    /// Why the file at `path`, which `image` names, does not become its backing file.
+    pub(super) fn refused(image: &Path, path: &Path, refusal: Refusal) -> Self {
+        let (image, path) = (image.to_owned(), path.to_owned());
+        match refusal {
+            Refusal::NotPermitted(why) => Self::NotPermitted {
+                name: clean(&path.to_string_lossy()),
+                why,
+                advice: how_to_permit(&image, &path),
+                image,
+            },
+            Refusal::Kind => Self::BackingKind { image, path },
+            Refusal::Known if image == path => Self::Itself { image },
+            Refusal::Known => Self::Circle { image, path },
+            Refusal::Io(source) if source.kind() == io::ErrorKind::NotFound => {
+                Self::BackingMissing { image, path }
+            }
+            Refusal::Io(source) => Self::BackingOpen { image, path, source },
+        }
+    }
+
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.into(),
@@ -64,5 +102,21 @@ impl Error {
             path: path.into(),
             source,
         }
+    }
+}
+
+/// What to type so that `image` may have the file opened.
+fn how_to_permit(image: &Path, path: &Path) -> String {
+    let name = path.to_string_lossy();
+    match () {
+        _ if clean(&name) != name => format!(
+            "its name has characters that no terminal shows: give it another name, then: qemu-img rebase -u -b FILE -F \
+             FORMAT {}",
+            shell_word(image)
+        ),
+        _ if name.contains(',') => {
+            format!("if it may read that file, say so in a --config file: \"backing\": [{path:?}]")
+        }
+        _ => format!("if it may read that file, add ,backing={}", shell_word(path)),
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, ShallowMapping};
 
+use crate::config::{Cache, Disk};
 use backing::Chain;
 use buffers::Cursor;
 pub use error::Error;
@@ -25,6 +26,7 @@ mod error;
 mod header;
 mod host_file;
 mod order;
+mod permit;
 mod refcounts;
 
 /// Bytes that are unpacked or zeroed at a time.
@@ -50,11 +52,12 @@ pub struct Qcow2 {
 }
 
 impl Qcow2 {
-    /// `file` is open for what it is to be used for, without O_DIRECT, and locked. `path` is for messages, and names the
-    /// directory that backing files are relative to. With `direct`, the guest's data goes past the page cache.
-    pub fn open(file: File, path: &Path, read_only: bool, direct: bool) -> Result<Self, Error> {
+    /// `file` is what `disk` names, open for what it is to be used for, without O_DIRECT, and locked.
+    pub fn open(file: File, disk: &Disk) -> Result<Self, Error> {
+        let path = disk.file.as_path();
+        let read_only = disk.is_only_read();
         let failed = |source| Error::io(path, source);
-        let mut chain = Chain::new(path, &file)?;
+        let mut chain = Chain::new(path, &file, &disk.backing)?;
         let mut file = HostFile::new(path.into(), file).map_err(failed)?;
         let header =
             Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
@@ -63,7 +66,7 @@ impl Qcow2 {
                 .map_err(|source| Error::header(path, source))?;
             file = file.ordered(&header);
         }
-        if direct {
+        if disk.cache == Cache::Direct {
             file = file.directly(read_only, header.cluster_bits).map_err(failed)?;
         }
         let backing = chain.open_backing(&header)?;

@@ -207,8 +207,11 @@ fn a_read_only_image_is_not_written() {
     let path = images.compress("image", "cluster_size=4096", &pattern(1));
     let before = fs::read(&path).unwrap();
     // Even if it could be.
-    let file = File::options().read(true).write(true).open(&path).unwrap();
-    let image = Qcow2::open(file, &path, true, false).unwrap();
+    let image = try_open(&Disk {
+        ro: true,
+        ..disk(&path)
+    })
+    .unwrap();
     assert!(image.get(0, SIZE) == pattern(1));
     assert_eq!(
         image.put(0, &[1; 512]).unwrap_err().kind(),
@@ -247,8 +250,11 @@ fn direct_access_reads_and_writes_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     succeed(&["create", "-q", "-f", "qcow2", text(&path), &SIZE.to_string()]);
-    let file = File::options().read(true).write(true).open(&path).unwrap();
-    let image = Qcow2::open(file, &path, false, true).unwrap();
+    let direct = Disk {
+        cache: Cache::Direct,
+        ..disk(&path)
+    };
+    let image = try_open(&direct).unwrap();
     let model = pattern(5);
     let mut aligned = vec![0_u8; SIZE + 4096];
     let start = aligned.as_ptr().align_offset(4096);
@@ -369,13 +375,16 @@ fn an_image_whose_counts_cannot_be_trusted_is_not_written() {
         let mut damaged = image.clone();
         damaged[offset..offset + 8].copy_from_slice(&value.to_be_bytes());
         fs::write(&path, damaged).unwrap();
-        let file = File::options().read(true).write(true).open(&path).unwrap();
-        let error = Qcow2::open(file, &path, false, false).err().unwrap().to_string();
+        let error = try_open(&disk(&path)).err().unwrap().to_string();
         assert!(
             error.contains(words) && error.contains("qemu-img check -r all"),
             "{error}"
         );
         // Nobody counts for a reader.
-        Qcow2::open(File::open(&path).unwrap(), &path, true, false).unwrap();
+        try_open(&Disk {
+            ro: true,
+            ..disk(&path)
+        })
+        .unwrap();
     }
 }

@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use super::Qcow2;
+use super::{Error, Qcow2};
+use crate::config::{Backing, Disk};
 
 /// Whether images can be made here; says so when they cannot.
 pub fn can_make_images() -> bool {
@@ -102,9 +103,22 @@ pub fn assert_clean(path: &Path) {
     succeed(&["check", "-q", "-f", "qcow2", text(path)]);
 }
 
+/// A disk whose image may name any file.
+pub fn disk(path: &Path) -> Disk {
+    Disk {
+        backing: Backing::Any,
+        ..Disk::new(path.into())
+    }
+}
+
+/// Opens it for writing, even if it is to be only read.
+pub fn try_open(disk: &Disk) -> Result<Qcow2, Error> {
+    let file = File::options().read(true).write(true).open(&disk.file).unwrap();
+    Qcow2::open(file, disk)
+}
+
 pub fn open(path: &Path) -> Qcow2 {
-    let file = File::options().read(true).write(true).open(path).unwrap();
-    Qcow2::open(file, path, false, false).unwrap()
+    try_open(&disk(path)).unwrap()
 }
 
 pub fn iovecs(buffers: &mut [Vec<u8>]) -> Vec<libc::iovec> {

@@ -1,0 +1,224 @@
+//! Which files an image may have opened: what the person named, or else what lies beside the image and is an image too.
+//!
+//! An image comes from anywhere and names whatever it likes. Its names are compared as text with what the person
+//! permitted, so that nothing of the host is looked at for a name that was not.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{File, FileType, OpenOptions};
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{self, Component, Path, PathBuf};
+
+use super::header::MAGIC;
+use crate::config::Backing;
+
+/// How the names of raw images end, so that a file beside an image is known as one.
+const RAW_NAMES: [&str; 2] = ["img", "raw"];
+
+/// A file that an image names and that the person permits.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Permitted {
+    /// As the person named it, or permitted it by permitting everything.
+    Named(PathBuf),
+    /// A name in a directory: links are not followed, and only an image is taken.
+    Beside { directory: PathBuf, name: OsString },
+}
+
+/// Why a file is not opened.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The person did not permit it, and why that is asked for.
+    NotPermitted(&'static str),
+    /// Neither a file nor a block device.
+    Kind,
+    /// Device and inode are among those that were to be left out.
+    Known,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Device and inode: what tells one file from another, whatever its names.
+pub type Identity = (u64, u64);
+
+impl Permitted {
+    /// What `name`, as `image` has it in its header, stands for.
+    pub fn by(permission: &Backing, image: &Path, name: &str) -> Result<Self, Refusal> {
+        let path = named_by(image, name);
+        match permission {
+            Backing::Any => Ok(Self::Named(path)),
+            Backing::Named(files) => named_by_person(files, &path)
+                .map(|file| Self::Named(file.into()))
+                .ok_or(Refusal::NotPermitted("'backing=' does not name it")),
+            Backing::Beside => {
+                let plain = plain(&path);
+                match (
+                    plain.file_name(),
+                    plain.parent() == plain_directory(image).as_deref(),
+                ) {
+                    (Some(name), true) => Ok(Self::Beside {
+                        directory: directory_of(image),
+                        name: name.into(),
+                    }),
+                    _ => Err(Refusal::NotPermitted("it is not in the image's own directory")),
+                }
+            }
+        }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Self::Named(path) => path.clone(),
+            Self::Beside { directory, name } if directory == Path::new(".") => name.into(),
+            Self::Beside { directory, name } => directory.join(name),
+        }
+    }
+
+    /// Opens it for reading, unless it is one of `known`.
+    pub fn open(&self, known: &[Identity]) -> Result<(File, Identity), Refusal> {
+        match self {
+            Self::Named(path) => {
+                // Before it is opened, which sets some devices off, and after it, in case that it was replaced; a FIFO
+                // put there meanwhile makes nobody wait.
+                let metadata = path.metadata()?;
+                check(metadata.file_type(), (metadata.dev(), metadata.ino()), known)?;
+                let file = OpenOptions::new()
+                    .read(true)
+                    .custom_flags(libc::O_NONBLOCK)
+                    .open(path)?;
+                checked(file, known)
+            }
+            Self::Beside { directory, name } => open_beside(directory, name, known),
+        }
+    }
+}
+
+/// Where `name` is, as QEMU has it: relative to the directory of the image.
+pub fn named_by(image: &Path, name: &str) -> PathBuf {
+    image.parent().unwrap_or(Path::new("")).join(name)
+}
+
+/// The one of `files`, as the person wrote it, that is the same path as `path`.
+pub fn named_by_person<'a>(files: &'a [PathBuf], path: &Path) -> Option<&'a Path> {
+    let wanted = plain(path);
+    files
+        .iter()
+        .find(|file| plain(file) == wanted)
+        .map(PathBuf::as_path)
+}
+
+fn open_beside(directory: &Path, name: &OsStr, known: &[Identity]) -> Result<(File, Identity), Refusal> {
+    let directory = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(directory)?;
+    let c_name = CString::new(name.as_bytes()).map_err(io::Error::from)?;
+    // Opening sets some devices off, so the kind is asked for first.
+    // SAFETY: a stat of zeroes is a valid value.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: the name is a C string, and the answer fits in `stat`.
+    let result = unsafe {
+        libc::fstatat(
+            directory.as_raw_fd(),
+            c_name.as_ptr(),
+            &mut stat,
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error().into());
+    }
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG => {}
+        libc::S_IFLNK => return Err(LINK),
+        libc::S_IFBLK => return Err(Refusal::NotPermitted("it is a block device")),
+        _ => return Err(Refusal::Kind),
+    }
+    if known.contains(&(stat.st_dev, stat.st_ino)) {
+        return Err(Refusal::Known);
+    }
+    // A name without a slash, and no link: nothing that is put there meanwhile leads out of the directory.
+    let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::openat(directory.as_raw_fd(), c_name.as_ptr(), flags) };
+    if fd == -1 {
+        return match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ELOOP) => Err(LINK),
+            error => Err(error.into()),
+        };
+    }
+    // SAFETY: the descriptor is new, and nobody else has it.
+    let file = unsafe { File::from_raw_fd(fd) };
+    let (file, identity) = checked(file, known)?;
+    match is_image(&file, name)? {
+        true => Ok((file, identity)),
+        false => Err(Refusal::NotPermitted(
+            "it is no qcow2 image and its name does not end in .img or .raw",
+        )),
+    }
+}
+
+const LINK: Refusal = Refusal::NotPermitted("it is a link");
+
+/// A person's other files lie there too.
+fn is_image(file: &File, name: &OsStr) -> io::Result<bool> {
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
+    let extension = Path::new(name).extension().unwrap_or_default();
+    if RAW_NAMES.iter().any(|raw| extension == *raw) {
+        return Ok(true);
+    }
+    let mut magic = [0; MAGIC.len()];
+    let count = file.read_at(&mut magic, 0)?;
+    Ok(count == magic.len() && magic == MAGIC)
+}
+
+fn checked(file: File, known: &[Identity]) -> Result<(File, Identity), Refusal> {
+    let metadata = file.metadata()?;
+    let identity = (metadata.dev(), metadata.ino());
+    check(metadata.file_type(), identity, known)?;
+    Ok((file, identity))
+}
+
+fn check(kind: FileType, identity: Identity, known: &[Identity]) -> Result<(), Refusal> {
+    match kind.is_file() || kind.is_block_device() {
+        _ if known.contains(&identity) => Err(Refusal::Known),
+        true => Ok(()),
+        false => Err(Refusal::Kind),
+    }
+}
+
+/// `path` from the root on, without "." and "..", as text alone: no link in it is followed.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path::absolute(path).unwrap_or_default().components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            component => plain.push(component),
+        }
+    }
+    plain
+}
+
+fn plain_directory(image: &Path) -> Option<PathBuf> {
+    plain(image).parent().map(Path::to_owned)
+}
+
+fn directory_of(image: &Path) -> PathBuf {
+    match image.parent() {
+        Some(directory) if directory != Path::new("") => directory.into(),
+        _ => ".".into(),
+    }
+}
+
+#[cfg(test)]
+#[path = "permit_test.rs"]
+mod tests;
