@@ -1,37 +1,36 @@
 //! What a machine is made of: plain data, parsed and validated here and nowhere else.
 
+mod backing;
+mod disk_option;
+mod file;
+mod nearest;
+
 use std::fmt;
-use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
+pub use backing::Backing;
 
 /// Bytes in one MiB.
 pub const MIB: u64 = 1 << 20;
 
-/// Guest memory limits, in bytes. The upper one is what 40-bit guest addresses leave room for.
-const MEMORY_MIN: u64 = 32 * MIB;
-const MEMORY_MAX: u64 = 1 << 39;
-/// vCPUs a machine may have.
+/// How much memory a guest can have, in bytes. The upper limit is what 40-bit guest addresses leave room for.
+const MEMORY_RANGE: RangeInclusive<u64> = 32 * MIB..=1 << 39;
+/// How many vCPUs a machine may have.
 pub const CPUS_MAX: u8 = 32;
-/// Disks a machine may have: one interrupt line each, and the entropy device has one.
+/// How many disks a machine may have: each needs an interrupt line, and so does the entropy device.
 pub const DISKS_MAX: usize = 16;
 /// Virtio 1.2 section 5.2.6.1: the ID string of a disk is 20 bytes.
 const DISK_ID_MAX: usize = 20;
-/// Queues a disk may have: each costs an I/O thread.
+/// How many queues a disk may have: each costs an I/O thread.
 const DISK_QUEUES_MAX: u16 = 32;
-/// Queues a disk has at most unless told otherwise: more threads than that do not make a disk faster.
+/// How many queues a disk has at most by default: more threads than that do not make a disk faster.
 pub const DISK_QUEUES_DEFAULT_MAX: u16 = 4;
-/// What `backing=` says when it permits every file.
-const ANY: &str = "any";
-const DISK_OPTIONS: &str = "'ro', 'id=NAME', 'engine=auto|sync|uring', 'cache=writeback|direct|writethrough', \
-                            'queues=N', 'ephemeral', 'format=raw|qcow2' and 'backing=FILE' or 'backing=any'";
 
-/// Everything a person chose about a machine. As JSON, its keys are the names of the flags of `coracle run`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+/// Everything that a person chose about a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Kernel image; none means the built-in guest's.
     pub kernel: Option<PathBuf>,
@@ -44,7 +43,6 @@ pub struct Config {
     /// Guest memory.
     pub memory: Size,
     /// Disks, in the order in which the guest sees them.
-    #[serde(rename = "disk")]
     pub disks: Vec<Disk>,
     /// What a guest's reboot does.
     pub on_reboot: OnReboot,
@@ -68,27 +66,8 @@ impl Default for Config {
 }
 
 /// A number of bytes, written `536870912`, `512M`, `512MiB` or `2G`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "SizeText")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a number of bytes, or a text such as \"512M\"")]
-enum SizeText {
-    Bytes(u64),
-    Text(String),
-}
-
-impl TryFrom<SizeText> for Size {
-    type Error = Error;
-
-    fn try_from(text: SizeText) -> Result<Self, Error> {
-        match text {
-            SizeText::Bytes(bytes) => Ok(Self(bytes)),
-            SizeText::Text(text) => text.parse(),
-        }
-    }
-}
 
 impl FromStr for Size {
     type Err = Error;
@@ -109,121 +88,55 @@ impl FromStr for Size {
     }
 }
 
-/// A disk, written `FILE[,ro][,id=NAME][,engine=E][,cache=C][,queues=N][,ephemeral][,format=F][,backing=FILE]...`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A disk, written `FILE[,OPTION]...`; `config/disk_option.rs` lists the options.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
     /// Image or block device.
     pub file: PathBuf,
-    /// The guest cannot write it.
-    #[serde(default)]
+    /// Whether it is read-only: the guest cannot write it.
     pub ro: bool,
     /// What the guest reads as the disk's serial.
-    #[serde(default)]
     pub id: Option<String>,
-    /// How requests are carried to the host's kernel.
-    #[serde(default)]
+    /// How requests reach the host's kernel.
     pub engine: Engine,
-    /// What is kept where before it is durable.
-    #[serde(default)]
+    /// Where a write waits until it is durable.
     pub cache: Cache,
-    /// Request queues; none means one for each vCPU, up to [`DISK_QUEUES_DEFAULT_MAX`].
-    #[serde(default)]
+    /// Number of request queues; none means one for each vCPU, up to [`DISK_QUEUES_DEFAULT_MAX`].
     pub queues: Option<u16>,
-    /// What the guest writes is gone at the end of the run, and the file stays as it is.
-    #[serde(default)]
+    /// Whether what the guest writes is thrown away at the end of the run, so that the file stays as it is.
     pub ephemeral: bool,
-    /// What the file is; none means by its name.
-    #[serde(default)]
+    /// What the file is; none means that its name decides.
     pub format: Option<Format>,
     /// Which files the image may have opened as its backing files.
-    #[serde(default)]
     pub backing: Backing,
 }
 
-/// The files that an image may name as lying under it, and have opened for reading.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "BackingText")]
-pub enum Backing {
-    /// Images that lie in the same directory as the one that names them.
-    #[default]
-    Beside,
-    /// These files and no other.
-    Named(Vec<PathBuf>),
-    /// Whatever the image says.
-    Any,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a list of files, or \"any\"")]
-enum BackingText {
-    Files(Vec<PathBuf>),
-    Word(String),
-}
-
-impl TryFrom<BackingText> for Backing {
-    type Error = String;
-
-    fn try_from(text: BackingText) -> Result<Self, String> {
-        match text {
-            BackingText::Files(files) => Ok(Self::Named(files)),
-            BackingText::Word(word) if word == ANY => Ok(Self::Any),
-            BackingText::Word(file) => Err(format!(
-                "backing files are a list: write [{file:?}], or \"any\" for whatever the image names"
-            )),
-        }
-    }
-}
-
-impl Backing {
-    /// Adds what one `backing=` of the command line says.
-    fn add(&mut self, value: &str) -> Result<(), String> {
-        match (&mut *self, value) {
-            (_, "") => return Err("'backing=' needs the name of a file, or 'any'".into()),
-            (Self::Beside | Self::Any, ANY) => *self = Self::Any,
-            (Self::Beside, file) => *self = Self::Named(vec![file.into()]),
-            (Self::Named(files), file) if file != ANY => files.push(file.into()),
-            _ => {
-                return Err(
-                    "'backing=any' takes whatever the image names, so it stands alone (a file of that name is \
-                     'backing=./any')"
-                        .into(),
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-/// How a disk's requests are carried to the host's kernel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+/// How a disk's requests reach the host's kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Engine {
     /// Whichever suits the file.
     #[default]
     Auto,
-    /// One after the other, a system call each.
+    /// One request after the other, with a system call each.
     Sync,
-    /// Many at once, by io_uring.
+    /// Many requests at once, by io_uring.
     Uring,
 }
 
-/// What is kept where before it is durable.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+/// Where a write waits until it is durable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Cache {
     /// In the host's page cache until the guest flushes.
     #[default]
     Writeback,
-    /// Past the host's page cache; in the device's own cache until the guest flushes.
+    /// Only in the device's own cache until the guest flushes: writes bypass the host's page cache.
     Direct,
-    /// Nowhere: each write is durable before the guest hears of it.
+    /// Nowhere: each write is durable before the guest learns that it is complete.
     Writethrough,
 }
 
 /// What a disk's file is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// The disk's bytes and nothing else.
     Raw,
@@ -231,7 +144,7 @@ pub enum Format {
     Qcow2,
 }
 
-/// As it is written on the command line.
+/// Writes the value as the command line has it.
 impl fmt::Display for Cache {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
@@ -243,7 +156,7 @@ impl fmt::Display for Cache {
 }
 
 impl Disk {
-    /// The plainest disk that `file` can be.
+    /// A disk of `file` with the default of every option.
     pub fn new(file: PathBuf) -> Self {
         Self {
             file,
@@ -298,59 +211,8 @@ impl Disk {
     }
 }
 
-impl FromStr for Disk {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |why: String| Error::Disk {
-            disk: text.to_owned(),
-            why,
-        };
-        let mut parts = text.split(',');
-        let file = parts
-            .next()
-            .filter(|file| !file.is_empty())
-            .ok_or_else(|| wrong("it names no file".into()))?;
-        let mut disk = Self::new(file.into());
-        for option in parts {
-            match option.split_once('=') {
-                None if option == "ro" => disk.ro = true,
-                None if option == "ephemeral" => disk.ephemeral = true,
-                Some(("id", id)) => disk.id = Some(id.to_owned()),
-                Some(("engine", value)) => disk.engine = one_of(value).map_err(wrong)?,
-                Some(("cache", value)) => disk.cache = one_of(value).map_err(wrong)?,
-                Some(("format", value)) => disk.format = Some(one_of(value).map_err(wrong)?),
-                Some(("backing", value)) => disk.backing.add(value).map_err(wrong)?,
-                Some(("queues", value)) => {
-                    let number = value
-                        .parse()
-                        .map_err(|_| wrong(format!("'{value}' is no number of queues")))?;
-                    disk.queues = Some(number);
-                }
-                _ => {
-                    return Err(wrong(format!(
-                        "'{option}' is no option of a disk: they are {DISK_OPTIONS} (a file whose name has a comma \
-                         goes into --config)"
-                    )));
-                }
-            }
-        }
-        Ok(disk)
-    }
-}
-
-/// The value of an option that has few.
-fn one_of<T: clap::ValueEnum>(text: &str) -> Result<T, String> {
-    T::from_str(text, false).map_err(|_| {
-        let values = T::value_variants().iter().filter_map(T::to_possible_value);
-        let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
-        format!("'{text}' is none of {}", names.join(", "))
-    })
-}
-
 /// What a guest's reboot does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnReboot {
     /// Ends the run with its own exit code.
     Exit,
@@ -362,14 +224,11 @@ pub enum OnReboot {
 pub enum Error {
     #[error("cannot read the configuration {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("the configuration {} is not valid: {source}", path.display())]
-    Json {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    #[error("the configuration {} cannot be used: {why}", path.display())]
+    File { path: PathBuf, why: String },
     #[error("'{0}' is not a size: give a number with a unit, for example 512M or 2G")]
     Size(String),
-    #[error("memory of {0} bytes is out of range: a guest can have from 32M to 512G")]
+    #[error("memory of {0} bytes is out of range: a guest can have from 32M to 512G{hint}", hint = unit_forgotten(*.0))]
     Memory(u64),
     #[error("memory of {0} bytes is not a multiple of 4096: give whole MiB, for example 512M")]
     MemoryPages(u64),
@@ -381,30 +240,38 @@ pub enum Error {
     Disk { disk: String, why: String },
 }
 
+/// The end of a message about too few bytes: if the number makes sense with a unit, it is likely that the unit was
+/// forgotten.
+fn unit_forgotten(bytes: u64) -> String {
+    match bytes {
+        1..32 => format!("; did you mean {bytes}G?"),
+        _ if bytes
+            .checked_mul(MIB)
+            .is_some_and(|bytes| MEMORY_RANGE.contains(&bytes)) =>
+        {
+            format!("; did you mean {bytes}M?")
+        }
+        _ => String::new(),
+    }
+}
+
 impl Error {
-    /// Whether a file that was named is not there.
+    /// Whether a file that the person named does not exist.
     pub fn is_missing_file(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
 impl Config {
-    /// Reads a configuration from JSON. Unknown keys are errors that name them.
+    /// Reads a configuration file. Names of files in it that are relative start at its own directory.
     pub fn from_json(path: &Path) -> Result<Self, Error> {
-        let text = fs::read(path).map_err(|source| Error::Read {
-            path: path.into(),
-            source,
-        })?;
-        serde_json::from_slice(&text).map_err(|source| Error::Json {
-            path: path.into(),
-            source,
-        })
+        file::read(path)
     }
 
-    /// Checks what single values cannot: ranges and combinations.
+    /// Checks ranges, and combinations of several values.
     pub fn validate(&self) -> Result<(), Error> {
         let Size(memory) = self.memory;
-        if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory) {
+        if !MEMORY_RANGE.contains(&memory) {
             return Err(Error::Memory(memory));
         }
         if !memory.is_multiple_of(4096) {

@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     FILE.replace(bytes);
     match Config::from_json(&FILE.path()) {
         Ok(config) => validate(&config),
-        Err(error) => assert!(matches!(error, Error::Json { .. }), "{error}"),
+        Err(error) => assert!(matches!(error, Error::File { .. }), "{error}"),
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
         parse_size(text);

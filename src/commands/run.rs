@@ -57,25 +57,30 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=CPUS_MAX.into()))]
     cpus: Option<u8>,
 
-    /// Guest memory, for example 512M or 2G, at least 32M [default: 128M]
-    #[arg(long, value_name = "SIZE")]
+    /// Guest memory: a number of bytes or one with a unit, for example 512M or 2G; 32M to 512G [default: 128M]
+    #[arg(short, long, value_name = "SIZE")]
     memory: Option<Size>,
 
     /// A disk: an image file or a block device; again for more
     ///
-    /// Without an initrd, and without root= in --cmdline, the first disk is the root file system. After FILE, each
-    /// behind a comma:
+    /// Without an initrd, and without root= in --cmdline, the first disk is
+    /// the root file system. After FILE, each behind a comma:
     ///
-    ///   ro                                   the guest cannot write it
-    ///   ephemeral                            what the guest writes is gone at the end, FILE stays as it is
-    ///   format=raw|qcow2                     what FILE is [default: qcow2 if its name ends so, else raw]
-    ///   backing=FILE|any                     what a qcow2 FILE may have opened under it; again for more [default: images
-    ///                                        in its own directory]
-    ///   cache=writeback|direct|writethrough  where writes wait until the guest flushes: in the host's page cache,
-    ///                                        in the device's cache, nowhere [default: writeback]
-    ///   engine=auto|sync|uring               how requests reach the host [default: auto; --dry-run says why]
-    ///   queues=N                             [default: one for each vCPU, up to 4]
-    ///   id=NAME                              its serial in the guest
+    ///   ro                the guest cannot write it
+    ///   ephemeral         what the guest writes is gone at the end of the run
+    ///   format=raw|qcow2  what FILE is [default: qcow2 if its name ends in
+    ///                     .qcow2, else raw]
+    ///   backing=FILE|any  which backing file a qcow2 FILE may have opened; again
+    ///                     for more [default: images in its own directory]
+    ///   cache=writeback|direct|writethrough
+    ///                     where a write waits until the guest flushes: in the
+    ///                     host's page cache, in the device's own cache,
+    ///                     nowhere [default: writeback]
+    ///   engine=auto|sync|uring
+    ///                     how requests reach the host's kernel: uring gives
+    ///                     it many at once [default: auto; --dry-run says why]
+    ///   queues=N          1 to 32 [default: one for each vCPU, up to 4]
+    ///   id=NAME           its serial number in the guest, up to 20 characters
     #[arg(long = "disk", value_name = "FILE[,OPTION]...", verbatim_doc_comment)]
     disks: Vec<Disk>,
 
@@ -98,7 +103,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
     timings: Option<Option<Destination>>,
 
-    /// Read these options from a JSON file; the keys are their names, and flags win
+    /// Read these options from a JSON file
+    ///
+    /// Its keys are the names of the flags, for example {"memory": "1G", "disk": "root.img,ro"}. Names of files in it that
+    /// are relative start at its own directory. A flag wins over the file; the disks of both are attached, the file's first.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
