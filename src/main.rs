@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 use coracle::clock::monotonic;
-use coracle::commands::Cli;
+use coracle::commands::{Cli, print_refusal};
 use coracle::console::tell;
 use coracle::diagnosis::exit_code;
 use log::Level;
@@ -16,8 +16,7 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Nobody is left to tell when even this cannot be printed.
-            let _ = error.print();
+            print_refusal(&error);
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
                 _ => exit_code::FAILED.into(),

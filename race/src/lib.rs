@@ -36,6 +36,7 @@ pub use runner::{Runner, as_typed};
 pub use start::Start;
 pub use statistics::{Ratio, Statistics, outliers};
 pub use table::{commands, markdown, method, results};
+pub use workload::init_arguments;
 
 use marks::Mark;
 use memory::{Processes, available};

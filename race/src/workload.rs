@@ -100,13 +100,7 @@ impl Workload {
 
     /// The arguments of init as the kernel command line has them.
     pub fn init_arguments(&self) -> String {
-        let quoted = self.command.iter().map(|word| {
-            match word.is_empty() || word.contains(|c: char| c.is_ascii_whitespace()) {
-                true => format!("\"{word}\""),
-                false => word.clone(),
-            }
-        });
-        quoted.collect::<Vec<_>>().join(" ")
+        quoted(&self.command)
     }
 
     /// A whole kernel command line.
@@ -125,6 +119,24 @@ impl Workload {
             "machine-config": { "vcpu_count": self.cpus, "mem_size_mib": self.memory_mib },
         })
     }
+}
+
+/// A command as the arguments of init on a kernel command line; none if a word of it cannot be passed on.
+pub fn init_arguments(command: &[String]) -> Option<String> {
+    command
+        .iter()
+        .all(|word| is_passable(word))
+        .then(|| quoted(command))
+}
+
+fn quoted(command: &[String]) -> String {
+    let quoted = command.iter().map(|word| {
+        match word.is_empty() || word.contains(|c: char| c.is_ascii_whitespace()) {
+            true => format!("\"{word}\""),
+            false => word.clone(),
+        }
+    });
+    quoted.collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a word can be an argument of init on a kernel command line, which knows no way to write a quotation mark.

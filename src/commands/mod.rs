@@ -2,10 +2,12 @@
 
 mod completions;
 mod doctor;
+mod habits;
 mod man;
 mod race;
 mod run;
 
+use std::env;
 use std::io;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::config;
+use crate::console::tell;
 use crate::diagnosis::exit_code;
 use crate::machine;
 
@@ -99,6 +102,18 @@ impl Cli {
             Command::Completions(args) => completions::execute(args),
             Command::Man(args) => man::execute(args),
         }
+    }
+}
+
+/// Prints why the arguments of this process cannot be used, or the help that they ask for.
+pub fn print_refusal(error: &clap::Error) {
+    let arguments: Vec<_> = env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    match habits::answer(error, &arguments) {
+        Some(answer) => tell(format_args!("coracle: {answer}")),
+        // Nobody is left to tell when even this cannot be printed.
+        None => error.print().unwrap_or(()),
     }
 }
 

@@ -1,0 +1,102 @@
+//! Answers to arguments that people type out of habit, because other programs take them, and that `coracle run` does not
+//! have.
+
+use std::path::Path;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// Flags of other programs, and what a person who wants their effect can do today.
+const FLAGS: &[(&[&str], &str)] = &[
+    (
+        &["-i", "-t", "--interactive", "--tty"],
+        "is not needed: a guest's console is always attached to stdin and stdout",
+    ),
+    (
+        &["--rm"],
+        "is not needed: nothing of a guest is left after its end but what it wrote to its disks (--disk FILE,ephemeral \
+         throws that away, too)",
+    ),
+    (
+        &["--name", "--hostname"],
+        "does not exist, because guests have no names yet: each is a process (pgrep -af 'coracle run')",
+    ),
+    (
+        &["-d", "--detach"],
+        "does not exist yet, but the shell can put a guest into the background: coracle run ... </dev/null >guest.log 2>&1 &",
+    ),
+    (&["--volume", "--mount"], NO_SHARED_FOLDERS),
+    (
+        &["-p", "--publish", "-P", "--publish-all", "--network", "--net"],
+        "does not exist, because guests have no network yet",
+    ),
+    (
+        &["-e", "--env"],
+        "does not exist; the command in the guest can set its environment: --cmdline '-- env NAME=VALUE COMMAND'",
+    ),
+    (
+        &["-w", "--workdir"],
+        "does not exist; the command in the guest can change its directory: --cmdline '-- sh -c \"cd /tmp && COMMAND\"'",
+    ),
+];
+
+const NO_SHARED_FOLDERS: &str = "cannot be done, because guests cannot share folders of the host yet: put the files onto a \
+                                 disk image (--disk FILE) or into an initrd (--initrd FILE)";
+
+/// One line about the argument of `coracle run` that clap did not expect; nothing where clap's own message is better.
+/// `arguments` are those of the process, with the name of the program.
+pub fn answer(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    let is_run = arguments.iter().skip(1).find(|word| !word.starts_with('-'))? == "run";
+    if !is_run || error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    if let Some(dashes) = arguments.iter().position(|word| word == "--")
+        && arguments.get(dashes + 1) == Some(argument)
+    {
+        return Some(command(&arguments[dashes + 1..]));
+    }
+    if argument.starts_with('-') {
+        let flag = argument.split('=').next()?;
+        let (_, answer) = FLAGS.iter().find(|(flags, _)| flags.contains(&flag))?;
+        return Some(format!("{flag} {answer}"));
+    }
+    Some(word(argument))
+}
+
+/// About a command behind `--`.
+fn command(words: &[String]) -> String {
+    let begin = "a command for the guest goes into --cmdline, after two dashes";
+    match coracle_race::init_arguments(words) {
+        Some(words) => {
+            let cmdline = format!("-- {words}").replace('\'', "'\\''");
+            format!("{begin}: coracle run --cmdline '{cmdline}'")
+        }
+        None => format!(
+            "{begin}: coracle run --cmdline '-- COMMAND' (the kernel passes on printable ASCII without quotation marks)"
+        ),
+    }
+}
+
+/// About a word that is no flag.
+fn word(word: &str) -> String {
+    let shown = word.escape_debug();
+    if Path::new(word).exists() {
+        return format!(
+            "'{shown}' needs a flag that says what it is: --disk, --kernel, --initrd or --config, each before its file"
+        );
+    }
+    if word.contains(":/") {
+        return format!("'{shown}' {NO_SHARED_FOLDERS}");
+    }
+    format!(
+        "'{shown}' is neither a flag nor a file. Container images cannot be run yet; a disk of your own can: coracle run \
+         --kernel VMLINUZ --initrd INITRD --disk ROOT.img --cmdline root=/dev/vda. A command runs in the built-in guest: \
+         coracle run --cmdline '-- COMMAND'"
+    )
+}
+
+#[cfg(test)]
+#[path = "habits_test.rs"]
+mod tests;
