@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use coracle::config::{Config, Disk, Error, MIB, Size};
+use coracle::config::{Backing, Config, Disk, Error, MIB, Size};
 use coracle_fuzz::MemoryFile;
 use libfuzzer_sys::fuzz_target;
 
@@ -70,6 +70,13 @@ fn parse_disk(text: &str) {
             write("cache", format!("{:?}", disk.cache).to_lowercase());
             if let Some(format) = disk.format {
                 write("format", format!("{format:?}").to_lowercase());
+            }
+            match &disk.backing {
+                Backing::Beside => (),
+                Backing::Named(files) => files
+                    .iter()
+                    .for_each(|file| write("backing", file.display().to_string())),
+                Backing::Any => write("backing", "any".into()),
             }
             assert_eq!(again.parse().ok(), Some(disk));
         }
