@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use backing::Backing;
+#[cfg(test)]
+pub(crate) use disk_option::OPTIONS as DISK_OPTIONS;
 
 /// Bytes in one MiB.
 pub const MIB: u64 = 1 << 20;

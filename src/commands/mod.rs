@@ -120,3 +120,7 @@ pub fn print_refusal(error: &clap::Error) {
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
+
+#[cfg(test)]
+#[path = "help_test.rs"]
+mod help_tests;

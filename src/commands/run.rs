@@ -39,7 +39,8 @@ On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h helps, Ctrl-A C
 Everything else, Ctrl-C included, goes to the guest.
 
 Exit codes: 0 powered off, 100 rebooted, 102 to 106 kernel panic, 110 triple fault, 111 KVM error, 112 quit,
-125 Coracle failed, 126 this host cannot run it, 127 a file is missing, 128+N ended by signal N.")]
+125 Coracle failed, 126 this host cannot run it, 127 a file is missing, 141 nobody reads the output any more,
+128+N ended by signal N.")]
 pub struct Args {
     /// Kernel image: bzImage or ELF vmlinux, recognised by content [default: the built-in one]
     #[arg(long, value_name = "FILE")]

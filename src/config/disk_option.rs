@@ -9,14 +9,14 @@ use super::nearest::did_you_mean;
 use super::{Disk, Error};
 
 /// One option.
-pub(super) struct DiskOption {
+pub(crate) struct DiskOption {
     /// How it is written on the command line: its name, and after `=` what its value can be.
     pub form: &'static str,
     pub setting: Setting,
 }
 
 /// What an option does to a disk.
-pub(super) enum Setting {
+pub(crate) enum Setting {
     /// It has no value on the command line, and is true or false in JSON.
     Flag(fn(&mut Disk, bool)),
     /// It has a value; a later one takes the place of an earlier one.
@@ -26,7 +26,7 @@ pub(super) enum Setting {
 }
 
 /// Every option that there is.
-pub(super) const OPTIONS: &[DiskOption] = &[
+pub(crate) const OPTIONS: &[DiskOption] = &[
     flag("ro", |disk, on| disk.ro = on),
     flag("ephemeral", |disk, on| disk.ephemeral = on),
     value("format=raw|qcow2", |disk, text| {
