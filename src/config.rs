@@ -173,6 +173,15 @@ impl Disk {
         }
     }
 
+    /// What the person says that the file is, by the option or by the file's name.
+    pub fn stated_format(&self) -> Option<Format> {
+        let is_named_qcow2 = self
+            .file
+            .extension()
+            .is_some_and(|extension| extension == "qcow2");
+        self.format.or(is_named_qcow2.then_some(Format::Qcow2))
+    }
+
     /// Whether nothing is ever written to its file.
     pub fn is_only_read(&self) -> bool {
         self.ro || self.ephemeral
@@ -204,7 +213,8 @@ impl Disk {
         if self.ephemeral && self.cache != Cache::Writeback {
             return wrong("nothing of an ephemeral disk is kept, so it takes no 'cache'".into());
         }
-        if self.engine == Engine::Uring && (self.ephemeral || self.format == Some(Format::Qcow2)) {
+        let is_raw = self.stated_format() != Some(Format::Qcow2) && !self.ephemeral;
+        if self.engine == Engine::Uring && !is_raw {
             return wrong(
                 "'engine=uring' is for raw images that are not ephemeral: leave the engine out".into(),
             );

@@ -177,9 +177,13 @@ fn machines_that_cannot_be_are_refused() {
         "a,ephemeral,cache=direct",
         "a,ephemeral,engine=uring",
         "a,format=qcow2,engine=uring",
+        "a.qcow2,engine=uring",
     ] {
         assert!(refused(&|c| c.disks = vec![disk.parse().unwrap()]), "{disk}");
     }
+    assert!(!refused(
+        &|c| c.disks = vec!["a.qcow2,format=raw,engine=uring".parse().unwrap()]
+    ));
     assert!(refused(
         &|c| c.disks = (0..17).map(|i| format!("d{i}").parse().unwrap()).collect()
     ));

@@ -12,7 +12,7 @@ use crate::console::{
     Drain, End, Output, Session, Signals, Terminal, ignore_file_size_limit, tell, terminal_size,
 };
 use crate::diagnosis::{self, Facts, Verdict, exit_code};
-use crate::machine::{self, Blueprint, Machine, Memory, OpenFiles, Outcome};
+use crate::machine::{DryRun, Machine, OpenFiles, Outcome};
 use crate::timings::{self, Destination, Phase, Timeline};
 
 /// Boot a guest and attach its console to this terminal
@@ -144,16 +144,15 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
         None => Timeline::off(),
     };
     timeline.mark(Phase::ArgumentsUnderstood);
-    let opened = OpenFiles::open(&config)?;
     if args.dry_run {
-        let memory = Memory::allocate(config.memory.0, None).map_err(machine::Error::from)?;
-        let blueprint = Blueprint::new(&config, &opened, &console_hints(), memory.guest(), &timeline)?;
-        let printed = write!(io::stdout(), "{blueprint}");
+        let machine = DryRun::new(&config, &console_hints())?;
+        let printed = write!(io::stdout(), "{machine}");
         return printed.map(|()| 0).map_err(|source| Error::System {
             what: "print the machine",
             source,
         });
     }
+    let opened = OpenFiles::open(&config)?;
     let mut signals = None;
     loop {
         let verdict = boot(&config, &opened, &mut signals, &timeline);

@@ -1,6 +1,7 @@
 //! A [`Config`] becomes a running machine, and a running machine an [`Outcome`].
 
 mod blueprint;
+mod dry_run;
 mod ending;
 mod hardware;
 mod memory;
@@ -15,8 +16,8 @@ use std::thread;
 
 use vmm_sys_util::eventfd::EventFd;
 
-pub use blueprint::Blueprint;
-pub use memory::Memory;
+pub use dry_run::DryRun;
+use memory::Memory;
 pub use open_files::OpenFiles;
 pub use outcome::Outcome;
 
@@ -31,12 +32,12 @@ use crate::devices::serial::{SerialPort, Sink};
 use crate::kvm::{self, Kvm, Vcpu, Vm};
 use crate::timings::{Phase, Timeline};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, OpenError};
+use crate::virtio::block::{Block, Disk, OpenError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::acpi::VirtioMmioWindow;
 use crate::x86::{acpi, layout, mp_table, pvh, registers, zero_page};
-use blueprint::PlacedDisk;
+use blueprint::Blueprint;
 use ending::Ending;
 use hardware::{Hardware, Processor};
 
@@ -134,7 +135,7 @@ impl Machine {
                 // The other thread waits for it, or has gone for a reason that it tells.
                 let _ = tell.send(Processor::ask(kvm));
                 timeline.mark(Phase::ProcessorKnown);
-                let blueprint = Blueprint::new(config, opened, console_hints, guest, timeline)?;
+                let blueprint = Blueprint::new(config, &opened.boot, console_hints, guest, timeline)?;
                 if built_in {
                     memory.provide(built_in::WRITTEN_AT_BOOT, made);
                 }
@@ -179,7 +180,8 @@ impl Machine {
         let mut mmio = Bus::default();
         let mut transports = disks
             .into_iter()
-            .map(|disk| attach_disk(&vm, &mut mmio, &memory, disk))
+            .zip(&opened.disks)
+            .map(|(window, disk)| attach_disk(&vm, &mut mmio, &memory, window, disk))
             .collect::<Result<Vec<_>, _>>()?;
         let device = Box::new(Entropy::default());
         transports.push(attach_virtio(&vm, &mut mmio, &memory, entropy, device)?);
@@ -352,10 +354,11 @@ fn attach_disk(
     vm: &Vm,
     mmio: &mut Bus,
     memory: &Memory,
-    disk: PlacedDisk,
+    window: VirtioMmioWindow,
+    disk: &Arc<Disk>,
 ) -> Result<Arc<MmioTransport>, Error> {
-    let PlacedDisk { disk, window } = disk;
-    let transport = attach_virtio(vm, mmio, memory, window, Box::new(Block::new(disk)))?;
+    let device = Box::new(Block::new(disk.clone()));
+    let transport = attach_virtio(vm, mmio, memory, window, device)?;
     for (queue, notifier) in (0..).zip(transport.queue_notifiers()) {
         vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
     }

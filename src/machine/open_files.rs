@@ -11,16 +11,20 @@ use crate::built_in;
 use crate::config::Config;
 use crate::virtio::block::Disk;
 
-/// Everything that a configuration names, open.
-pub struct OpenFiles {
+/// What a guest boots from.
+pub struct BootFiles {
     pub kernel: Image,
     pub initrd: Option<Image>,
+}
+
+/// Everything that a configuration names, open.
+pub struct OpenFiles {
+    pub boot: BootFiles,
     /// In the order in which the guest sees them.
     pub disks: Vec<Arc<Disk>>,
 }
 
-impl OpenFiles {
-    /// Opens the files of `config`, and locks its disks.
+impl BootFiles {
     pub fn open(config: &Config) -> Result<Self, Error> {
         let kernel = match &config.kernel {
             Some(path) => Image::open(path)?,
@@ -31,16 +35,20 @@ impl OpenFiles {
             (None, Some(_)) => None,
             (None, None) => built_in::initrd(),
         };
+        Ok(Self { kernel, initrd })
+    }
+}
+
+impl OpenFiles {
+    /// Opens the files of `config`, and locks its disks.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let boot = BootFiles::open(config)?;
         let disks = config
             .disks
             .iter()
             .map(|disk| Disk::open(disk, config.cpus).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            kernel,
-            initrd,
-            disks,
-        })
+        Ok(Self { boot, disks })
     }
 }
 

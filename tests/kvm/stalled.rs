@@ -61,7 +61,7 @@ fn an_ephemeral_disk_past_the_limit_of_a_files_size_is_refused_and_named() {
     disk.as_file().set_len(1 << 20).unwrap();
     let option = format!("{},ephemeral", disk.path().display());
     Coracle::run(&shout().linux64())
-        .args(&["--dry-run", "--disk", &option])
+        .args(&["--disk", &option])
         .through(&["sh", "-c", "ulimit -f 1; exec \"$@\"", "sh"])
         .end()
         .with_code(125)

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::image::Image;
 use crate::config::Engine;
 
 /// An engine, never [`Engine::Auto`], and the reason for it.
@@ -12,10 +11,10 @@ pub struct Choice {
     reason: &'static str,
 }
 
-/// What `asked` means for `image`.
-pub fn choose(asked: Engine, image: &Image) -> Choice {
+/// What `asked` means for a disk: `is_raw` says whether its bytes are in place in one file.
+pub fn choose(asked: Engine, is_raw: bool) -> Choice {
     let (engine, reason) = match asked {
-        Engine::Auto if image.raw().is_none() => {
+        Engine::Auto | Engine::Uring if !is_raw => {
             (Engine::Sync, "such a disk is read and written call by call")
         }
         Engine::Auto => (Engine::Uring, "a raw image takes many requests at once"),

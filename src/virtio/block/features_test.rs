@@ -205,7 +205,7 @@ fn a_disk_has_a_queue_for_each_vcpu_up_to_a_limit_or_as_many_as_asked_for() {
             queues: asked,
             ..options(file.path(), Engine::Auto)
         };
-        assert_eq!(Disk::open(&options, cpus).unwrap().queues(), queues);
+        assert_eq!(Disk::open(&options, cpus).unwrap().queues, queues);
     }
 }
 

@@ -1,7 +1,6 @@
 //! The block device (virtio 1.2 section 5.2).
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +12,7 @@ use super::{Activation, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 pub use image::OpenError;
 use image::{Image, Raw};
+pub use preview::Preview;
 use worker::Worker;
 
 mod buffers;
@@ -20,6 +20,7 @@ mod chain;
 mod configuration;
 mod engine;
 mod image;
+mod preview;
 pub mod qcow2;
 mod queue;
 mod request;
@@ -101,6 +102,12 @@ fn pad_id(id: Option<&str>) -> Result<Id, OpenError> {
     }
 }
 
+/// How many request queues a guest of `cpus` vCPUs finds.
+fn queue_count(disk: &config::Disk, cpus: u8) -> u16 {
+    let default = u16::from(cpus).min(DISK_QUEUES_DEFAULT_MAX);
+    disk.queues.unwrap_or(default)
+}
+
 impl Disk {
     /// Opens what `disk` names, for a machine of `cpus` vCPUs.
     pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
@@ -111,10 +118,8 @@ impl Disk {
     fn of(image: Image, id: Id, disk: &config::Disk, cpus: u8) -> Self {
         let always_writes_through = disk.cache == Cache::Writethrough;
         Self {
-            engine: engine::choose(disk.engine, &image),
-            queues: disk
-                .queues
-                .unwrap_or(u16::from(cpus).min(DISK_QUEUES_DEFAULT_MAX)),
+            engine: engine::choose(disk.engine, image.raw().is_some()),
+            queues: queue_count(disk, cpus),
             image,
             id,
             log: LogLimit::default(),
@@ -122,21 +127,6 @@ impl Disk {
             driver_writes_through: AtomicBool::new(always_writes_through),
             warned: AtomicBool::new(false),
         }
-    }
-
-    /// The engine of its requests and why it is that one.
-    pub fn engine(&self) -> &engine::Choice {
-        &self.engine
-    }
-
-    /// All files that it is made of, its own first.
-    pub fn files(&self) -> Vec<&Path> {
-        self.image.files()
-    }
-
-    /// How many request queues a guest finds.
-    pub fn queues(&self) -> u16 {
-        self.queues
     }
 
     /// "disk-" and the id, or else the image's file name. Linux shows the first 15 bytes of it.

@@ -40,10 +40,6 @@ impl Overlay {
         })
     }
 
-    pub fn base(&self) -> &Data {
-        &self.base
-    }
-
     /// Fills `buffers` from `offset` on.
     pub fn read(&self, buffers: &mut Buffers, mut offset: u64) -> io::Result<()> {
         while buffers.length() > 0 {

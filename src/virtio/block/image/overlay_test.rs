@@ -46,7 +46,6 @@ fn what_is_written_hides_the_base_and_vanishes() {
     let disk = base(&images);
     let image = Image::open(&disk).unwrap();
     assert_eq!(image.limits().size, SIZE as u64);
-    assert_eq!(image.files(), [disk.file.as_path()]);
     put(&image, 700 * 512, &[0x11; 512]);
     put(&image, SIZE as u64 - 512, &[0x22; 512]);
     image.write_zeroes(0, 65 << 10, true, false).unwrap();
@@ -74,7 +73,6 @@ fn a_qcow2_image_shows_through() {
     let before = fs::read(&path).unwrap();
     let options = format!("{},ephemeral,format=qcow2", path.display());
     let image = Image::open(&options.parse().unwrap()).unwrap();
-    assert_eq!(image.files(), [path.as_path()]);
     put(&image, 512, &[0x11; 512]);
     let start = [vec![0xba; 512], vec![0x11; 512], vec![0xba; 64 << 10]].concat();
     assert!(get(&image, 0, start.len()) == start);

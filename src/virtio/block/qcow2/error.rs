@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::header::HeaderError;
-use super::permit::Refusal;
-use crate::plain_text::{clean, shell_word};
+use super::permit::{Refusal, how_to_permit};
+use crate::plain_text::clean;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -102,21 +102,5 @@ impl Error {
             path: path.into(),
             source,
         }
-    }
-}
-
-/// What to type so that `image` may have the file opened.
-fn how_to_permit(image: &Path, path: &Path) -> String {
-    let name = path.to_string_lossy();
-    match () {
-        _ if clean(&name) != name => format!(
-            "its name has characters that no terminal shows: give it another name, then: qemu-img rebase -u -b FILE -F \
-             FORMAT {}",
-            shell_word(image)
-        ),
-        _ if name.contains(',') => {
-            format!("if it may read that file, say so in a --config file: \"backing\": [{path:?}]")
-        }
-        _ => format!("if it may read that file, add ,backing={}", shell_word(path)),
     }
 }

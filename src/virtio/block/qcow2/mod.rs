@@ -5,8 +5,10 @@
 //! see, `order` has its tables reach the file in an order that a killed process leaves whole.
 
 use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Seek, SeekFrom};
+#[cfg(test)]
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -90,12 +92,26 @@ impl Qcow2 {
         })
     }
 
+    /// What the header of `file`, which `disk` names, says lies under the image: text for a person. No other file is
+    /// looked at.
+    pub fn look(mut file: &File, disk: &Disk) -> Result<Option<String>, Error> {
+        let path = disk.file.as_path();
+        let length = file
+            .seek(SeekFrom::End(0))
+            .map_err(|source| Error::io(path, source))?;
+        let header = Header::read(file, length).map_err(|source| Error::header(path, source))?;
+        Ok(header
+            .backing
+            .map(|backing| permit::describe(&disk.backing, path, &backing.name)))
+    }
+
     /// In bytes.
     pub fn size(&self) -> u64 {
         self.image.size()
     }
 
     /// The image, its backing file, that one's, and so on.
+    #[cfg(test)]
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(PathBuf::as_path)
     }

@@ -14,6 +14,7 @@ use std::path::{self, Component, Path, PathBuf};
 
 use super::header::MAGIC;
 use crate::config::Backing;
+use crate::plain_text::{clean, shell_word};
 
 /// How the names of raw images end, so that a file beside an image is known as one.
 const RAW_NAMES: [&str; 2] = ["img", "raw"];
@@ -97,6 +98,35 @@ impl Permitted {
             }
             Self::Beside { directory, name } => open_beside(directory, name, known),
         }
+    }
+}
+
+/// The file that `name` in `image` stands for, as text for a person: nothing is looked at, so it may be refused later.
+pub fn describe(permission: &Backing, image: &Path, name: &str) -> String {
+    let path = named_by(image, name);
+    let shown = clean(&path.to_string_lossy());
+    match Permitted::by(permission, image, name) {
+        Ok(_) => format!("{shown} (which the image names)"),
+        Err(_) => format!(
+            "{shown} (which the image names and a run refuses: {})",
+            how_to_permit(image, &path)
+        ),
+    }
+}
+
+/// What to type so that `image` may have the file opened.
+pub fn how_to_permit(image: &Path, path: &Path) -> String {
+    let name = path.to_string_lossy();
+    match () {
+        _ if clean(&name) != name => format!(
+            "its name has characters that no terminal shows: give it another name, then: qemu-img rebase -u -b FILE -F \
+             FORMAT {}",
+            shell_word(image)
+        ),
+        _ if name.contains(',') => {
+            format!("if it may read that file, say so in a --config file: \"backing\": [{path:?}]")
+        }
+        _ => format!("if it may read that file, add ,backing={}", shell_word(path)),
     }
 }
 

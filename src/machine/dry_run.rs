@@ -1,0 +1,131 @@
+//! What a machine would be, for `--dry-run`: nothing is made, locked, or opened for writing.
+
+use std::fmt;
+
+use super::blueprint::Blueprint;
+use super::open_files::BootFiles;
+use super::{Error, Memory};
+use crate::config::{self, Config};
+use crate::timings::Timeline;
+use crate::virtio::block::Preview;
+use crate::x86::acpi::VirtioMmioWindow;
+use crate::x86::layout;
+use crate::x86::memory_map::{Kind, memory_map};
+
+/// A machine as text.
+pub struct DryRun {
+    config: Config,
+    memory: Memory,
+    blueprint: Blueprint,
+    disks: Vec<Preview>,
+}
+
+impl DryRun {
+    /// Looks at the files of `config`. `console_hints` are kernel parameters for the built-in guest.
+    pub fn new(config: &Config, console_hints: &str) -> Result<Self, Error> {
+        let files = BootFiles::open(config)?;
+        let disks = config.disks.iter();
+        let disks = disks
+            .map(|disk| Preview::of(disk, config.cpus))
+            .collect::<Result<_, _>>()?;
+        let memory = Memory::allocate(config.memory.0, None)?;
+        let blueprint = Blueprint::new(config, &files, console_hints, memory.guest(), &Timeline::off())?;
+        Ok(Self {
+            config: config.clone(),
+            memory,
+            blueprint,
+            disks,
+        })
+    }
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            config,
+            memory,
+            blueprint,
+            disks,
+        } = self;
+        let kernel_name = match &config.kernel {
+            Some(path) => path.display().to_string(),
+            None => "built-in".into(),
+        };
+        writeln!(f, "kernel        {kernel_name}")?;
+        writeln!(f, "  format      {}", blueprint.kernel.format)?;
+        writeln!(
+            f,
+            "  entry       {:#x}, {}",
+            blueprint.kernel.entry.0, blueprint.kernel.protocol
+        )?;
+        writeln!(f, "  ends at     {:#x}", blueprint.kernel.end.0)?;
+        match &blueprint.initrd {
+            Some(initrd) => writeln!(f, "initrd        {:#x}, {} bytes", initrd.address.0, initrd.size)?,
+            None => writeln!(f, "initrd        none")?,
+        }
+        writeln!(f, "command line  {}", blueprint.command_line)?;
+        writeln!(f, "vCPUs         {}", config.cpus)?;
+        writeln!(f, "memory        {} MiB", config.memory.0 >> 20)?;
+        for range in memory_map(memory.guest()) {
+            let kind = match range.kind {
+                Kind::Ram => "RAM",
+                Kind::Reserved => "reserved",
+            };
+            writeln!(
+                f,
+                "  {:#012x} to {:#012x}  {kind}",
+                range.start,
+                range.start + range.size
+            )?;
+        }
+        writeln!(f, "tables        MP table at {:#x}", layout::MP_TABLE)?;
+        if let Some(rsdp) = blueprint.rsdp {
+            writeln!(f, "              ACPI, RSDP at {:#x}", rsdp.0)?;
+        }
+        writeln!(f, "devices")?;
+        let ports = |first: u16, count: u16| format!("ports {first:#x} to {:#x}", first + count - 1);
+        let serial = ports(layout::SERIAL_PORT, layout::SERIAL_PORT_COUNT);
+        writeln!(
+            f,
+            "  serial console (16550A)       {serial}, IRQ {}",
+            layout::SERIAL_IRQ
+        )?;
+        let keyboard = ports(layout::KEYBOARD_PORT, layout::KEYBOARD_PORT_COUNT);
+        writeln!(f, "  keyboard controller (reset)   {keyboard}")?;
+        writeln!(
+            f,
+            "  sleep registers (power-off)   {}",
+            ports(layout::SLEEP_CONTROL_PORT, 2)
+        )?;
+        let place = |&VirtioMmioWindow { address, size, irq }: &VirtioMmioWindow| {
+            format!("{address:#x} to {:#x}, IRQ {irq}", address + size - 1)
+        };
+        for (index, window) in blueprint.disks.iter().enumerate() {
+            let (Some(config), Some(disk)) = (config.disks.get(index), disks.get(index)) else {
+                break;
+            };
+            let name = format!("virtio disk {index}");
+            let mode = match config {
+                config::Disk { ro: true, .. } => "read-only",
+                config::Disk { ephemeral: true, .. } => "ephemeral",
+                _ => "read-write",
+            };
+            writeln!(
+                f,
+                "  {name:<29} {}: {}, {mode}",
+                place(window),
+                config.file.display()
+            )?;
+            writeln!(
+                f,
+                "    queues {}, cache {}, engine {}",
+                disk.queues, config.cache, disk.engine
+            )?;
+            if let Some(backing) = &disk.backing {
+                writeln!(f, "    on {backing}")?;
+            }
+        }
+        writeln!(f, "  {:<29} {}", "virtio entropy", place(&blueprint.entropy))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,30 @@
+//! What a disk would be, for `--dry-run`: its file is read, but neither locked nor opened for writing.
+
+use super::image::{Image, OpenError};
+use super::{engine, pad_id, queue_count};
+use crate::config::{self, Format};
+
+pub struct Preview {
+    pub queues: u16,
+    pub engine: engine::Choice,
+    /// The backing file that the image names, as text for a person.
+    pub backing: Option<String>,
+}
+
+impl Preview {
+    /// Looks at what `disk` names, for a machine of `cpus` vCPUs.
+    pub fn of(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
+        pad_id(disk.id.as_deref())?;
+        let looked = Image::look(disk)?;
+        let is_raw = looked.format == Format::Raw && !disk.ephemeral;
+        Ok(Self {
+            queues: queue_count(disk, cpus),
+            engine: engine::choose(disk.engine, is_raw),
+            backing: looked.backing,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "preview_test.rs"]
+mod tests;
