@@ -136,7 +136,7 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
     let config = args.config()?;
     ignore_file_size_limit();
     let mut timings = match &args.timings {
-        Some(destination) => Some(timings::Output::new(destination.as_ref())?),
+        Some(destination) => Some(timings::ReportWriter::new(destination.as_ref())?),
         None => None,
     };
     let mut timeline = match timings {

@@ -1,4 +1,4 @@
-//! The guest's console output on its way, looked at for lines that end a phase.
+//! Looks at the guest's console output, while it passes, for the lines that end a phase.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +9,7 @@ use crate::devices::serial::Sink;
 /// How the built-in init's first line begins.
 const INIT: &[u8] = b"Coracle guest: ";
 
-/// A sink that passes everything on.
+/// A sink that hands every byte to another sink, and marks the phases that its lines end.
 pub struct Watch {
     sink: Arc<dyn Sink>,
     recorder: Arc<Recorder>,
@@ -45,20 +45,23 @@ impl Sink for Watch {
     }
 }
 
-/// What has been on the console.
+/// What the console has shown so far.
 #[derive(Default)]
 struct Seen {
+    /// A whole line.
     line: bool,
+    /// Init's first line.
     init: bool,
+    /// A byte after init's first line.
     workload: bool,
-    /// Bytes of this line.
+    /// How many bytes this line has so far.
     length: usize,
-    /// Bytes at the start of this line that are [`INIT`]'s.
+    /// How many bytes at the start of this line are those of [`INIT`].
     matched: usize,
 }
 
 impl Seen {
-    /// The moment that this byte is, if it is one.
+    /// Takes the next byte of output. Returns the phase that it ends, if it ends one.
     fn take(&mut self, byte: u8) -> Option<Phase> {
         if self.workload {
             return None;

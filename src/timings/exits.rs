@@ -1,4 +1,4 @@
-//! Exits by reason, port and address, counted by each vCPU for itself.
+//! Counts and times exits by reason, port and address. Each vCPU has counters of its own, so that counting takes no lock.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -9,21 +9,21 @@ use super::timeline::Recorder;
 use crate::kvm::Exit;
 use crate::x86::layout;
 
-/// Reasons that a vCPU keeps apart: the guest chooses addresses, and could choose any number of them.
+/// How many reasons each vCPU counts separately. The limit is needed because a guest can access any number of addresses.
 const REASONS_MAX: usize = 256;
 
-/// Why the guest was left.
+/// Why a vCPU left the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     PortRead(u16),
     PortWrite(u16),
     MmioRead(u64),
     MmioWrite(u64),
-    /// A signal.
+    /// A signal reached the vCPU's thread.
     Interrupted,
-    /// What ends a run: a triple fault, an error of KVM's.
+    /// An exit that ends the run: a triple fault or an error of KVM.
     Fatal,
-    /// More different reasons than are kept apart.
+    /// All reasons beyond the first [`REASONS_MAX`].
     Others,
 }
 
@@ -61,7 +61,7 @@ impl Reason {
         }
     }
 
-    /// Whose port or address it is.
+    /// The name of the device that has this port or address.
     pub fn device(self) -> Option<String> {
         const BOOT_CLOCK: u16 = layout::BOOT_CLOCK_PORT;
         const VIRTIO_END: u64 =
@@ -100,11 +100,11 @@ fn in_ports(port: u16, first: u16, count: u16) -> bool {
     (first..first + count).contains(&port)
 }
 
-/// What exits of one reason cost.
+/// How many exits had one reason, and how long Coracle worked on them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     pub exits: u64,
-    /// From the return of `KVM_RUN` until Coracle is done with the exit.
+    /// Time from the return of `KVM_RUN` until Coracle has handled the exit, summed over these exits.
     pub time: Duration,
 }
 
@@ -115,7 +115,7 @@ impl Cost {
     }
 }
 
-/// One vCPU's exits. Dropped, it adds them to the timeline's.
+/// One vCPU's exits. Dropping it adds them to those of the timeline.
 pub struct Tally {
     recorder: Arc<Recorder>,
     vcpu: usize,
@@ -133,7 +133,7 @@ impl Tally {
         }
     }
 
-    /// Counts an exit and times what `handle` does about it.
+    /// Counts an exit, has `handle` deal with it, and adds the time that this took.
     pub fn time<'a, T>(&mut self, exit: Exit<'a>, handle: impl FnOnce(Exit<'a>) -> T) -> T {
         let reason = Reason::of(&exit);
         self.exits += 1;

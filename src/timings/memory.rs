@@ -1,4 +1,4 @@
-//! What of this process is in memory: the guest's part, and Coracle's own.
+//! How much memory this process uses: the guest's part, and Coracle's own.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -6,28 +6,28 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-/// In bytes.
+/// Memory that a process uses, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Memory {
-    /// Guest memory that is in the host's memory.
+pub struct MemoryUse {
+    /// Guest memory that the host holds in its own memory.
     #[serde(rename = "guest_bytes")]
     pub guest: u64,
-    /// The part of it that this guest alone has; the rest are pages of files.
+    /// The part of `guest` that belongs to this guest alone. The rest are pages of files, which guests can share.
     #[serde(rename = "guest_private_bytes")]
     pub guest_private: u64,
-    /// What Coracle itself takes: private memory outside of guest memory.
+    /// Private memory of the process outside of guest memory.
     #[serde(rename = "coracle_private_bytes")]
     pub coracle_private: u64,
 }
 
-impl Memory {
-    /// Of this process, whose guest memory is at these addresses.
+impl MemoryUse {
+    /// Reads how much memory this process uses. `guest` is where its guest memory is mapped.
     pub fn read(guest: &[Range<u64>]) -> io::Result<Self> {
-        // Line by line: the whole text would be memory of ours.
+        // Line by line, because a buffer for the whole text would count as memory that Coracle uses.
         Self::parse(BufReader::new(File::open("/proc/self/smaps")?), guest)
     }
 
-    /// proc(5), `/proc/PID/smaps`.
+    /// Adds up the mappings in `smaps`, a text in the form of `/proc/PID/smaps` (proc(5)).
     fn parse(smaps: impl BufRead, guest: &[Range<u64>]) -> io::Result<Self> {
         let mut memory = Self::default();
         let mut is_guest = false;
@@ -67,8 +67,8 @@ mod tests {
 7f0000200000-7f0008000000 rw-p 00001000 fe:00 12 /coracle\nRss: 60 kB\nAnonymous: 8 kB\n\
 7f0008000000-7f0008001000 rw-p 00000000 00:00 0\nRss: 4 kB\nAnonymous: 4 kB\n";
         let guest = 0x7f00_0000_0000..0x7f00_0800_0000;
-        let memory = Memory::parse(smaps.as_bytes(), std::slice::from_ref(&guest)).unwrap();
-        let expected = Memory {
+        let memory = MemoryUse::parse(smaps.as_bytes(), std::slice::from_ref(&guest)).unwrap();
+        let expected = MemoryUse {
             guest: 100 << 10,
             guest_private: 48 << 10,
             coracle_private: 4 << 10,
@@ -81,7 +81,7 @@ mod tests {
         const SIZE: usize = 8 << 20;
         let bytes = vec![1u8; SIZE];
         let start = bytes.as_ptr() as u64;
-        let memory = Memory::read(&[]).unwrap();
+        let memory = MemoryUse::read(&[]).unwrap();
         assert!(memory.coracle_private >= SIZE as u64, "{memory:?} at {start:#x}");
     }
 }

@@ -1,4 +1,4 @@
-//! Where the figures of a run go.
+//! Writes the figures of a run: as a table to stderr, or into a file.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -8,10 +8,10 @@ use std::str::FromStr;
 use super::Report;
 use crate::console::tell;
 
-/// Well below `PIPE_BUF`.
+/// How many bytes of the table are printed at once: well below `PIPE_BUF` (pipe(7)), so that a pipe takes all or none.
 const PIECE: usize = 2048;
 
-/// A file that a person chose, by its name's ending.
+/// A file that a person chose for the figures. The ending of its name decides the format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     path: PathBuf,
@@ -53,14 +53,15 @@ pub enum Error {
     Draw(String),
 }
 
-/// Where a run's figures will be written.
-pub enum Output {
+/// Writes the figures once the run has ended.
+pub enum ReportWriter {
     Table,
     File(Destination, File),
 }
 
-impl Output {
-    /// A table on stderr, or a file, which is made now so that one learns before the run that it cannot be.
+impl ReportWriter {
+    /// Prepares a table on stderr, or creates the file at once, so that a file that cannot be created is an error before
+    /// the run and not after it.
     pub fn new(destination: Option<&Destination>) -> Result<Self, Error> {
         let Some(destination) = destination else {
             return Ok(Self::Table);
@@ -94,7 +95,8 @@ impl Output {
     }
 }
 
-/// In pieces that a pipe takes whole once it takes anything, so that a stalled reader does not hold us up for good.
+/// Prints in pieces. `tell` waits a limited time until stderr takes more, and a pipe that takes more takes a whole piece: so
+/// a reader that has stopped reading cannot block this for ever.
 fn tell_all(text: &str) {
     let mut piece = String::new();
     for line in text.trim_end().lines() {
@@ -131,7 +133,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_made_is_an_error_that_names_it() {
         let destination = "/no/such/folder/boot.json".parse().unwrap();
-        let error = Output::new(Some(&destination)).err().unwrap().to_string();
+        let error = ReportWriter::new(Some(&destination)).err().unwrap().to_string();
         assert!(
             error.contains("/no/such/folder/boot.json: No such file"),
             "{error}"
@@ -144,7 +146,7 @@ mod tests {
         for (name, begin) in [("boot.json", "{\n  \"phases\": ["), ("boot.svg", "<svg ")] {
             let path = folder.path().join(name);
             let destination = path.to_str().unwrap().parse().unwrap();
-            Output::new(Some(&destination))
+            ReportWriter::new(Some(&destination))
                 .unwrap()
                 .write(&example())
                 .unwrap();

@@ -1,8 +1,8 @@
-//! The phases of a run, each named by the moment that ends it.
+//! The phases of a run. Each has the name of the moment that ends it.
 
 use std::borrow::Cow;
 
-/// A moment of a run.
+/// A moment that ends a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     ArgumentsUnderstood,
@@ -20,29 +20,30 @@ pub enum Phase {
     ConsoleReady,
     /// vCPU 0's first `KVM_RUN`: the guest's first instruction.
     GuestEntered,
-    /// A write to the boot clock.
+    /// The guest wrote this byte to the boot clock.
     GuestMark(u8),
-    /// The first line on the console is whole, and it is not init's.
+    /// The first line on the console has ended, and it is not the line of [`Phase::InitLine`].
     ConsoleLine,
-    /// The built-in init's first line is whole.
+    /// The built-in init's first line has ended.
     InitLine,
-    /// The first byte after init's first line.
+    /// The first byte after init's first line is on the console.
     WorkloadOutput,
     Ended,
 }
 
-/// Phases that follow one another. Two of them are beside each other while a machine is built.
+/// Phases that follow one another on one thread. While a machine is built, the lanes `Kvm` and `Loading` run at the same
+/// time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     Main,
-    /// KVM's side of the machine.
+    /// KVM creates its part of the machine.
     Kvm,
-    /// Files into guest memory.
+    /// Files are loaded into guest memory.
     Loading,
 }
 
 impl Phase {
-    /// The words of the log and of the table.
+    /// What the log and the table call the phase.
     pub fn words(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::ArgumentsUnderstood => "arguments understood",
@@ -71,7 +72,7 @@ impl Phase {
         })
     }
 
-    /// The name in JSON, which never changes.
+    /// What the JSON calls the phase. These names never change.
     pub fn name(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::ArgumentsUnderstood => "arguments",

@@ -1,4 +1,4 @@
-//! What was noted of a run, as figures: the JSON, and what the table and the picture are made of.
+//! The figures of a run. The JSON holds them as they are; the table and the picture are made of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::exits::{Cost, Costs, Reason};
-use super::memory::Memory;
+use super::memory::MemoryUse;
 use super::phase::{Lane, Phase};
 use super::timeline::Mark;
 use crate::kvm::Statistics;
 
-/// A run. Its JSON keys never change their meaning: docs/timings.md lists them.
+/// The figures of a run. Its JSON keys never change their meaning; docs/timings.md lists them.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub phases: Vec<Row>,
     pub guest_marks_lost: u64,
     pub exits: Exits,
     pub console: Console,
-    /// KVM's own counters, all vCPUs together; those that are 0 are left out.
+    /// KVM's own counters, summed over all vCPUs, without those that are 0.
     pub kvm: Option<BTreeMap<String, u64>>,
-    pub memory: Option<Memory>,
+    pub memory: Option<MemoryUse>,
 }
 
 /// A phase.
@@ -34,9 +34,9 @@ pub struct Row {
     pub began_ms: f64,
     pub ended_ms: f64,
     pub took_ms: f64,
-    /// To Coracle, in this phase.
+    /// Exits to Coracle in this phase.
     pub exits: u64,
-    /// To KVM, in this phase.
+    /// Exits to KVM in this phase.
     pub kvm_exits: Option<u64>,
 }
 
@@ -63,10 +63,10 @@ pub struct ExitsOf {
 #[derive(Debug, Clone, Serialize)]
 pub struct Console {
     pub bytes: u64,
-    /// At all registers of the serial port.
+    /// Exits for all registers of the serial port.
     pub exits: u64,
     pub took_ms: f64,
-    /// Of the time from the first guest instruction to the end.
+    /// `took_ms` in percent of the time from the first guest instruction to the end.
     pub run_percent: f64,
 }
 
@@ -77,7 +77,7 @@ impl Report {
         costs: &Costs,
         console_bytes: u64,
         statistics: &[Statistics],
-        memory: Option<Memory>,
+        memory: Option<MemoryUse>,
     ) -> Self {
         let sum = |costs: &mut dyn Iterator<Item = &Cost>| {
             costs.fold(Cost::default(), |mut sum, cost| {
@@ -160,7 +160,7 @@ fn rows(marks: &[Mark]) -> Vec<Row> {
         .collect()
 }
 
-/// The mark at which the phase began that the one at `index` ends.
+/// The mark that began the phase which the mark at `index` ends.
 fn before(marks: &[Mark], index: usize) -> Option<&Mark> {
     let lane = marks[index].phase.lane();
     let precedes = |mark: &&Mark| match lane {
@@ -214,7 +214,7 @@ impl Report {
     }
 }
 
-/// A boot of the built-in guest.
+/// Figures of a boot of the built-in guest, for tests.
 #[cfg(test)]
 pub fn example() -> Report {
     use Phase::*;
@@ -258,7 +258,7 @@ pub fn example() -> Report {
         (Reason::PortWrite(0x5f0), cost(4, 10)),
         (Reason::MmioRead(0xd000_0070), cost(6, 30)),
     ]);
-    let memory = Memory {
+    let memory = MemoryUse {
         guest: 13 << 20,
         guest_private: 5 << 20,
         coracle_private: 420 << 10,

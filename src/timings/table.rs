@@ -1,4 +1,4 @@
-//! A run as tables, for people.
+//! The figures of a run as tables for people.
 
 use std::fmt::Write;
 
@@ -6,9 +6,9 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use super::Report;
 
-/// Reasons that have a line of their own; the JSON has all.
+/// How many reasons have a line of their own. The JSON has all of them.
 const REASONS: usize = 12;
-/// KVM's counters that tell about a boot, and what they are called here.
+/// The counters of KVM that say something about a boot, and what the table calls them.
 const COUNTERS: [(&str, &str); 8] = [
     ("io_exits", "port"),
     ("mmio_exits", "MMIO"),
@@ -21,7 +21,7 @@ const COUNTERS: [(&str, &str); 8] = [
 ];
 
 impl Report {
-    /// Everything that matters about a boot.
+    /// The phases, exits, console and memory of a run, as text.
     pub fn table(&self) -> String {
         let mut text = format!("{}\n", self.phase_table());
         if self.guest_marks_lost > 0 {
@@ -119,7 +119,7 @@ impl Report {
     }
 }
 
-/// The columns from `first_number` on are numbers.
+/// Formats a table whose columns from `first_number` on are numbers.
 fn table(head: Vec<&str>, rows: impl Iterator<Item = Vec<String>>, first_number: usize) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -130,7 +130,7 @@ fn table(head: Vec<&str>, rows: impl Iterator<Item = Vec<String>>, first_number:
     table.trim_fmt()
 }
 
-/// Nothing for none, so that the others stand out.
+/// A number of exits; 0 is left blank, so that the phases with exits stand out.
 fn count(exits: u64) -> String {
     match exits {
         0 => String::new(),

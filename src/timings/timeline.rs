@@ -1,4 +1,4 @@
-//! When the phases of a run ended.
+//! Notes when each phase of a run ended.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
 use super::console::Watch;
 use super::exits::{Cost, Costs, Reason, Tally};
-use super::memory::Memory;
+use super::memory::MemoryUse;
 use super::phase::Phase;
 use super::report::Report;
 use crate::clock::monotonic;
@@ -19,10 +19,10 @@ use crate::config::CPUS_MAX;
 use crate::devices::serial::Sink;
 use crate::kvm::Statistics;
 
-/// Marks of the guest that are kept: it may write any number of them.
+/// How many marks of the guest are kept. The limit is needed because a guest can write any number of them.
 const GUEST_MARKS_MAX: usize = 64;
 
-/// Notes the moments of a run. A clone is the same timeline; one that is off notes nothing.
+/// Notes when the phases of a run ended. A clone adds to the same notes. A timeline that is off notes nothing.
 #[derive(Clone, Default)]
 pub struct Timeline(Option<Arc<Recorder>>);
 
@@ -31,7 +31,7 @@ impl Timeline {
         Self(None)
     }
 
-    /// Begins with the start of the process, at this time of [`monotonic`].
+    /// A timeline that begins with the start of the process, at this time of [`monotonic`].
     pub fn on(process_start: Duration) -> Self {
         Self(Some(Arc::new(Recorder::new(process_start))))
     }
@@ -40,7 +40,7 @@ impl Timeline {
         self.0.is_some()
     }
 
-    /// The end of a phase: a line of the log, and a mark of the timeline.
+    /// Notes the end of a phase, and writes it to the log.
     pub fn mark(&self, phase: Phase) {
         log::debug!("{}", phase.words());
         if let Some(recorder) = &self.0 {
@@ -48,19 +48,19 @@ impl Timeline {
         }
     }
 
-    /// What the guest wrote to the boot clock.
+    /// Notes that the guest wrote this byte to the boot clock.
     pub fn mark_of_guest(&self, value: u8) {
         if let Some(recorder) = &self.0 {
             recorder.mark(Phase::GuestMark(value));
         }
     }
 
-    /// Counts the exits of a vCPU; none when off.
+    /// The counters for one vCPU's exits; none if the timeline is off.
     pub fn tally(&self, vcpu: usize) -> Option<Tally> {
         self.0.as_ref().map(|recorder| Tally::new(recorder.clone(), vcpu))
     }
 
-    /// The console, watched for lines that end phases.
+    /// Wraps the console's sink so that lines that end a phase are noted.
     pub fn watch(&self, console: Arc<dyn Sink>) -> Arc<dyn Sink> {
         match &self.0 {
             Some(recorder) => Arc::new(Watch::new(console, recorder.clone())),
@@ -68,15 +68,15 @@ impl Timeline {
         }
     }
 
-    /// Before the guest starts: what can be asked about it later.
+    /// Prepares, before the guest starts, what is needed to read KVM's counters and the use of memory later.
     pub fn guest_starts(&self, memory: &GuestMemoryMmap, statistics: impl FnOnce() -> Vec<Statistics>) {
         let Some(recorder) = &self.0 else { return };
-        // The only call, so nothing is there yet.
+        // A machine starts once, so the cell is still empty.
         let _ = recorder.statistics.set(statistics());
         recorder.lock().memory_reader = MemoryReader::start(memory);
     }
 
-    /// The end of the run, while guest memory is still there.
+    /// Notes the end of the run. Guest memory must still be mapped, because its use is read here.
     pub fn end(&self) {
         self.mark(Phase::Ended);
         let Some(recorder) = &self.0 else { return };
@@ -85,7 +85,7 @@ impl Timeline {
         recorder.lock().memory = memory;
     }
 
-    /// All that was noted, once the vCPUs have stopped; none when off.
+    /// The figures of the run, to be called when the vCPUs have stopped; none if the timeline is off.
     pub fn report(&self) -> Option<Report> {
         self.0.as_ref().map(|recorder| recorder.report())
     }
@@ -95,11 +95,11 @@ impl Timeline {
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     pub phase: Phase,
-    /// Since the start of the process.
+    /// Time since the start of the process.
     pub at: Duration,
-    /// Exits to Coracle so far, this one included.
+    /// Exits to Coracle until then, with the one that is being handled.
     pub exits: u64,
-    /// Exits to KVM so far, once there is a guest and if KVM tells.
+    /// Exits to KVM until then; none before the guest starts, and if KVM has no such counter.
     pub kvm_exits: Option<u64>,
 }
 
@@ -111,16 +111,16 @@ struct State {
     guest_marks_lost: u64,
     costs: Costs,
     memory_reader: Option<MemoryReader>,
-    memory: Option<Memory>,
+    memory: Option<MemoryUse>,
 }
 
 pub struct Recorder {
     process_start: Duration,
     state: Mutex<State>,
-    /// Each written by one vCPU alone.
+    /// Exits of each vCPU. Only the vCPU itself writes its number.
     exits: [AtomicU64; CPUS_MAX as usize],
     console_bytes: AtomicU64,
-    /// Of each vCPU; empty when this KVM has none.
+    /// KVM's counters of each vCPU; empty if this KVM has none.
     statistics: OnceLock<Vec<Statistics>>,
 }
 
@@ -141,7 +141,7 @@ impl Recorder {
 
     pub fn mark(&self, phase: Phase) {
         let mut state = self.lock();
-        // vCPUs go on until they have been stopped.
+        // After the end of the run, vCPUs execute until they are stopped: what they do then belongs to no phase.
         if state.marks.last().is_some_and(|last| last.phase == Phase::Ended) {
             return;
         }
@@ -168,7 +168,7 @@ impl Recorder {
         }
     }
 
-    /// Exits of this vCPU so far.
+    /// Stores how many exits this vCPU has had so far.
     pub fn set_exits(&self, vcpu: usize, exits: u64) {
         self.exits[vcpu % self.exits.len()].store(exits, Ordering::Relaxed);
     }
@@ -205,12 +205,12 @@ fn sum_of_exits(all: &[Statistics]) -> Option<u64> {
     sum.filter(|_| !all.is_empty())
 }
 
-/// A thread that reads what memory is used, once, beside the guest: after the workload's first output, or at the end
-/// where there was none.
+/// A thread that reads the use of memory once, while the guest runs: after the workload's first output, or at the end of the
+/// run if there was no such output.
 struct MemoryReader {
-    /// Dropped to have it read.
+    /// Dropping the sender makes the thread read.
     wait: Option<Sender<()>>,
-    thread: JoinHandle<Option<Memory>>,
+    thread: JoinHandle<Option<MemoryUse>>,
 }
 
 impl MemoryReader {
@@ -222,9 +222,9 @@ impl MemoryReader {
         let guest: Vec<Range<u64>> = memory.iter().map(range).collect();
         let (wait, ready): (Sender<()>, Receiver<()>) = channel();
         let read = move || {
-            // An error is what it waits for: the sender's end.
+            // Nothing is ever sent: this returns with an error when the sender is dropped.
             let _ = ready.recv();
-            Memory::read(&guest)
+            MemoryUse::read(&guest)
                 .inspect_err(|error| log::debug!("cannot read /proc/self/smaps: {error}"))
                 .ok()
         };
@@ -239,7 +239,7 @@ impl MemoryReader {
         self.wait = None;
     }
 
-    fn finish(mut self) -> Option<Memory> {
+    fn finish(mut self) -> Option<MemoryUse> {
         self.read_now();
         self.thread.join().ok().flatten()
     }

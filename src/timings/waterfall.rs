@@ -1,6 +1,6 @@
-//! A boot as a picture: each phase a bar as long as it took, one below the other.
+//! Draws a boot as a picture: each phase is a bar as long as the phase took, one below the other.
 //!
-//! Nothing in it depends on colour, so that it prints in black and white.
+//! The picture means the same without colours, so that it can be printed in black and white.
 
 use coracle_race::axis::{label, step};
 use plotters::coord::Shift;
@@ -31,15 +31,15 @@ const BAR: i32 = 20;
 const GAP: i32 = 14;
 /// Between the two panels.
 const BETWEEN: i32 = 56;
-/// A panel's heading, and its ticks.
+/// Heights of a panel's heading and of its ticks.
 const HEADING: i32 = 40;
 const TICKS: i32 = 30;
-/// Where bars may be, and where the two columns of figures end.
+/// The left and right limits of the bars, and the right ends of the two columns of figures.
 const LEFT: i32 = MARGIN + 360;
 const RIGHT: i32 = WIDTH - MARGIN - 210;
 const TOOK: i32 = WIDTH - MARGIN - 90;
 const EXITS: i32 = WIDTH - MARGIN;
-/// A phase that took next to nothing is still there.
+/// The least width of a bar, so that a phase that took next to no time can still be seen.
 const BAR_MIN: i32 = 2;
 
 /// A bar and its figures, in milliseconds.
@@ -52,7 +52,7 @@ struct Bar {
     exits: u64,
 }
 
-/// Bars on one scale, from 0 to the last one's end.
+/// Bars on one scale, which goes from 0 to the end of the last bar.
 #[derive(Debug, Clone, PartialEq)]
 struct Panel {
     heading: &'static str,
@@ -61,7 +61,7 @@ struct Panel {
 
 impl Panel {
     fn end(&self) -> f64 {
-        // More than nothing, so that there is a scale.
+        // At least a microsecond, because the scale divides by it.
         self.bars.iter().fold(1e-3, |end: f64, bar| end.max(bar.ended))
     }
 
@@ -88,7 +88,7 @@ impl Report {
     }
 }
 
-/// Coracle's phases on a scale of their own, because they are so short, and then the boot as far as it went.
+/// Two panels: Coracle's own phases, enlarged because they are short, and the whole boot.
 fn panels(rows: &[Row]) -> Vec<Panel> {
     let entered = rows.iter().position(|row| row.kind == Some(Phase::GuestEntered));
     let (coracle, guest) = rows.split_at(entered.map_or(rows.len(), |index| index + 1));
@@ -97,7 +97,7 @@ fn panels(rows: &[Row]) -> Vec<Panel> {
         // The first row is the start of the process, which takes no time.
         bars: coracle.iter().skip(1).map(Bar::of).collect(),
     };
-    // The end may be hours later, at a shell.
+    // The end of the run is left out, because a person may use the guest's shell for hours.
     let boot = |row: &&Row| row.kind != Some(Phase::Ended);
     let mut guest: Vec<Bar> = match guest.iter().any(|row| boot(&row)) {
         true => guest.iter().filter(boot).map(Bar::of).collect(),
@@ -146,7 +146,7 @@ fn draw<B: DrawingBackend>(canvas: &Canvas<B>, panels: &[Panel]) -> Result<(), F
     for panel in panels {
         if let Some((small, bottom)) = above {
             y += BETWEEN;
-            // What is enlarged above is the first bar here.
+            // Two lines show that the panel above is the first bar of this one, enlarged.
             let part = LEFT + scale(panel.end(), small.end());
             let top = y + HEADING + (ROW - BAR) / 2;
             canvas.line((LEFT, bottom), (LEFT, top), 1, LIGHT)?;
@@ -163,7 +163,7 @@ fn draw<B: DrawingBackend>(canvas: &Canvas<B>, panels: &[Panel]) -> Result<(), F
 }
 
 impl Panel {
-    /// Draws it from `y` down, and says where its bars end.
+    /// Draws the panel from `y` down. Returns the y of the end of its bars.
     fn draw<B: DrawingBackend>(&self, canvas: &Canvas<B>, y: i32) -> Result<i32, Failed<B>> {
         let heading = y + HEADING / 2 - GAP / 2;
         canvas.text(
@@ -239,7 +239,7 @@ impl Bar {
     }
 }
 
-/// Pixels from the left of the bars.
+/// The distance of this time from the left limit of the bars, in pixels.
 fn scale(end: f64, milliseconds: f64) -> i32 {
     (milliseconds / end * f64::from(RIGHT - LEFT)).round() as i32
 }
@@ -274,7 +274,7 @@ impl<B: DrawingBackend> Canvas<'_, B> {
         self.area.draw(&PathElement::new([from, to], style))
     }
 
-    /// With a black border: what is white or light needs one.
+    /// A rectangle with a black border, without which a white or light one could not be seen.
     fn rectangle(&self, from: Point, to: Point, fill: RGBColor) -> Result<(), Failed<B>> {
         self.area.draw(&Rectangle::new([from, to], fill.filled()))?;
         self.area.draw(&Rectangle::new(
@@ -284,7 +284,7 @@ impl<B: DrawingBackend> Canvas<'_, B> {
     }
 }
 
-/// Microseconds where they matter.
+/// Milliseconds with as many decimals as matter for a time of this length.
 fn digits(value: f64) -> String {
     match value {
         ..10.0 => format!("{value:.3}"),
