@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-/// `CLOCK_MONOTONIC`. Unlike an `Instant` it can be compared across processes, so that whoever starts Coracle can
-/// tell how long after the start a log line was written.
+/// The time of `CLOCK_MONOTONIC`. Unlike an `Instant` it can be compared with that of other processes, so a program that
+/// starts Coracle can compute how long after the start a log line was written.
 pub fn monotonic() -> Duration {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: clock_gettime writes one timespec. It cannot fail for this clock, and then leaves zeroes.
+    // SAFETY: clock_gettime writes one timespec, to a variable that lives as long as the call. If it failed, which it does not
+    // for this clock, the variable would keep its zeroes.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }

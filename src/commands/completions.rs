@@ -1,4 +1,4 @@
-//! `coracle completions`: for the shell, from the same source as the arguments themselves.
+//! `coracle completions`: prints a shell's completion script. It is generated from the definitions of the arguments.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use super::{Cli, Error};
 
-/// Print completions for a shell
+/// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -15,7 +15,7 @@ Examples:
   coracle completions zsh > ~/.zfunc/_coracle
   coracle completions fish > ~/.config/fish/completions/coracle.fish")]
 pub struct Args {
-    /// Which shell
+    /// The shell that the script is for
     shell: Shell,
 }
 

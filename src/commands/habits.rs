@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Flags of other programs, and what a person who wants their effect can do today.
+/// Flags of other programs, and what a person can do today to get the same effect.
 const FLAGS: &[(&[&str], &str)] = &[
     (
         &["-i", "-t", "--interactive", "--tty"],

@@ -1,4 +1,4 @@
-//! `coracle man`: the manual pages, from the same source as the arguments themselves.
+//! `coracle man`: prints the manual pages. They are generated from the definitions of the arguments.
 
 use std::io::{self, Write};
 
@@ -13,7 +13,7 @@ Examples:
   coracle man | man -l -
   coracle man run > /usr/local/share/man/man1/coracle-run.1")]
 pub struct Args {
-    /// The subcommand to print the page of; without one, coracle's own
+    /// Print the page of this subcommand [default: the page of coracle itself]
     command: Option<String>,
 }
 
@@ -33,7 +33,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     io::stdout().write_all(&text).map(|()| 0).map_err(failed)
 }
 
-/// The command whose page is wanted, named as a person calls it.
+/// The command of this name, or coracle itself without a name.
 fn page(name: Option<&str>) -> Option<Command> {
     let mut coracle = Cli::command();
     coracle.build();

@@ -29,13 +29,16 @@ use crate::machine;
 )]
 #[command(after_help = "\
 Examples:
-  coracle doctor                     can this host run guests, and if not, what to do
+  coracle doctor                     whether this host can run guests, and if not, what to do
   coracle run                        a shell in the built-in guest (Ctrl-A x quits, Ctrl-A h helps)
-  coracle run --cpus 4 --memory 1G   the same, larger
+  coracle run --cpus 4 --memory 1G   the same with more vCPUs and memory
+  coracle run --cmdline '-- ls /'    one command in the built-in guest
   coracle race                       boot time beside containers and other VMMs
-  coracle help run                   kernels, disks, exit codes and more examples")]
+  coracle help run                   kernels, disks, exit codes and more examples
+
+Exit codes: `coracle help run` lists them; 125 if the arguments are not understood.")]
 pub struct Cli {
-    /// Tells more on stderr; twice for everything
+    /// Print more messages to stderr; twice for every message
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
@@ -79,7 +82,7 @@ impl Error {
 }
 
 impl Cli {
-    /// What is logged unless the environment says otherwise.
+    /// Which messages are logged if the environment variable RUST_LOG does not say otherwise.
     pub fn log_level(&self) -> LevelFilter {
         match self.verbose {
             0 => LevelFilter::Warn,
@@ -88,7 +91,8 @@ impl Cli {
         }
     }
 
-    /// Carries the command out and returns the exit code. The process started at this time of [`monotonic`].
+    /// Carries the command out and returns the exit code. `started` is when the process started, as a time of
+    /// [`monotonic`].
     ///
     /// [`monotonic`]: crate::clock::monotonic
     pub fn execute(&self, started: Duration) -> Result<u8, Error> {
@@ -112,7 +116,7 @@ pub fn print_refusal(error: &clap::Error) {
         .collect();
     match habits::answer(error, &arguments) {
         Some(answer) => tell(format_args!("coracle: {answer}")),
-        // Nobody is left to tell when even this cannot be printed.
+        // If stderr or stdout cannot be written, there is no other way to say why.
         None => error.print().unwrap_or(()),
     }
 }

@@ -1,4 +1,4 @@
-//! `coracle race`: boot time beside containers and other VMMs.
+//! `coracle race`: measures boot time beside containers and other VMMs.
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,65 +18,65 @@ use crate::machine;
 
 /// Measure boot time side by side with containers and other VMMs
 ///
-/// Times how long it takes from starting a process to the first line that its workload prints, for Coracle and for
+/// Measures the time from the start of a process to the first line that its workload prints, for Coracle and for
 /// every other runner on this host: crun, runc, podman and docker with the built-in guest's init as the container's
 /// command, and QEMU (microvm), Firecracker, Cloud Hypervisor and crosvm with the same kernel, initrd and init.
-/// They take turns, so that what the host does meanwhile hits all of them.
+/// The runners take turns, so that other work of the host slows all of them alike.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   coracle race
-      everything on this host, 10 starts each
+      every runner on this host, 10 starts each
   coracle race --only coracle,crun --runs 50 --plot race.png
-      two of them, more exactly, with a picture
+      two of them, with more starts for more exact figures, and a picture
   coracle race --export-json race.json --export-markdown race.md
-      for hyperfine's plotting scripts, and for a README
+      files for hyperfine's plotting scripts and for a README
   coracle race --only coracle,runc --parallel 32
       32 at once: starts a second, p99, and how many of them would fit this host's memory
   coracle race -- sh -c 'echo ready; exec sleep 1000'
-      until a command of the guest prints its first line
+      the time until a command in the guest prints its first line
   coracle race -v
-      each runner's command line, too
+      prints the command line of each runner, too
 
-Exit codes: 0 measured, 125 nothing was measured, or Coracle was in the race and was not, 128+N ended by signal N.")]
+Exit codes: 0 measured, 125 nothing was measured or Coracle, being in the race, was not, 128+N ended by signal N.")]
 pub struct Args {
-    /// Starts of each runner that count
+    /// How many starts of each runner are measured
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     runs: u32,
 
-    /// Starts of each runner before those, which do not count: they bring files into the page cache
+    /// How many starts of each runner come before those and are not measured: they bring files into the page cache
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=1000))]
     warmup: u32,
 
-    /// Only these runners [default: all]
+    /// Race only these runners [default: all on this host]
     #[arg(long, value_name = "RUNNER,...", value_delimiter = ',')]
     only: Vec<Runner>,
 
-    /// Memory of each guest, at least 32M
+    /// Memory of each guest, for example 512M; at least 32M
     #[arg(long, value_name = "SIZE", default_value = "128M")]
     memory: Size,
 
-    /// vCPUs of each guest, 1 to 32
+    /// Number of vCPUs of each guest, 1 to 32
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=CPUS_MAX.into()))]
     cpus: u8,
 
-    /// Start K of each at once instead, one runner after the other
+    /// Start K guests of a runner at once, then K of the next runner, and so on
     #[arg(long, value_name = "K", conflicts_with = "runs", value_parser = clap::value_parser!(u32).range(1..=1000))]
     parallel: Option<u32>,
 
-    /// Write the figures as hyperfine does, in seconds, with ours beside them
+    /// Write the figures to FILE as JSON: hyperfine's keys, in seconds, and some more
     #[arg(long, value_name = "FILE")]
     export_json: Option<PathBuf>,
 
-    /// Write the table in Markdown
+    /// Write the table to FILE in Markdown
     #[arg(long, value_name = "FILE")]
     export_markdown: Option<PathBuf>,
 
-    /// Draw every start, a row a runner, into FILE.svg or FILE.png
+    /// Draw every start, with a row for each runner, into FILE, which ends in .svg or .png
     #[arg(long, value_name = "FILE")]
     plot: Option<PlotFile>,
 
-    /// What init runs: the clock then stops at the first line of this command, not at init's
+    /// A command for init: the clock stops at the first line of this command instead of init's first line
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -148,7 +148,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     Ok(verdict(&rows))
 }
 
-/// This host, and why guests do not run on it if they do not.
+/// What is known of this host, and the reason if guests do not run on it.
 fn examine() -> (Host, Option<String>) {
     let (offer, host) = (Kvm::open().map(Offer::ask), doctor::Host::read());
     let report = doctor::examine(&offer, &host);
@@ -176,7 +176,7 @@ fn examine() -> (Host, Option<String>) {
     (host, no_guests)
 }
 
-/// What this program carries inside.
+/// The guest that is built into this program.
 fn guest() -> Result<Guest, Error> {
     match (built_in::kernel(), built_in::initrd()) {
         (Some(Image::BuiltIn { bytes: kernel, .. }), Some(Image::BuiltIn { bytes: initrd, .. })) => {
@@ -199,7 +199,7 @@ fn verdict(rows: &[Row]) -> u8 {
 fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Whoever stopped reading may still want the files.
+        // The person may have closed the pipe and still want the files that were asked for.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(system("print the figures")(error)),
         _ => Ok(()),
     }

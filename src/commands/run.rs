@@ -1,4 +1,4 @@
-//! `coracle run`: boots a guest and stays with it until its end.
+//! `coracle run`: boots a guest and waits until it ends.
 
 use std::io::{self, Write};
 use std::mem;
@@ -17,8 +17,8 @@ use crate::timings::{self, Destination, Phase, Timeline};
 
 /// Boot a guest and attach its console to this terminal
 ///
-/// Without --kernel, the built-in guest boots: a shell on a terminal, a short demonstration anywhere else. The
-/// guest's output goes to stdout untouched, everything of Coracle's to stderr.
+/// Without --kernel, the built-in guest boots: it gives a shell on a terminal, and a short demonstration anywhere else.
+/// The guest's output goes to stdout unchanged, Coracle's own messages go to stderr.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,10 +33,10 @@ Examples:
   coracle run --timings=boot.svg --cmdline '-- true'
       where the time of a boot goes, as a picture; as figures with boot.json, as a table without a file
   coracle run --config machine.json
-      {\"kernel\": \"vmlinux\", \"memory\": \"1G\", \"cpus\": 2, \"disk\": [{\"file\": \"root.img\", \"ro\": true}]}
+      the same options from a file, for example {\"kernel\": \"vmlinux\", \"memory\": \"1G\", \"disk\": \"root.img,ro\"}
 
-On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h helps, Ctrl-A Ctrl-A is one for the guest.
-Everything else, Ctrl-C included, goes to the guest.
+On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ctrl-A Ctrl-A sends a Ctrl-A to the
+guest. All other keys, also Ctrl-C, go to the guest.
 
 Exit codes: 0 powered off, 100 rebooted, 102 to 106 kernel panic, 110 triple fault, 111 KVM error, 112 quit,
 125 Coracle failed, 126 this host cannot run it, 127 a file is missing, 141 nobody reads the output any more,
@@ -50,7 +50,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
 
-    /// Text for the end of the kernel command line; after ' -- ', arguments for init
+    /// Text for the end of the kernel command line, for example 'quiet root=/dev/vda'; after ' -- ', arguments for init,
+    /// for example '-- ls -l', which the built-in guest runs as a command
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
@@ -89,18 +90,18 @@ pub struct Args {
     #[arg(long, value_name = "WHAT")]
     on_reboot: Option<OnReboot>,
 
-    /// Give Ctrl-A to the guest, too: there is no escape key
+    /// Turn the escape key off: Ctrl-A goes to the guest like any other key
     #[arg(long)]
     no_escape: bool,
 
-    /// Print what would be built, and build nothing
+    /// Print the machine that these options describe (memory, devices, kernel command line), and do not boot it
     #[arg(long)]
     dry_run: bool,
 
-    /// Tell where the time goes: phases of the boot, exits, the console
+    /// Report where the time of the boot goes: its phases, exits and the console
     ///
-    /// A table on stderr at the end, or a file made of it: .json has all figures, .svg is a picture. With
-    /// --on-reboot restart, of the first boot.
+    /// The report is a table on stderr when the run has ended, or FILE: if its name ends in .json, it has all figures, if in
+    /// .svg, it is a picture. With --on-reboot restart, the report is about the first boot.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
     timings: Option<Option<Destination>>,
 

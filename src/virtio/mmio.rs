@@ -16,7 +16,7 @@ use super::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
 use crate::bus::BusDevice;
 use crate::interrupt::Interrupt;
 
-/// Offset of QueueNotify: a queue's index, 4 bytes, written here by the driver means work for that queue.
+/// Offset of QueueNotify. The driver writes a queue's index to it, 4 bytes wide, when there is work in that queue.
 pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
 
 const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
@@ -35,24 +35,24 @@ pub struct MmioTransport {
     interrupt: VirtioInterrupt,
     notifiers: Vec<EventFd>,
     device_id: u32,
-    /// Feature bits offered.
+    /// The feature bits that are offered to the driver.
     features: u64,
     log: LogLimit,
     state: Mutex<State>,
-    /// Signalled when the device comes back from its reset.
+    /// Signalled when a reset has ended and the device is in `state` again.
     device_returned: Condvar,
 }
 
 struct State {
-    /// Away while it is being reset: that blocks, so it happens outside the lock.
+    /// None while the device is being reset: a reset can block, so the device is taken out and the lock released.
     device: Option<Box<dyn VirtioDevice>>,
-    /// The machine is ending: the device stays as it is.
+    /// Whether the machine is ending: then the device is not activated again.
     stopped: bool,
     device_features_select: u32,
     driver_features_select: u32,
     driver_features: u64,
     queue_select: u32,
-    /// The queues as the driver describes them, unchecked until it sets DRIVER_OK.
+    /// The queues as the driver describes them. They are checked when it sets DRIVER_OK.
     queues: Vec<QueueState>,
 }
 
@@ -61,7 +61,7 @@ impl State {
         self.queues.get(self.queue_select as usize)
     }
 
-    /// Back to what the driver finds at power-on, section 2.4.
+    /// Sets everything to the state at power-on (section 2.4).
     fn forget_driver(&mut self) {
         self.device_features_select = 0;
         self.driver_features_select = 0;
@@ -111,13 +111,13 @@ impl MmioTransport {
         })
     }
 
-    /// One eventfd a queue: whoever catches writes to [`QUEUE_NOTIFY`] before they become exits (KVM, by
-    /// ioeventfd with the queue's index as datamatch) writes it.
+    /// The eventfd of each queue. KVM can write it instead of making an exit when the driver writes the queue's index to
+    /// [`QUEUE_NOTIFY`] (ioeventfd, with that index as datamatch).
     pub fn queue_notifiers(&self) -> &[EventFd] {
         &self.notifiers
     }
 
-    /// Stops the device for good. When this returns it touches neither guest memory nor its queues.
+    /// Stops the device for good. After this returns, the device accesses neither guest memory nor its queues.
     pub fn stop(&self) {
         let mut state = self.lock();
         state.stopped = true;
@@ -128,12 +128,12 @@ impl MmioTransport {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resets the device with the lock released, so that other vCPUs never wait for its I/O.
+    /// Resets the device. The lock is released meanwhile, so that other vCPUs do not wait for the device's I/O.
     fn stop_device<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let mut device = loop {
             match state.device.take() {
                 Some(device) => break device,
-                // Another thread is resetting it.
+                // Another thread is resetting the device.
                 None => {
                     state = self
                         .device_returned
@@ -173,14 +173,14 @@ impl MmioTransport {
             VIRTIO_MMIO_QUEUE_READY => self.lock().selected_queue().map_or(0, |queue| queue.ready.into()),
             VIRTIO_MMIO_INTERRUPT_STATUS => shared.pending.load(Ordering::SeqCst),
             VIRTIO_MMIO_STATUS => self.status(),
-            // Shared memory regions that do not exist have all ones for length and base.
+            // There are no shared memory regions: the length and base of one that does not exist are all ones.
             VIRTIO_MMIO_SHM_LEN_LOW
             | VIRTIO_MMIO_SHM_LEN_HIGH
             | VIRTIO_MMIO_SHM_BASE_LOW
             | VIRTIO_MMIO_SHM_BASE_HIGH => u32::MAX,
-            // The configuration of no device here changes under its driver: one generation.
+            // The configuration of a device never changes while its driver runs, so the generation never changes.
             VIRTIO_MMIO_CONFIG_GENERATION => 0,
-            // QueueReset among them: RING_RESET is not offered.
+            // This includes QueueReset, since RING_RESET is not offered.
             _ => 0,
         }
     }
@@ -201,7 +201,7 @@ impl MmioTransport {
         }
     }
 
-    /// For notifications that became exits: nobody catches this device's, or this one slipped through.
+    /// Handles a notification that became an exit: the device has no ioeventfd, or the write did not match it.
     fn notify_queue(&self, index: u32) {
         let Some(notifier) = self.notifiers.get(index as usize) else {
             return log::debug!("virtio: the driver notified queue {index}, which does not exist");
@@ -217,7 +217,7 @@ impl MmioTransport {
 
     fn write_driver_features(&self, value: u32) {
         let mut state = self.lock();
-        // Section 2.2.1: what was agreed on stays.
+        // Section 2.2.1: the driver must not change features after it has set FEATURES_OK.
         if self.status() & VIRTIO_CONFIG_S_FEATURES_OK != 0 {
             return log::debug!("virtio: the driver changed features after FEATURES_OK: ignored");
         }
@@ -240,7 +240,7 @@ impl MmioTransport {
             return log::debug!("virtio: the driver changed a queue that is ready: ignored");
         }
         match offset as u32 {
-            // 0 is no valid size either: DRIVER_OK will say so.
+            // A size that is too large becomes 0, which is not valid either: the check at DRIVER_OK refuses it.
             VIRTIO_MMIO_QUEUE_NUM => queue.size = value.try_into().unwrap_or(0),
             VIRTIO_MMIO_QUEUE_DESC_LOW => set_low(&mut queue.desc_table, value),
             VIRTIO_MMIO_QUEUE_DESC_HIGH => set_high(&mut queue.desc_table, value),
@@ -264,8 +264,8 @@ impl MmioTransport {
             1 => queue.ready = true,
             0 if active && queue.ready => {
                 queue.ready = false;
-                // Section 4.2.2.1: the device must not access a queue that is not ready. Without RING_RESET
-                // the queue can only come back with the whole device, so the whole device stops.
+                // Section 4.2.2.1: the device must not access a queue that is not ready. Since RING_RESET is not offered,
+                // only a reset of the whole device can make the queue ready again, so the whole device stops.
                 let _state = self.stop_device(state);
                 self.interrupt.need_reset();
             }
@@ -274,7 +274,7 @@ impl MmioTransport {
         }
     }
 
-    /// The driver's half of section 3.1.1, step by step.
+    /// Takes the steps of a driver's initialization (section 3.1.1).
     fn write_status(&self, value: u32) {
         let mut state = self.lock();
         if value == 0 {
@@ -298,7 +298,7 @@ impl MmioTransport {
         if current & VIRTIO_CONFIG_S_FEATURES_OK == 0 && (value & known != known || !agreed) {
             accepted &= !VIRTIO_CONFIG_S_FEATURES_OK;
         }
-        // FEATURES_OK must have been read back: it does not come with DRIVER_OK in one write.
+        // The driver must read FEATURES_OK back before it sets DRIVER_OK, so the two cannot come in one write.
         if current & VIRTIO_CONFIG_S_FEATURES_OK == 0 || state.device.is_none() || state.stopped {
             accepted &= !VIRTIO_CONFIG_S_DRIVER_OK;
         }
@@ -314,7 +314,7 @@ impl MmioTransport {
         }
     }
 
-    /// Section 6.1 and 2.2: a driver must accept VERSION_1, and nothing that was not offered.
+    /// Whether the driver accepted VERSION_1, and no feature that was not offered (sections 6.1 and 2.2).
     fn agrees_on(&self, driver_features: u64) -> bool {
         driver_features & !self.features == 0 && driver_features & 1 << VIRTIO_F_VERSION_1 != 0
     }
@@ -323,7 +323,7 @@ impl MmioTransport {
         let mut state = self.stop_device(state);
         state.forget_driver();
         self.interrupt.0.pending.store(0, Ordering::SeqCst);
-        // Last: a driver that polls for 0 goes on at once (section 2.4.1).
+        // The status comes last, because a driver that polls for 0 goes on as soon as it reads it (section 2.4.1).
         self.interrupt.0.status.store(0, Ordering::SeqCst);
     }
 

@@ -11,13 +11,13 @@ const ALL_FEATURES: u64 = DEVICE_FEATURE | FEATURES;
 const SIZES: [u16; 2] = [8, 256];
 const QUEUE_0: [u64; 3] = [DESCRIPTORS, AVAILABLE, USED];
 
-/// A device that does nothing but remember.
+/// A device that does nothing but record what its transport calls.
 #[derive(Default)]
 struct Fake {
     log: Arc<FakeLog>,
     config: [u8; 6],
     refuses_activation: bool,
-    /// While resetting, says so and waits for leave to go on.
+    /// In a reset, sends on the first channel and waits for the second.
     reset_gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
 }
 

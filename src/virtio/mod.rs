@@ -1,7 +1,7 @@
-//! Devices of virtio 1.2 and the transport they sit behind.
+//! Devices of virtio 1.2 and the transport by which a guest reaches them.
 //!
-//! A device is a folder here that implements [`VirtioDevice`]. It names neither the transport nor the
-//! machine: what it needs of them arrives in [`Activation`] and leaves with [`VirtioDevice::reset`].
+//! Each device is a folder here with a type that implements [`VirtioDevice`]. A device names neither the transport nor the
+//! machine: it gets what it needs of them in an [`Activation`], and drops that in [`VirtioDevice::reset`].
 
 use std::io;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub mod block;
 /// Random bytes.
 pub mod entropy;
 mod log_limit;
-/// The transport: registers in guest memory space.
+/// The transport: registers at guest addresses.
 pub mod mmio;
 mod recent_memory;
 mod split_queue;
@@ -28,7 +28,7 @@ mod split_queue;
 #[cfg(test)]
 mod test_driver;
 
-/// What a virtio device is to its transport.
+/// A virtio device as its transport uses it.
 pub trait VirtioDevice: Send {
     /// Device ID, virtio 1.2 section 5.
     fn device_id(&self) -> u32;
@@ -36,55 +36,57 @@ pub trait VirtioDevice: Send {
     /// Largest size of each queue, powers of two up to 32768.
     fn queue_max_sizes(&self) -> &[u16];
 
-    /// The device's own feature bits. The transport adds the ones that are its own to offer.
+    /// The feature bits of the device. The transport adds those that it offers itself.
     fn features(&self) -> u64;
 
-    /// The driver and the device agreed on these feature bits: FEATURES_OK.
+    /// Tells the device which feature bits the driver accepted: the driver has set FEATURES_OK.
     fn features_accepted(&mut self, _features: u64) {}
 
-    /// Reads the configuration space. `data` arrives zeroed: bytes past the end of the space stay so.
+    /// Reads the configuration space into `data`, which is zero before. Bytes past the end of the space stay zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// Writes the configuration space. What is read-only or past the end ignores it.
+    /// Writes to the configuration space. Writes to read-only fields and past the end are ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
-    /// The driver set DRIVER_OK: from here the device owns its queues, until [`VirtioDevice::reset`].
+    /// Gives the device its queues, because the driver has set DRIVER_OK. The device has them until
+    /// [`VirtioDevice::reset`].
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
 
-    /// Serves a queue on the thread of the vCPU that notified it, if the device's work is so short. `false` leaves it to
-    /// whoever waits for [`ActiveQueue::notifier`].
+    /// Serves a queue on the thread of the vCPU that notified it. A device whose work takes longer than waking a thread
+    /// returns `false` instead; then the transport wakes the thread that waits for [`ActiveQueue::notifier`].
     fn serve(&mut self, _queue: u16) -> bool {
         false
     }
 
-    /// Lets go of the queues and of guest memory, whatever is in flight, before it returns. May block.
+    /// Stops using the queues and guest memory, also for requests in flight, before it returns. May block.
     fn reset(&mut self);
 }
 
-/// What a device works with while its driver drives it.
+/// What a device works with from DRIVER_OK until its reset.
 pub struct Activation {
     pub memory: Arc<GuestMemoryMmap>,
     /// The queues that the driver made ready, in order of their index.
     pub queues: Vec<ActiveQueue>,
-    /// Feature bits that driver and device agreed on, the transport's among them.
+    /// The feature bits that the driver accepted, with those of the transport.
     pub features: u64,
     pub interrupt: VirtioInterrupt,
 }
 
 pub struct ActiveQueue {
     pub index: u16,
-    /// Its rings lie in guest memory as a whole; what they contain is not to be trusted.
+    /// The transport has checked that its rings lie in guest memory. Their content cannot be trusted.
     pub queue: Queue,
     /// Becomes readable when the driver notifies the queue. Reading it blocks until then.
     pub notifier: EventFd,
 }
 
-/// How a device tells its driver of something. Clones speak for the same device.
+/// Notifies the driver of a device. A clone belongs to the same device.
 #[derive(Clone)]
-pub struct VirtioInterrupt(Arc<Shared>);
+pub struct VirtioInterrupt(Arc<InterruptRegisters>);
 
-/// The registers that a device's own threads change. No lock: the driver reads them in its interrupt handler.
-struct Shared {
+/// The registers that a device's own threads change. They are atomic, without a lock, because the driver reads them in its
+/// interrupt handler and must not wait for a thread of the device.
+struct InterruptRegisters {
     /// Device status, virtio 1.2 section 2.1.
     status: AtomicU32,
     /// InterruptStatus, section 4.2.2.
@@ -94,7 +96,7 @@ struct Shared {
 
 impl VirtioInterrupt {
     fn new(line: Interrupt) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(InterruptRegisters {
             status: AtomicU32::new(0),
             pending: AtomicU32::new(0),
             line,
@@ -115,7 +117,7 @@ impl VirtioInterrupt {
     }
 
     fn notify(&self, cause: u32) {
-        // The cause first: the handler that the edge starts must find it.
+        // The cause is set first, because the interrupt handler reads it as soon as the line is raised.
         self.0.pending.fetch_or(cause, Ordering::SeqCst);
         if let Err(error) = self.0.line.raise() {
             log::error!("cannot interrupt the guest: {error}");

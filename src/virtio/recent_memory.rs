@@ -1,14 +1,14 @@
-//! Guest memory for a device's many accesses, nearly all of them to one region.
+//! Guest memory for a device that makes many accesses, nearly all of them to one region.
 
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress, VolatileSlice,
 };
 
-/// Guest memory that looks first where it found the last address.
+/// Guest memory that looks for an address first in the region of the address before.
 #[derive(Clone, Copy)]
 pub struct RecentMemory<'m> {
     pub all: &'m GuestMemoryMmap,
-    /// The region of the last address, and the address that it begins at.
+    /// The region of the last address, and the guest address of its beginning.
     region: VolatileSlice<'m>,
     start: GuestAddress,
 }
@@ -25,7 +25,7 @@ impl<'m> RecentMemory<'m> {
     /// `length` bytes from `address` on, if they lie in one region.
     #[inline]
     pub fn get_slice(&mut self, address: GuestAddress, length: usize) -> Option<VolatileSlice<'m>> {
-        // What lies before the region is past its end, too.
+        // For an address before the region the subtraction wraps, and the offset is past the region's end.
         let offset = address.0.wrapping_sub(self.start.0) as usize;
         match self.region.subslice(offset, length) {
             Ok(slice) => Some(slice),

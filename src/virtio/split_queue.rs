@@ -1,6 +1,6 @@
 //! A split virtqueue as its device works through it (virtio 1.2 section 2.7).
 //!
-//! Its three parts are looked up in guest memory once, so that an access is a load or a store.
+//! The addresses of its three parts are looked up once, so that each access is one load or store.
 
 use std::sync::atomic::{AtomicU16, Ordering, fence};
 
@@ -11,7 +11,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, VolatileMemory, VolatileSlice};
 
 use super::recent_memory::RecentMemory;
 
-/// Both rings begin with their flags and their index.
+/// Offsets in both rings: flags, index, and the first element.
 const FLAGS: usize = 0;
 const INDEX: usize = 2;
 const RING: usize = 4;
@@ -19,7 +19,7 @@ const RING: usize = 4;
 /// `struct virtq_used_elem`: a chain's head and the bytes written to it.
 type UsedElement = [u32; 2];
 
-/// What a driver did to its queue that only a reset repairs (section 2.1.2).
+/// A mistake of the driver after which the device needs a reset (section 2.1.2).
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("a part of the queue is not in one region of guest memory")]
@@ -36,15 +36,15 @@ pub struct SplitQueue<'m> {
     available: VolatileSlice<'m>,
     used: VolatileSlice<'m>,
     next_available: u16,
-    /// The available ring's index as it was last read.
+    /// The index of the available ring when it was last read.
     seen: u16,
     next_used: u16,
-    /// The used ring's index as of the last decision on a notification.
+    /// The index of the used ring when [`SplitQueue::needs_notification`] was last called.
     announced: u16,
 }
 
 impl<'m> SplitQueue<'m> {
-    /// What the transport found valid, in `memory`.
+    /// A queue that the transport has checked, with its parts in `memory`.
     pub fn new(memory: &'m GuestMemoryMmap, queue: &Queue) -> Result<Self, Error> {
         let state = queue.state();
         let size = usize::from(state.size);
@@ -57,7 +57,7 @@ impl<'m> SplitQueue<'m> {
             size: state.size,
             event_idx: state.event_idx_enabled,
             table: Table(part(state.desc_table, size * size_of::<Descriptor>())?),
-            // Behind each ring there is room for the other side's event index.
+            // Each ring is followed by 2 bytes for the event index of the other side.
             available: part(state.avail_ring, RING + size_of::<u16>() * (size + 1))?,
             used: part(
                 state.used_ring,
@@ -70,7 +70,7 @@ impl<'m> SplitQueue<'m> {
         })
     }
 
-    /// The most chains that it can hold.
+    /// How many chains the queue can hold.
     #[inline]
     pub fn size(&self) -> u16 {
         self.size
@@ -85,7 +85,7 @@ impl<'m> SplitQueue<'m> {
     #[inline]
     pub fn take(&mut self) -> Result<Option<u16>, Error> {
         if self.next_available == self.seen {
-            // What the driver wrote before the index is read after it.
+            // Acquire: what the driver wrote before it changed the index is visible from here.
             self.seen = self.available.load(INDEX, Ordering::Acquire);
             if self.seen.wrapping_sub(self.next_available) > self.size {
                 return Err(Error::Overfull);
@@ -102,7 +102,7 @@ impl<'m> SplitQueue<'m> {
         Ok(Some(head))
     }
 
-    /// Puts a chain into the used ring, with the bytes written to it.
+    /// Puts a chain into the used ring; `length` is how many bytes were written to its buffers.
     #[inline]
     pub fn add_used(&mut self, head: u16, length: u32) -> Result<(), Error> {
         let slot = usize::from(self.next_used % self.size);
@@ -112,15 +112,16 @@ impl<'m> SplitQueue<'m> {
             .map_err(|_| Error::Place)?;
         element.store([u32::from(head).to_le(), length.to_le()]);
         self.next_used = self.next_used.wrapping_add(1);
-        // What is in the chain and in the element is there before the index.
+        // Release: the driver sees the buffers and the element when it sees the new index.
         self.used.store(INDEX, self.next_used, Ordering::Release);
         Ok(())
     }
 
-    /// Whether the driver wants a notification of what was used since the last time that this was asked (section
+    /// Whether the driver wants a notification of the chains that were used since the last call of this function (section
     /// 2.7.7.2).
     pub fn needs_notification(&mut self) -> bool {
-        // The driver writes what it wants and then looks at the index; here it is the other way round.
+        // The driver first writes whether it wants a notification and then reads the index. The device has written the index
+        // and now reads the driver's wish. With a fence on each side at least one of them sees what the other wrote.
         fence(Ordering::SeqCst);
         let before = std::mem::replace(&mut self.announced, self.next_used);
         if !self.event_idx {
@@ -134,16 +135,18 @@ impl<'m> SplitQueue<'m> {
         self.next_used.wrapping_sub(used_event).wrapping_sub(1) < self.next_used.wrapping_sub(before)
     }
 
-    /// From here the driver need not tell of what it makes available.
+    /// Tells the driver that it need not notify the device of available chains.
     pub fn ignore_notifications(&mut self) {
-        // With event indices it tells once, and then of nothing until it is asked again.
+        // With event indices nothing has to be written: the driver notifies once when it passes the event index, and not
+        // again before the device has moved that index.
         if !self.event_idx {
             self.used
                 .store(FLAGS, VRING_USED_F_NO_NOTIFY as u16, Ordering::Relaxed);
         }
     }
 
-    /// From here the driver tells of what it makes available. Says whether it made something available before that.
+    /// Tells the driver to notify the device of available chains. Returns whether chains became available before the driver
+    /// could know that: the device has to take those without a notification.
     pub fn want_notifications(&mut self) -> bool {
         match self.event_idx {
             true => {
@@ -153,15 +156,16 @@ impl<'m> SplitQueue<'m> {
             }
             false => self.used.store(FLAGS, 0, Ordering::Relaxed),
         }
-        // The driver makes something available and then looks whether that is to be told.
+        // The driver first writes the available index and then reads whether the device wants a notification: as in
+        // `needs_notification`, the fence makes sure that one side sees what the other wrote.
         fence(Ordering::SeqCst);
         let index: u16 = self.available.load(INDEX, Ordering::Relaxed);
         index != self.next_available
     }
 }
 
-/// 16-bit fields of the two rings, which the driver reads and writes at the same time. All of them are little-endian and
-/// aligned: the transport has seen to that.
+/// 16-bit fields of the two rings, which the driver reads and writes at the same time. All of them are little-endian, and
+/// aligned because the transport has checked the rings' addresses.
 trait Fields {
     fn load(&self, offset: usize, order: Ordering) -> u16;
     fn store(&self, offset: usize, value: u16, order: Ordering);
@@ -187,7 +191,7 @@ impl Fields for VolatileSlice<'_> {
 pub struct Table<'m>(VolatileSlice<'m>);
 
 impl<'m> Table<'m> {
-    /// The table of so many bytes at `address`, if that is whole descriptors in one region of guest memory.
+    /// The table of `length` bytes at `address`, if it is a whole number of descriptors in one region of guest memory.
     pub fn new(memory: &mut RecentMemory<'m>, address: GuestAddress, length: usize) -> Option<Self> {
         let slice = memory.get_slice(address, length)?;
         length
@@ -195,7 +199,7 @@ impl<'m> Table<'m> {
             .then_some(Self(slice))
     }
 
-    /// The driver may change a descriptor at any time: this reads it once.
+    /// Reads a descriptor, once, because the driver may change it at any time.
     #[inline]
     pub fn get(&self, index: u16) -> Option<Descriptor> {
         let offset = usize::from(index) * size_of::<Descriptor>();

@@ -29,15 +29,15 @@ pub const MEMORY_SIZE: u64 = 1 << 20;
 pub const HOLE: u64 = MEMORY_SIZE;
 pub const HIGH_MEMORY: u64 = 4 << 20;
 
-/// Where queue 0 is.
+/// Guest addresses of queue 0.
 pub const DESCRIPTORS: u64 = 0x1000;
 pub const AVAILABLE: u64 = 0x2000;
 pub const USED: u64 = 0x3000;
 pub const RINGS_SIZE: u64 = 0x3000;
-/// Memory from here on is for the requests of tests.
+/// Tests put their requests into memory from this address on.
 pub const BUFFERS: u64 = 0x1_0000;
 
-/// So long that only a hang takes longer.
+/// A time that is exceeded only by a hang.
 const TIMEOUT_MS: i32 = 60_000;
 
 /// Address, length, flags, next.
@@ -46,7 +46,7 @@ pub type Descriptor = (u64, u32, u16, u16);
 pub struct Driver {
     pub transport: Arc<MmioTransport>,
     pub memory: Arc<GuestMemoryMmap>,
-    /// What an interrupt writes.
+    /// The eventfd that an interrupt writes.
     line: EventFd,
     epoll: Epoll,
     queue_size: u16,
@@ -94,7 +94,7 @@ impl Driver {
         self.transport.write(register.into(), &value.to_le_bytes());
     }
 
-    /// So many bytes of the configuration space.
+    /// The first bytes of the configuration space.
     pub fn config(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length];
         self.transport
@@ -127,7 +127,7 @@ impl Driver {
         word(0) | word(1) << 32
     }
 
-    /// Section 3.1.1 up to step 6. Says whether the device agrees.
+    /// Initializes the device up to step 6 of section 3.1.1. Returns whether the device accepts the features.
     pub fn negotiate(&mut self, features: u64) -> bool {
         self.add_status(VIRTIO_CONFIG_S_ACKNOWLEDGE);
         self.add_status(VIRTIO_CONFIG_S_DRIVER);
@@ -165,7 +165,7 @@ impl Driver {
         self.add_status(VIRTIO_CONFIG_S_DRIVER_OK);
     }
 
-    /// The whole of section 3.1.1 for a device of one queue.
+    /// Initializes a device of one queue, with all steps of section 3.1.1.
     pub fn start(&mut self, features: u64, queue_size: u16) {
         assert!(
             self.negotiate(features),
@@ -179,7 +179,7 @@ impl Driver {
     pub fn reset(&mut self) {
         self.write(VIRTIO_MMIO_STATUS, 0);
         assert_eq!(self.status(), 0);
-        // An edge that was on its way.
+        // Takes an interrupt that came before the reset.
         let _ = self.line.read();
     }
 
@@ -207,7 +207,7 @@ impl Driver {
             .unwrap();
     }
 
-    /// Makes the chain at `head` available, unannounced.
+    /// Makes the chain at `head` available without a notification.
     pub fn offer(&mut self, head: u16) {
         let slot = u64::from(self.next_available % self.queue_size);
         self.store(head, AVAILABLE + 4 + 2 * slot);
@@ -219,7 +219,8 @@ impl Driver {
         self.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     }
 
-    /// Notifies queue 0 only when the device asked for it (section 2.7.10) about what came after `before`.
+    /// Notifies queue 0 if the device asked for a notification (section 2.7.10) of the chains that became available after the
+    /// index was `before`.
     pub fn notify_if_wanted(&self, before: u16) -> bool {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         let wanted = if self.event_idx {
@@ -239,7 +240,7 @@ impl Driver {
         self.next_available
     }
 
-    /// Asks for an interrupt at the next used chain. Says whether one was used before that.
+    /// Asks for an interrupt at the next used chain. Returns whether a chain was used before that.
     pub fn want_interrupt(&self) -> bool {
         self.store(self.next_used, AVAILABLE + 4 + 2 * u64::from(self.queue_size));
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -277,8 +278,8 @@ impl Driver {
         bytes
     }
 
-    /// Whether the first region of memory is as it was `before`, but for the used ring and for what `descriptors` say may
-    /// be written.
+    /// Whether the first region of memory is as it was `before`, except for the used ring and for the buffers that
+    /// `descriptors` make writable.
     pub fn has_written_only<'a>(
         &self,
         before: &[u8],

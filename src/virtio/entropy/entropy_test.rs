@@ -3,7 +3,7 @@ use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_VRING, VIRTIO_MMIO_QUEUE_NUM_
 use super::*;
 use crate::virtio::test_driver::*;
 
-/// What buffers hold before the device has them.
+/// The content of buffers before the device fills them.
 const NOT_WRITTEN: u8 = 0xdd;
 const DATA: u64 = BUFFERS + 0x8000;
 const FEATURES: u64 = VERSION_1;
@@ -28,7 +28,7 @@ fn offer(driver: &mut Driver, table: u64, buffers: &[(u64, u32, u16)]) {
     driver.offer(0);
 }
 
-/// Notifies, and returns the used length when the interrupt came.
+/// Notifies the device, waits for the interrupt, and returns the used length.
 fn finish(driver: &mut Driver) -> u32 {
     driver.notify();
     assert_eq!(driver.wait(), VIRTIO_MMIO_INT_VRING);
@@ -46,7 +46,7 @@ fn is_untouched(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == NOT_WRITTEN)
 }
 
-/// Whether 32 bytes are ones that the device wrote: all the same value they are with a probability of 2^-248.
+/// Whether the device wrote these 32 bytes: random bytes are all equal with a probability of only 2^-248.
 fn is_random(bytes: &[u8]) -> bool {
     assert!(bytes.len() >= 32);
     bytes
@@ -201,7 +201,7 @@ fn a_full_queue_is_served_with_one_interrupt_before_the_notification_returns() {
 
 #[test]
 fn a_driver_that_notifies_only_when_asked_to_is_always_served() {
-    // Beyond where the indices of the rings wrap, which only the event index minds.
+    // With event indices, more requests than the 16-bit indices of the rings can count: the comparison must survive the wrap.
     for (features, requests) in [(FEATURES, 1_000), (FEATURES | EVENT_IDX, 70_000)] {
         let mut driver = device(features);
         for _ in 0..requests {

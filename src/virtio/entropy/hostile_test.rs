@@ -1,4 +1,4 @@
-//! Tables and rings that no driver in its right mind would write.
+//! Tables and rings that a well-behaved driver would never write.
 
 use proptest::prelude::*;
 
@@ -42,7 +42,7 @@ fn buffer() -> impl Strategy<Value = u64> + Clone {
     ]
 }
 
-/// There, in the rings, in the tables, or anywhere.
+/// An address of a buffer, of the rings, of the tables, or any other.
 fn anywhere() -> impl Strategy<Value = u64> + Clone {
     prop_oneof![
         4 => buffer(),
@@ -52,7 +52,7 @@ fn anywhere() -> impl Strategy<Value = u64> + Clone {
     ]
 }
 
-/// `addresses` for buffers, `tables` for indirect tables.
+/// An attack whose buffers have `addresses` and whose indirect tables have addresses from `tables`.
 fn attack(
     addresses: impl Strategy<Value = u64> + Clone + 'static,
     tables: impl Strategy<Value = u64> + Clone + 'static,

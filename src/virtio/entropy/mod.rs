@@ -1,6 +1,7 @@
 //! The entropy device (virtio 1.2 section 5.4): random bytes from the host's kernel.
 //!
-//! It has no thread. A request is less work than waking one would be, and bounded, so the vCPU that notifies serves it.
+//! The device has no thread of its own. A request is less work than waking a thread, and its size is limited, so the vCPU
+//! that notifies the device serves it.
 
 use std::io;
 use std::sync::Arc;
@@ -12,9 +13,9 @@ use vm_memory::{Bytes, GuestMemoryMmap};
 use super::log_limit::LogLimit;
 use super::{Activation, VirtioDevice, VirtioInterrupt};
 
-/// Linux has one request in flight.
+/// Linux never has more than one request in flight.
 const QUEUE_SIZE: u16 = 8;
-/// Bytes that a request gets at most: what getrandom(2) gives without an interruption. Linux asks for 64.
+/// The most bytes that a request gets: as many as getrandom(2) returns without being interrupted. Linux asks for 64.
 const REQUEST_MAX: usize = 256;
 
 /// A source of random bytes for the guest.
@@ -49,7 +50,7 @@ impl VirtioDevice for Entropy {
         0
     }
 
-    /// It has no configuration space.
+    /// The device has no configuration space.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
@@ -69,7 +70,7 @@ impl VirtioDevice for Entropy {
             queue: queue.queue,
             interrupt,
         });
-        // What the driver made available before DRIVER_OK it need not notify of.
+        // The driver need not send a notification for requests that it made available before DRIVER_OK.
         self.serve_queue();
         Ok(())
     }
@@ -90,7 +91,7 @@ struct ServedQueue {
     interrupt: VirtioInterrupt,
 }
 
-/// What only a reset repairs (section 2.1.2).
+/// A fault after which the device needs a reset (section 2.1.2).
 #[derive(Debug, thiserror::Error)]
 enum QueueError {
     #[error(transparent)]
@@ -110,15 +111,16 @@ impl ServedQueue {
         let chains = self.take_available()?;
         let next_used = self.queue.next_used();
         let filled = self.fill_all(chains);
-        // Completions before a broken chain count too.
+        // The driver is notified also of the chains that were completed before a broken one.
         if self.queue.next_used() != next_used && self.queue.needs_notification(&*self.memory)? {
             self.interrupt.notify_used();
         }
         filled
     }
 
-    /// Takes what is available, and asks to be notified of the next. Nothing is used meanwhile, so a driver that knows
-    /// the size of its queue cannot keep this going from another vCPU.
+    /// Takes all available chains, and asks for a notification of the next. No chain is given back meanwhile, so there can be
+    /// no more of them than the queue's size: a driver that makes more available from another vCPU gets an error, and cannot
+    /// keep this loop running.
     fn take_available(&mut self) -> Result<Vec<Chain>, QueueError> {
         let mut chains = Vec::new();
         while self.queue.enable_notification(&*self.memory)? {
@@ -142,8 +144,8 @@ impl ServedQueue {
 
 type Chain = DescriptorChain<Arc<GuestMemoryMmap>>;
 
-/// Fills the first writable bytes of `chain`, and says how many: those up to the first that is not in guest memory, and
-/// [`REQUEST_MAX`] at most. A chain has at most `limit` descriptors, the queue's size (section 2.7.5.3.1).
+/// Fills the first writable bytes of `chain`, up to the first byte that is not in guest memory and [`REQUEST_MAX`] at most.
+/// Returns how many were filled. A chain may have at most `limit` descriptors, the queue's size (section 2.7.5.3.1).
 fn fill(memory: &GuestMemoryMmap, chain: Chain, limit: u16) -> Result<u32, QueueError> {
     let mut random = [0; REQUEST_MAX];
     let (mut filled, mut room, mut ended) = (0, REQUEST_MAX, false);
