@@ -1,11 +1,13 @@
-//! The kernel command line: parameters for the kernel, then ` -- `, then arguments for init.
+//! The kernel command line in the making: parameters for the kernel, then ` -- `, then arguments for init.
 
 use linux_loader::cmdline::{self, Cmdline};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
+use super::parameters::split;
+use super::refused::{self, Refused};
 use crate::x86::layout;
 
-/// A command line in the making: each part's kernel parameters go before all init arguments.
+/// A command line in the making: the kernel parameters of each part go before all init arguments.
 #[derive(Clone, Debug)]
 pub struct CommandLine(Cmdline);
 
@@ -23,6 +25,8 @@ pub enum Error {
         taker: &'static str,
         limit: usize,
     },
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error("the kernel command line cannot be built: {0}")]
     Build(#[from] cmdline::Error),
     #[error("the kernel command line cannot be written to guest memory: {0}")]
@@ -32,10 +36,16 @@ pub enum Error {
 impl CommandLine {
     /// Starts with `text`, which may hold init arguments after ` -- `.
     pub fn new(text: &str) -> Result<CommandLine, Error> {
-        // Lengths are checked at the end, by an error that can name them.
+        // Without a limit here: `check` looks at the length of the whole, and its error names it.
         let mut line = CommandLine(Cmdline::new(usize::MAX)?);
         line.append(text)?;
         Ok(line)
+    }
+
+    /// Adds what a person wrote, unless it turns off what the guest needs. `built_in`: whether the kernel is Coracle's.
+    pub fn append_persons(&mut self, text: &str, built_in: bool) -> Result<(), Error> {
+        refused::check(text, built_in)?;
+        self.append(text)
     }
 
     /// Adds the kernel parameters of `text` after those that are there, and its init arguments likewise.
@@ -43,7 +53,7 @@ impl CommandLine {
         if let Some((position, character)) = text.char_indices().find(|(_, c)| !matches!(c, ' '..='~')) {
             return Err(Error::Unprintable { character, position });
         }
-        // The kernel would take everything after it, of other parts too, for one value.
+        // The kernel would take all that follows the open quotation mark, in later parts too, for one value.
         if text.matches('"').count() % 2 == 1 {
             return Err(Error::OpenQuote {
                 text: text.to_string(),
@@ -98,25 +108,6 @@ impl CommandLine {
 pub fn write(line: &CommandLine, memory: &GuestMemoryMmap, address: GuestAddress) -> Result<(), Error> {
     line.check(usize::MAX)?;
     Ok(memory.write_slice(line.0.as_cstring()?.as_bytes_with_nul(), address)?)
-}
-
-/// Splits at the first `--` that stands alone, quoted or not, as the kernel's `parse_args` does.
-fn split(text: &str) -> (&str, &str) {
-    let mut in_quotes = false;
-    let mut start = 0;
-    for (index, character) in text.char_indices().chain([(text.len(), ' ')]) {
-        match character {
-            '"' => in_quotes = !in_quotes,
-            ' ' if !in_quotes => {
-                if matches!(&text[start..index], "--" | "\"--\"") {
-                    return (&text[..start], &text[index..]);
-                }
-                start = index + 1;
-            }
-            _ => (),
-        }
-    }
-    (text, "")
 }
 
 #[cfg(test)]

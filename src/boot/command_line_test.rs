@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::parameters::names;
 use super::super::test_images::memory;
 use super::*;
 
@@ -113,8 +114,7 @@ proptest! {
         if line.append(&text).is_ok() {
             line.append("last").unwrap();
             let text = line.text().unwrap();
-            let (parameters, _) = split(&text);
-            prop_assert!(parameters.split(' ').any(|word| word == "last"), "{}", text);
+            prop_assert!(names(&text, "last"), "{}", text);
         }
     }
 }

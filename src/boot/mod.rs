@@ -17,6 +17,10 @@ mod initrd;
 mod lz4;
 /// Maps a file's pages as guest memory.
 mod map;
+/// A command line as the kernel reads it.
+pub mod parameters;
+/// Kernel parameters with which a guest would not work.
+mod refused;
 /// Unpacks what a bzImage carries.
 mod unpack;
 

@@ -516,3 +516,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_argument_of_init_names_no_root_device() {
+    let (_, text) = explained(Outcome::Reset, NO_ROOT, &with_disk("quiet -- root=/dev/vdb"));
+    assert!(text.contains("the command line names no root device"), "{text}");
+    let (_, text) = explained(
+        Outcome::Reset,
+        NO_ROOT,
+        &with_disk("\"root=/dev/v x\" -- root=/dev/vdb"),
+    );
+    assert!(text.contains("/dev/v x"), "{text}");
+}

@@ -13,6 +13,7 @@ mod panic;
 use std::fmt;
 use std::io;
 
+use crate::boot::parameters;
 use crate::machine::Outcome;
 use panic::Panic;
 
@@ -34,21 +35,19 @@ pub struct Facts {
 impl Facts {
     /// The root device that the command line names; the last one counts.
     fn root(&self) -> Option<String> {
-        self.command_line
-            .split_whitespace()
-            .rev()
-            .find_map(|word| word.strip_prefix("root="))
-            .map(console::clean)
+        parameters::last_value(&self.command_line, "root").map(console::clean)
     }
 
-    fn has_word(&self, wanted: &str) -> bool {
-        self.command_line.split_whitespace().any(|word| word == wanted)
+    /// Whether the command line has this parameter with this value, or without one.
+    fn has_parameter(&self, name: &str, value: Option<&str>) -> bool {
+        parameters::parameters(&self.command_line)
+            .any(|parameter| parameter.is(name) && parameter.value == value)
     }
 
     fn has_serial_console(&self) -> bool {
-        self.command_line
-            .split_whitespace()
-            .any(|word| word.starts_with("console=ttyS0"))
+        parameters::parameters(&self.command_line).any(|parameter| {
+            parameter.is("console") && parameter.value.is_some_and(|value| value.starts_with("ttyS0"))
+        })
     }
 }
 
@@ -200,7 +199,7 @@ fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Fact
     }
     let cause = match panic::oops(lines) {
         Some(oops) => Some(format!("the kernel failed first: {oops}")),
-        None if facts.has_word("reboot=t") || facts.has_word("reboot=triple") => {
+        None if facts.has_parameter("reboot", Some("t")) || facts.has_parameter("reboot", Some("triple")) => {
             Some("the command line's reboot=t makes every reboot a triple fault".into())
         }
         None => None,
@@ -353,7 +352,7 @@ fn silence(facts: &Facts) -> (Option<String>, Option<String>) {
             "the command line does not name the serial console",
             "--cmdline console=ttyS0",
         )
-    } else if facts.has_word("quiet") {
+    } else if facts.has_parameter("quiet", None) {
         (
             "`quiet` on the command line hides what the kernel says",
             "a command line without `quiet`",

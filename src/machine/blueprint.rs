@@ -8,7 +8,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::Error;
 use super::open_files::BootFiles;
-use crate::boot::{self, CommandLine, Initrd, Kernel, Protocol};
+use crate::boot::{self, CommandLine, Initrd, Kernel, Protocol, parameters};
 use crate::config::{Config, DISKS_MAX};
 use crate::timings::{Phase, Timeline};
 use crate::x86::acpi::{self, VirtioMmioWindow};
@@ -61,7 +61,8 @@ impl Blueprint {
             line.append(console_hints)?;
         }
         line.append(&root_parameters(config, initrd.is_some()))?;
-        line.append(&config.cmdline)?;
+        line.append(bounce_buffer_parameters(config))?;
+        line.append_persons(&config.cmdline, config.kernel.is_none())?;
         for disk in &disks {
             line.append_virtio_mmio(GuestAddress(disk.address), disk.irq)?;
         }
@@ -122,11 +123,20 @@ fn window(index: usize) -> VirtioMmioWindow {
 /// Without an initrd the first disk is the root file system, unless the person says otherwise.
 fn root_parameters(config: &Config, has_initrd: bool) -> String {
     match config.disks.first() {
-        Some(disk) if !has_initrd && !config.cmdline.split(' ').any(|word| word.starts_with("root=")) => {
+        Some(disk) if !has_initrd && !parameters::names(&config.cmdline, "root") => {
             format!("root=/dev/vda {}", if disk.ro { "ro" } else { "rw" })
         }
         _ => String::new(),
     }
+}
+
+/// A Linux with memory above 4 GiB sets 64 MiB aside and clears them, for devices that cannot address all memory: this
+/// machine has none, so the kernel is told not to. The built-in kernel does not do it in the first place.
+fn bounce_buffer_parameters(config: &Config) -> &'static str {
+    let is_needed = config.kernel.is_some()
+        && config.memory.0 > layout::MMIO_HOLE
+        && !parameters::names(&config.cmdline, "swiotlb");
+    if is_needed { "swiotlb=noforce" } else { "" }
 }
 
 #[cfg(test)]
