@@ -1,6 +1,7 @@
 //! What a machine is made of: plain data, parsed and validated here and nowhere else.
 
 mod backing;
+mod cpu;
 mod disk_option;
 mod file;
 mod nearest;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 pub use backing::Backing;
+pub use cpu::{Cpu, CpuFeature};
 #[cfg(test)]
 pub(crate) use disk_option::OPTIONS as DISK_OPTIONS;
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub cmdline: String,
     /// Number of vCPUs.
     pub cpus: u8,
+    /// What the vCPUs can do.
+    pub cpu: Cpu,
     /// Guest memory.
     pub memory: Size,
     /// Disks, in the order in which the guest sees them.
@@ -59,6 +63,7 @@ impl Default for Config {
             initrd: None,
             cmdline: String::new(),
             cpus: 1,
+            cpu: Cpu::default(),
             memory: Size(128 * MIB),
             disks: Vec::new(),
             on_reboot: OnReboot::Exit,

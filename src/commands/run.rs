@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Error, system};
-use crate::config::{CPUS_MAX, Config, Disk, OnReboot, Size};
+use crate::config::{CPUS_MAX, Config, Cpu, Disk, OnReboot, Size};
 use crate::console::{
     Drain, End, Output, Session, Signals, Terminal, ignore_file_size_limit, tell, terminal_size,
 };
@@ -58,6 +58,16 @@ pub struct Args {
     /// Number of vCPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=CPUS_MAX.into()))]
     cpus: Option<u8>,
+
+    /// What the vCPUs can do: host, or host with features: host,+vmx
+    ///
+    /// host is what programs and kernels commonly use of this host's processor. Features are added by +NAME and taken
+    /// away again by -NAME:
+    ///
+    ///   vmx, svm  hardware virtualization by Intel, by AMD: for a guest that runs virtual machines itself
+    ///   pmu       performance counters, for perf in the guest
+    #[arg(long, value_name = "host[,+FEATURE]...", verbatim_doc_comment)]
+    cpu: Option<Cpu>,
 
     /// Guest memory: a number of bytes or one with a unit, for example 512M or 2G; 32M to 512G [default: 128M]
     #[arg(short, long, value_name = "SIZE")]
@@ -124,6 +134,7 @@ impl Args {
         config.initrd = self.initrd.clone().or(config.initrd);
         config.cmdline = self.cmdline.clone().unwrap_or(config.cmdline);
         config.cpus = self.cpus.unwrap_or(config.cpus);
+        config.cpu = self.cpu.unwrap_or(config.cpu);
         config.memory = self.memory.unwrap_or(config.memory);
         config.disks.extend(self.disks.iter().cloned());
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);

@@ -66,6 +66,15 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "cpu",
+        form: "\"host\", or host with features, for example \"host,+vmx\" (how many vCPUs there are is said by \"cpus\")",
+        set: |config, value| {
+            let cpu = value.text()?.parse();
+            config.cpu = cpu.map_err(|error: super::cpu::Error| Wrong::Because(error.to_string()))?;
+            Ok(())
+        },
+    },
+    Key {
         name: "memory",
         form: "a size, for example \"512M\", or a number of bytes",
         set: |config, value| {

@@ -8,7 +8,8 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+    KVM_CAP_PMU_CAPABILITY, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE,
+    kvm_enable_cap, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -143,6 +144,21 @@ impl Vm {
             ..Default::default()
         };
         self.fd.create_pit2(pit).map_err(refused("create a timer"))
+    }
+
+    /// Takes the performance counters away from vCPUs that are created from here on. On processors by AMD a guest finds
+    /// them without CPUID.
+    ///
+    /// KVM before Linux 5.18 cannot; nor is anything lost then but that a guest can count its own events.
+    pub fn remove_performance_counters(&self) {
+        let capability = kvm_enable_cap {
+            cap: KVM_CAP_PMU_CAPABILITY,
+            args: [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        if let Err(error) = self.fd.enable_cap(&capability) {
+            log::debug!("this KVM cannot take performance counters away: {error}");
+        }
     }
 
     /// Creates the vCPU whose local APIC has this ID.

@@ -65,6 +65,7 @@ impl fmt::Display for DryRun {
         }
         writeln!(f, "command line  {}", blueprint.command_line)?;
         writeln!(f, "vCPUs         {}", config.cpus)?;
+        writeln!(f, "  processor   {}", config.cpu)?;
         writeln!(f, "memory        {} MiB", config.memory.0 >> 20)?;
         for range in memory_map(memory.guest()) {
             let kind = match range.kind {

@@ -4,6 +4,8 @@
 
 use vm_memory::GuestMemoryMmap;
 
+use super::Error;
+use crate::config::{Cpu, CpuFeature};
 use crate::kvm::{self, CpuId, Kvm, Vcpu, Vm};
 use crate::timings::{Phase, Timeline};
 use crate::x86::cpuid::{self, Topology};
@@ -26,10 +28,14 @@ impl Hardware {
         kvm: &Kvm,
         memory: &GuestMemoryMmap,
         cpus: u8,
+        cpu: Cpu,
         timer: bool,
         timeline: &Timeline,
     ) -> Result<Self, kvm::Error> {
         let vm = kvm.create_vm()?;
+        if !cpu.has(CpuFeature::Pmu) {
+            vm.remove_performance_counters();
+        }
         timeline.mark(Phase::VmCreated);
         // SAFETY: this function's contract is the same.
         unsafe { vm.set_memory(memory) }?;
@@ -47,16 +53,18 @@ impl Hardware {
     }
 }
 
-/// What the host's processor and KVM offer to vCPUs.
+/// What a guest's processors can do: what the host's processor and KVM offer, and the person allows.
 pub struct Processor {
-    supported: CpuId,
+    cpu: Cpu,
+    shown: CpuId,
     tsc_deadline_timer: bool,
 }
 
 impl Processor {
-    pub fn ask(kvm: &Kvm) -> Result<Self, kvm::Error> {
+    pub fn ask(kvm: &Kvm, cpu: Cpu) -> Result<Self, Error> {
         Ok(Self {
-            supported: kvm.supported_cpuid()?,
+            cpu,
+            shown: cpuid::shown(&kvm.supported_cpuid()?, cpu)?,
             tsc_deadline_timer: kvm.has_tsc_deadline_timer(),
         })
     }
@@ -65,7 +73,7 @@ impl Processor {
     pub fn set_up(&self, vcpus: &[Vcpu]) -> Result<(), kvm::Error> {
         let cpus = vcpus.len() as u8;
         for (cpu, vcpu) in (0..).zip(vcpus) {
-            let mut cpuid = self.supported.clone();
+            let mut cpuid = self.shown.clone();
             let topology = Topology {
                 cpu,
                 cpus,
@@ -73,7 +81,7 @@ impl Processor {
             };
             cpuid::set_topology(&mut cpuid, topology);
             vcpu.set_cpuid(&cpuid)?;
-            vcpu.set_msrs(&msrs::boot_msrs())?;
+            vcpu.set_msrs(&msrs::boot_msrs(self.cpu))?;
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ use crate::virtio::block::{Block, Disk, OpenError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::acpi::VirtioMmioWindow;
-use crate::x86::{acpi, layout, mp_table, pvh, registers, zero_page};
+use crate::x86::{acpi, cpuid, layout, mp_table, pvh, registers, zero_page};
 use blueprint::Blueprint;
 use ending::Ending;
 use hardware::{Hardware, Processor};
@@ -54,6 +54,8 @@ pub enum Error {
     Disk(#[from] OpenError),
     #[error(transparent)]
     Memory(#[from] memory::Error),
+    #[error(transparent)]
+    Cpu(#[from] cpuid::NotOffered),
     #[error(transparent)]
     MpTable(#[from] mp_table::Error),
     #[error(transparent)]
@@ -133,7 +135,7 @@ impl Machine {
             let (kvm, memory, made) = (&kvm, &memory, &made);
             let blueprint = move || {
                 // The other thread waits for it, or has gone for a reason that it tells.
-                let _ = tell.send(Processor::ask(kvm));
+                let _ = tell.send(Processor::ask(kvm, config.cpu));
                 timeline.mark(Phase::ProcessorKnown);
                 let blueprint = Blueprint::new(config, &opened.boot, console_hints, guest, timeline)?;
                 if built_in {
@@ -145,8 +147,9 @@ impl Machine {
                 .name("blueprint".into())
                 .spawn_scoped(scope, blueprint);
             // SAFETY: the machine, and what it becomes, drops the memory last.
-            let hardware = unsafe { Hardware::create(kvm, guest, config.cpus, !built_in, timeline) };
-            let hardware = hardware.and_then(|hardware| {
+            let hardware =
+                unsafe { Hardware::create(kvm, guest, config.cpus, config.cpu, !built_in, timeline) };
+            let hardware = hardware.map_err(Error::from).and_then(|hardware| {
                 if let Ok(processor) = processor.recv() {
                     processor?.set_up(&hardware.vcpus)?;
                     timeline.mark(Phase::VcpusSetUp);

@@ -1,22 +1,35 @@
 //! Model-specific registers that a guest expects set before its first instruction.
 
+use crate::config::{Cpu, CpuFeature};
 use crate::kvm::Msr;
 
 const IA32_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
+/// Intel SDM volume 4, table 2-2: whether there are performance counters, and no branch trace and no event sampling.
+const MISC_ENABLE_COUNTERS: u64 = 1 << 7;
+const MISC_ENABLE_NO_BRANCH_TRACE: u64 = 1 << 11;
+const MISC_ENABLE_NO_EVENT_SAMPLING: u64 = 1 << 12;
 const IA32_MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_ENABLE: u64 = 1 << 11;
 const MTRR_WRITE_BACK: u64 = 6;
 
-/// All memory is write-back, string instructions are fast; everything else is as after a reset.
-pub fn boot_msrs() -> [Msr; 2] {
+/// All memory is write-back, string instructions are fast, and what CPUID does not show is said to be missing here too;
+/// everything else is as after a reset.
+pub fn boot_msrs(cpu: Cpu) -> [Msr; 2] {
+    let counters = match cpu.has(CpuFeature::Pmu) {
+        true => MISC_ENABLE_COUNTERS,
+        false => 0,
+    };
     let msr = |index, data| Msr {
         index,
         data,
         ..Default::default()
     };
     [
-        msr(IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+        msr(
+            IA32_MISC_ENABLE,
+            MISC_ENABLE_FAST_STRING | MISC_ENABLE_NO_BRANCH_TRACE | MISC_ENABLE_NO_EVENT_SAMPLING | counters,
+        ),
         msr(IA32_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
     ]
 }

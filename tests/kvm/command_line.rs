@@ -40,6 +40,33 @@ const REFUSED: &[(&[&str], u8, &[&str])] = &[
     (&["run", "--kernel", "KERNEL", "--cpus", "33"], 125, &["1..=32"]),
     (&["run", "--kernel", "KERNEL", "--cpus", "-1"], 125, &["-1"]),
     (
+        &["run", "--kernel", "KERNEL", "--cpu", "2"],
+        125,
+        &["'2'", "host,+vmx"],
+    ),
+    (
+        &["run", "--kernel", "KERNEL", "--cpu", "host,+sgx"],
+        125,
+        &["'sgx'", "vmx, svm, pmu"],
+    ),
+    (
+        &[
+            "run",
+            "--dry-run",
+            "--kernel",
+            "KERNEL",
+            "--cmdline",
+            "noapic panic=1",
+        ],
+        125,
+        &["coracle: the kernel parameter noapic", "leave it out"],
+    ),
+    (
+        &["run", "--dry-run", "--kernel", "KERNEL", "--cmdline", "maxcpus=0"],
+        125,
+        &["coracle: the kernel parameter maxcpus=0", "--cpus 1"],
+    ),
+    (
         &["run", "--kernel", "KERNEL", "--on-reboot", "maybe"],
         125,
         &["maybe", "restart"],
@@ -120,7 +147,9 @@ fn a_command_line_longer_than_the_kernel_takes_is_refused_with_the_limit() {
 #[test]
 fn a_configuration_that_is_not_understood_is_refused_with_the_reason() {
     let cases = [
-        (r#"{"cpu": 2}"#, "did you mean 'cpus'?"),
+        (r#"{"vcpus": 2}"#, "did you mean 'cpus'?"),
+        (r#"{"cpu": 2}"#, "by \"cpus\""),
+        (r#"{"cpu": "host,+sgx"}"#, "it knows vmx, svm, pmu"),
         (r#"{"disk": 5}"#, "'disk' must be a disk"),
         (r#"{"disk": "x,readonly"}"#, "'readonly'"),
         ("", "empty"),

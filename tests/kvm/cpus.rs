@@ -123,3 +123,115 @@ fn four_processors_start_and_know_their_place() {
 fn thirty_two_processors_start_and_know_their_place() {
     cpus(32);
 }
+
+guest!(
+    tell_leaves,
+    "
+    # The leaves whose numbers are at 0x300000, up to one that is all ones: each number and its four registers.
+    mov esi, 0x300000
+    mov edi, 0x200000
+2:
+    lodsd
+    cmp eax, -1
+    je 3f
+    stosd
+    xor ecx, ecx
+    cpuid
+    stosd
+    mov eax, ebx
+    stosd
+    mov eax, ecx
+    stosd
+    mov eax, edx
+    stosd
+    jmp 2b
+3:
+    sub edi, 0x200000
+    send 0x200000, edi
+    power_off
+"
+);
+
+/// EAX, EBX, ECX and EDX of leaves, as a guest sees them.
+fn leaves(numbers: &[u32], arguments: &[&str]) -> Vec<[u32; 4]> {
+    let data: Vec<u8> = numbers
+        .iter()
+        .chain(&[u32::MAX])
+        .flat_map(|number| number.to_le_bytes())
+        .collect();
+    let ended = Coracle::run(&tell_leaves().data(data).linux64())
+        .args(arguments)
+        .end()
+        .with_code(0)
+        .in_silence();
+    assert_eq!(ended.stdout.len(), numbers.len() * 20);
+    let told = ended.stdout.chunks(20);
+    told.zip(numbers)
+        .map(|(told, &number)| {
+            assert_eq!(u32_at(told, 0), number);
+            [4, 8, 12, 16].map(|at| u32_at(told, at))
+        })
+        .collect()
+}
+
+/// Leaves of performance counters, SGX, processor trace, SVM and sampling, and one that no processor has yet.
+const HIDDEN: [u32; 8] = [
+    0xa,
+    0x12,
+    0x14,
+    0x2f,
+    0x8000_000a,
+    0x8000_001b,
+    0x8000_001f,
+    0x8000_0022,
+];
+
+#[test]
+fn neither_virtualization_nor_counters_are_shown_unless_asked_for() {
+    if !kvm_is_here() {
+        return;
+    }
+    let told = leaves(&[0, 0x8000_0000, 1, 0x8000_0001], &[]);
+    let [
+        [highest, ..],
+        [highest_extended, ..],
+        [_, _, features, _],
+        [_, _, features_amd, _],
+    ] = told[..]
+    else {
+        panic!("{told:x?}");
+    };
+    assert_eq!(features >> 5 & 1, 0, "vmx");
+    assert_eq!(features >> 15 & 1, 0, "pdcm");
+    assert_eq!(features >> 3 & 1, 0, "monitor");
+    assert_eq!(features >> 31, 1, "hypervisor");
+    assert_eq!(features_amd >> 2 & 1, 0, "svm");
+    // A leaf above the highest is not asked for by anybody: processors by Intel answer it with another leaf.
+    let asked: Vec<u32> = HIDDEN
+        .into_iter()
+        .filter(|&leaf| {
+            leaf <= if leaf >> 31 == 0 {
+                highest
+            } else {
+                highest_extended
+            }
+        })
+        .collect();
+    for (leaf, told) in asked.iter().zip(leaves(&asked, &[])) {
+        assert_eq!(told, [0; 4], "leaf {leaf:#x}");
+    }
+}
+
+#[test]
+fn a_feature_that_is_asked_for_is_shown_or_refused_by_name() {
+    if !kvm_is_here() {
+        return;
+    }
+    // No processor has both.
+    let kernel = tell_leaves().data(u32::MAX.to_le_bytes()).linux64();
+    Coracle::run(&kernel)
+        .args(&["--cpu", "host,+vmx,+svm"])
+        .end()
+        .with_code(125)
+        .saying(&["this host's KVM has no ", "leave +"]);
+}

@@ -1,9 +1,12 @@
 //! vCPUs: the guest finds all of them, and each runs programs.
 
+use std::fs;
+
 use crate::place;
 use crate::run::Coracle;
 
 crate::group!["cpus":
+    hardware_virtualization_is_shown_only_to_a_guest_that_is_to_have_it,
     many_cpus_are_online_and_each_runs_a_program,
     four_cpus_are_online_and_each_runs_a_program,
     two_cpus_are_online_and_each_runs_a_program,
@@ -49,4 +52,24 @@ fn check(cpus: u8, online: &str) {
     for cpu in 0..cpus {
         finished.assert_prints(&format!("ran on {cpu}\n"));
     }
+}
+
+/// KVM offers it to guests wherever it has it itself, which is where these trials run.
+fn hardware_virtualization_is_shown_only_to_a_guest_that_is_to_have_it() {
+    let host = fs::read_to_string("/proc/cpuinfo").unwrap();
+    let has = |flag| host.split_whitespace().any(|word| word == flag);
+    let flag = ["vmx", "svm"].into_iter().find(|&flag| has(flag));
+    let flag = flag.expect("a processor that KVM works on has one of them");
+    let count = format!("echo with $(grep -c -w {flag} /proc/cpuinfo)");
+    Coracle::run()
+        .script(&count)
+        .end()
+        .assert_powered_off()
+        .assert_prints("with 0\n");
+    Coracle::run()
+        .args(["--cpu", &format!("host,+{flag}")])
+        .script(&count)
+        .end()
+        .assert_powered_off()
+        .assert_prints("with 1\n");
 }
