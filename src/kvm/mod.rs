@@ -1,6 +1,7 @@
 //! The only module that names KVM: what it offers the machine is a VM, its vCPUs and their exits.
 
 pub mod probe;
+mod run_page;
 mod statistics;
 mod vcpu;
 
@@ -18,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 pub use kvm_bindings::{CpuId, kvm_cpuid_entry2 as CpuIdEntry, kvm_msr_entry as Msr, kvm_segment as Segment};
 pub use kvm_bindings::{kvm_regs as Registers, kvm_sregs as SpecialRegisters};
 pub use statistics::Statistics;
-pub use vcpu::{Exit, Vcpu};
+pub use vcpu::{Exit, ImmediateExit, Vcpu};
 
 use crate::interrupt::Interrupt;
 
@@ -163,10 +164,9 @@ impl Vm {
 
     /// Creates the vCPU whose local APIC has this ID.
     pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, Error> {
-        self.fd
-            .create_vcpu(id.into())
-            .map(Vcpu::new)
-            .map_err(refused("create a vCPU"))
+        let what = "create a vCPU";
+        let fd = self.fd.create_vcpu(id.into()).map_err(refused(what))?;
+        Vcpu::new(fd, self.fd.run_size()).map_err(|source| Error::Call { what, source })
     }
 
     /// An input of the interrupt controllers. Once the VM is gone its edges reach nobody.

@@ -2,11 +2,12 @@
 
 mod blueprint;
 mod dry_run;
-mod ending;
 mod hardware;
+mod kick;
 mod memory;
 mod open_files;
 mod outcome;
+mod stop_request;
 mod vcpu;
 
 use std::io;
@@ -38,8 +39,8 @@ use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::acpi::VirtioMmioWindow;
 use crate::x86::{acpi, cpuid, layout, mp_table, pvh, registers, zero_page};
 use blueprint::Blueprint;
-use ending::Ending;
 use hardware::{Hardware, Processor};
+use stop_request::StopRequest;
 
 /// Why a machine could not be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +97,7 @@ impl Error {
 /// A machine whose first vCPU stands at the kernel's entry.
 pub struct Machine {
     vcpus: Vec<Vcpu>,
-    shared: Arc<vcpu::Shared>,
+    board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
     /// Dropped after all that use guest memory.
@@ -173,10 +174,10 @@ impl Machine {
         let Hardware { vm, vcpus } = hardware?;
         set_entry(&vcpus[0], &kernel, &memory)?;
 
-        let ending = Arc::new(Ending::new().map_err(system("make an event"))?);
+        let stop = Arc::new(StopRequest::new().map_err(system("make an event"))?);
         let mut ports = Bus::default();
         let serial = attach_serial(&vm, &mut ports, console)?;
-        attach_ends(&mut ports, &ending)?;
+        attach_ends(&mut ports, &stop)?;
         if timeline.is_on() {
             attach_boot_clock(&mut ports, timeline)?;
         }
@@ -190,15 +191,15 @@ impl Machine {
         transports.push(attach_virtio(&vm, &mut mmio, &memory, entropy, device)?);
         timeline.mark(Phase::DevicesAttached);
 
-        let shared = Arc::new(vcpu::Shared {
+        let board = Arc::new(vcpu::Board {
             ports,
             mmio,
             memory: memory.guest().clone(),
-            ending,
+            stop,
         });
         Ok(Self {
             vcpus,
-            shared,
+            board,
             serial,
             transports,
             vm,
@@ -220,7 +221,7 @@ impl Machine {
 
     /// Starts a thread for each vCPU.
     pub fn start(self) -> Result<Running, Error> {
-        vcpu::catch_stop_signal()?;
+        kick::catch_signal().map_err(system("catch a signal"))?;
         let statistics = || {
             self.vcpus
                 .iter()
@@ -230,17 +231,17 @@ impl Machine {
         self.timeline.guest_starts(self.memory.guest(), statistics);
         let mut running = Running {
             threads: Vec::with_capacity(self.vcpus.len()),
-            shared: self.shared,
+            board: self.board,
             serial: self.serial,
             transports: self.transports,
             _vm: self.vm,
             _memory: self.memory,
         };
         for (index, vcpu) in self.vcpus.into_iter().enumerate() {
-            let (shared, timeline) = (running.shared.clone(), self.timeline.clone());
+            let (board, timeline) = (running.board.clone(), self.timeline.clone());
             running
                 .threads
-                .push(vcpu::Thread::start(index, vcpu, shared, timeline)?);
+                .push(vcpu::Thread::start(index, vcpu, board, timeline)?);
         }
         Ok(running)
     }
@@ -249,7 +250,7 @@ impl Machine {
 /// A machine whose vCPUs run. Dropping it stops them.
 pub struct Running {
     threads: Vec<vcpu::Thread>,
-    shared: Arc<vcpu::Shared>,
+    board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
     _vm: Vm,
@@ -259,7 +260,7 @@ pub struct Running {
 impl Running {
     /// Readable once the run has ended.
     pub fn ended(&self) -> &EventFd {
-        self.shared.ending.event()
+        self.board.stop.event()
     }
 
     /// The guest's console.
@@ -269,18 +270,18 @@ impl Running {
 
     /// Ends the run, unless it ended before.
     pub fn end(&self, outcome: Outcome) {
-        self.shared.ending.end(outcome);
+        self.board.stop.make(outcome);
     }
 
     /// Waits for vCPUs and devices to stop, after the end, and says what the end was.
     pub fn finish(mut self) -> Outcome {
         self.stop();
-        self.shared.ending.take_outcome().unwrap_or(Outcome::Quit)
+        self.board.stop.take_outcome().unwrap_or(Outcome::Quit)
     }
 
     fn stop(&mut self) {
         self.end(Outcome::Quit);
-        self.threads.drain(..).for_each(vcpu::Thread::stop);
+        self.threads.drain(..).for_each(vcpu::Thread::join);
         self.transports.iter().for_each(|transport| transport.stop());
     }
 }
@@ -321,10 +322,10 @@ fn attach_serial(vm: &Vm, ports: &mut Bus, console: Arc<dyn Sink>) -> Result<Arc
 }
 
 /// The devices by which a guest ends itself.
-fn attach_ends(ports: &mut Bus, ending: &Arc<Ending>) -> Result<(), Error> {
+fn attach_ends(ports: &mut Bus, stop: &Arc<StopRequest>) -> Result<(), Error> {
     let power_off = {
-        let ending = ending.clone();
-        SleepRegisters::new(acpi::SLEEP_TYPE_S5, move || ending.end(Outcome::PoweredOff))
+        let stop = stop.clone();
+        SleepRegisters::new(acpi::SLEEP_TYPE_S5, move || stop.make(Outcome::PoweredOff))
     };
     let sleep_registers = layout::SLEEP_STATUS_PORT - layout::SLEEP_CONTROL_PORT + 1;
     ports.attach(
@@ -333,8 +334,8 @@ fn attach_ends(ports: &mut Bus, ending: &Arc<Ending>) -> Result<(), Error> {
         Arc::new(power_off),
     )?;
     let reset = {
-        let ending = ending.clone();
-        KeyboardController::new(move || ending.end(Outcome::Reset))
+        let stop = stop.clone();
+        KeyboardController::new(move || stop.make(Outcome::Reset))
     };
     ports.attach(
         layout::KEYBOARD_PORT.into(),

@@ -1,42 +1,39 @@
 //! A vCPU's thread: runs the guest, and carries its exits to the buses.
 
-use std::cell::Cell;
-use std::ptr;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::ending::Ending;
+use super::stop_request::StopRequest;
 use super::{Error, Outcome};
 use crate::bus::Bus;
+use crate::clock::coarse;
 use crate::kvm::{Exit, Vcpu};
 use crate::timings::{Phase, Tally, Timeline};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// Longest x86 instruction, in bytes.
 const INSTRUCTION_MAX: usize = 15;
 /// The instruction pointer of a processor after its reset, where no guest of ours has code.
 const RESET_VECTOR: u64 = 0xfff0;
+/// A vCPU that was out of the guest for so long tells the guest that it was stopped. A guest's watchdog is patient for ten
+/// seconds or more.
+const LONG_AWAY: Duration = Duration::from_secs(1);
 
-thread_local! {
-    /// What makes the `KVM_RUN` of this thread return at once; null when it runs no vCPU.
-    static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
-}
-
-/// What all vCPUs of a machine share.
-pub struct Shared {
+/// The parts of a machine that its vCPUs use.
+pub struct Board {
     pub ports: Bus,
     pub mmio: Bus,
     pub memory: Arc<GuestMemoryMmap>,
-    pub ending: Arc<Ending>,
+    pub stop: Arc<StopRequest>,
 }
 
 /// A running vCPU.
 pub struct Thread(JoinHandle<()>);
 
 impl Thread {
-    pub fn start(index: usize, vcpu: Vcpu, shared: Arc<Shared>, timeline: Timeline) -> Result<Self, Error> {
+    pub fn start(index: usize, vcpu: Vcpu, board: Arc<Board>, timeline: Timeline) -> Result<Self, Error> {
         thread::Builder::new()
             .name(format!("vcpu-{index}"))
             .spawn(move || {
@@ -45,7 +42,7 @@ impl Thread {
                     0 => timeline.mark(Phase::GuestEntered),
                     _ => log::debug!("vCPU {index} enters the guest"),
                 }
-                run(vcpu, &shared, tally);
+                run(vcpu, &board, tally);
             })
             .map(Self)
             .map_err(|source| Error::System {
@@ -54,66 +51,60 @@ impl Thread {
             })
     }
 
-    /// Brings the vCPU out of the guest, after [`Ending::end`], and waits for its thread.
-    pub fn stop(self) {
-        if let Err(error) = self.0.kill(SIGRTMIN()) {
-            log::debug!("a vCPU's thread is gone already: {error}");
-        }
+    /// Waits for the thread to end, after [`StopRequest::make`].
+    pub fn join(self) {
         if self.0.join().is_err() {
             log::error!("a vCPU's thread panicked");
         }
     }
 }
 
-/// Installs the handler of the signal that [`Thread::stop`] sends.
-pub fn catch_stop_signal() -> Result<(), Error> {
-    extern "C" fn handle(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        let immediate_exit = IMMEDIATE_EXIT.get();
-        if !immediate_exit.is_null() {
-            // SAFETY: it points into the kvm_run page of the vCPU that this thread owns: `run` sets and clears it
-            // within the vCPU's life.
-            unsafe { immediate_exit.write_volatile(1) };
-        }
-    }
-    register_signal_handler(SIGRTMIN(), handle).map_err(|error| Error::System {
-        what: "catch a signal",
-        source: error.into(),
-    })
-}
-
-fn run(mut vcpu: Vcpu, shared: &Shared, mut tally: Option<Tally>) {
-    IMMEDIATE_EXIT.set(vcpu.immediate_exit());
-    while !shared.ending.requested() {
+/// Runs the vCPU until somebody requests a stop. The vCPU enters the guest no more after that: the request comes before the
+/// kick, and the kick either ends the `KVM_RUN` that is under way or the next one before it reaches the guest.
+fn run(mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
+    // SAFETY: the vCPU is dropped after what was declared later.
+    let _kickable = unsafe { board.stop.vcpus.enter(vcpu.immediate_exit()) };
+    while !board.stop.is_made() {
+        let mut was_stopped = false;
         let outcome = match vcpu.run() {
-            Ok(exit) => match &mut tally {
-                None => handle(exit, shared),
-                Some(tally) => tally.time(exit, |exit| handle(exit, shared)),
-            },
+            Ok(exit) => {
+                // Of signals only the kick is delivered to this thread. What else interrupts KVM_RUN has stopped the whole
+                // process: SIGSTOP, a frozen cgroup, a debugger.
+                was_stopped = matches!(exit, Exit::Interrupted);
+                let left = coarse();
+                let outcome = match &mut tally {
+                    None => handle(exit, board),
+                    Some(tally) => tally.time(exit, |exit| handle(exit, board)),
+                };
+                // The process was stopped meanwhile, or nobody read the guest's output.
+                was_stopped |= coarse().saturating_sub(left) >= LONG_AWAY;
+                outcome
+            }
             Err(error) => Some(Outcome::RunFailed(error)),
         };
         if let Some(outcome) = outcome {
-            shared
-                .ending
-                .end(with_instruction(outcome, &vcpu, &shared.memory));
+            board.stop.make(with_instruction(outcome, &vcpu, &board.memory));
+        }
+        if was_stopped && let Err(error) = vcpu.tell_of_a_stop() {
+            log::debug!("{error}");
         }
     }
-    IMMEDIATE_EXIT.set(ptr::null_mut());
 }
 
 /// Answers an exit; an outcome when the guest cannot go on.
-fn handle(exit: Exit, shared: &Shared) -> Option<Outcome> {
+fn handle(exit: Exit, board: &Board) -> Option<Outcome> {
     match exit {
         // A string instruction makes several accesses to the same port.
         Exit::PortRead { port, size, data } => {
             data.chunks_mut(size)
-                .for_each(|access| shared.ports.read(port.into(), access));
+                .for_each(|access| board.ports.read(port.into(), access));
         }
         Exit::PortWrite { port, size, data } => {
             data.chunks(size)
-                .for_each(|access| shared.ports.write(port.into(), access));
+                .for_each(|access| board.ports.write(port.into(), access));
         }
-        Exit::MmioRead { address, data } => shared.mmio.read(address, data),
-        Exit::MmioWrite { address, data } => shared.mmio.write(address, data),
+        Exit::MmioRead { address, data } => board.mmio.read(address, data),
+        Exit::MmioWrite { address, data } => board.mmio.write(address, data),
         Exit::Interrupted => (),
         Exit::Shutdown => {
             return Some(Outcome::TripleFault {
@@ -136,7 +127,7 @@ fn handle(exit: Exit, shared: &Shared) -> Option<Outcome> {
     None
 }
 
-/// Adds where the vCPU stands, and the bytes of the instruction there if KVM did not tell them.
+/// Adds the vCPU's instruction pointer to the outcome, and the bytes of the instruction there if KVM did not give them.
 fn with_instruction(mut outcome: Outcome, vcpu: &Vcpu, memory: &GuestMemoryMmap) -> Outcome {
     let rip = vcpu.registers().ok().map(|registers| registers.rip);
     match &mut outcome {

@@ -25,6 +25,8 @@ mod restarts;
 mod serial;
 /// Hosts on which a write takes for ever.
 mod stalled;
+/// Stops: for good by a signal, for a while by SIGSTOP.
+mod stops;
 /// Disks, driven by a driver that somebody else wrote.
 mod third_party;
 /// Where the time of a run goes.

@@ -143,6 +143,23 @@ impl Coracle {
         self
     }
 
+    /// As a parent starts it that has blocked all signals.
+    pub fn with_all_signals_blocked(mut self) -> Self {
+        // SAFETY: sigfillset and sigprocmask may be called between fork and exec; the first initialises what the second
+        // reads.
+        unsafe {
+            self.command.pre_exec(|| {
+                let mut all = std::mem::zeroed();
+                libc::sigfillset(&mut all);
+                match libc::sigprocmask(libc::SIG_SETMASK, &all, std::ptr::null_mut()) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
+        self
+    }
+
     /// Runs as another user, who is in no group but their own.
     pub fn user(mut self, id: u32) -> Self {
         self.command.uid(id).gid(id);
@@ -239,6 +256,43 @@ impl Running {
         // SAFETY: the child is not waited for yet, so its number is its own.
         let result = unsafe { libc::kill(self.child.id() as i32, number) };
         assert_eq!(result, 0, "signal {number} can be sent");
+    }
+
+    /// Waits until the thread of this name is in this system call.
+    pub fn wait_until_thread_is_in(&self, thread: &str, call: i64) {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let call = format!("{call} ");
+        let is_in_call = |task: std::fs::DirEntry| {
+            let read = |file| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            read("comm").trim() == thread && read("syscall").starts_with(&call)
+        };
+        let deadline = Instant::now() + PATIENCE;
+        // Nothing tells that it has become so but asking.
+        while !std::fs::read_dir(&tasks)
+            .expect("the process runs")
+            .flatten()
+            .any(is_in_call)
+        {
+            assert!(
+                Instant::now() < deadline,
+                "{thread} does not wait after {PATIENCE:?}"
+            );
+            thread::yield_now();
+        }
+    }
+
+    /// Stops the process, waits until it stands, and lets it go on.
+    pub fn stop_and_continue(&self) {
+        self.signal(libc::SIGSTOP);
+        let mut status = 0;
+        // SAFETY: the child is not waited for yet; waitpid writes one number.
+        let stopped = unsafe { libc::waitpid(self.child.id() as i32, &mut status, libc::WUNTRACED) };
+        assert_eq!(stopped, self.child.id() as i32);
+        assert!(
+            libc::WIFSTOPPED(status),
+            "status {status:#x} is not that of a stop"
+        );
+        self.signal(libc::SIGCONT);
     }
 
     /// Waits for the end.
