@@ -10,6 +10,7 @@ use clap::builder::styling::AnsiColor;
 use crate::diagnosis::exit_code;
 use crate::kvm::probe::{Capability, Speed};
 use crate::kvm::{self, Kvm};
+use crate::machine;
 pub(super) use host::Host;
 
 /// Say whether this host can run guests, and what to do where it cannot
@@ -43,7 +44,7 @@ pub fn execute(_: &Args) -> io::Result<u8> {
         report.to_string()
     };
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Whoever stopped reading still gets the exit code.
+        // The reader closed the pipe: the exit code still says what was found.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(exit_code),
     }
@@ -64,7 +65,7 @@ impl Offer {
     }
 }
 
-/// What was found out, a check a line.
+/// The checks and what they found, a line each.
 #[derive(Debug)]
 pub struct Report {
     pub checks: Vec<Check>,
@@ -81,7 +82,7 @@ pub struct Check {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     Ok,
-    /// Guests run, but not as well as they could.
+    /// Guests run, but slower or with less than they could have.
     Warning,
     /// Linux will not boot.
     Failed,
@@ -92,7 +93,7 @@ impl Report {
         self.failed().next().is_none()
     }
 
-    /// What Linux does not boot for.
+    /// The checks that say why Linux will not boot.
     pub fn failed(&self) -> impl Iterator<Item = &Check> {
         self.checks.iter().filter(|check| check.status == Status::Failed)
     }
@@ -170,7 +171,7 @@ impl Check {
     }
 }
 
-/// Every check, on what KVM offers and on what Linux tells about the host.
+/// Makes every check, of what KVM offers and of what Linux says about the host.
 pub(super) fn examine(kvm: &Result<Offer, kvm::Error>, host: &Host) -> Report {
     let mut checks = vec![device(kvm.as_ref().err(), host)];
     match kvm {
@@ -208,31 +209,45 @@ fn device(error: Option<&kvm::Error>, host: &Host) -> Check {
         };
         return Check::ok(NAME, format!("opens{by}"));
     };
-    match source.kind() {
-        io::ErrorKind::PermissionDenied if host.is_container => Check::failed(
-            NAME,
-            "permission denied, in a container",
+    let (found, next) = cannot_open(source, host);
+    Check::failed(NAME, found, next)
+}
+
+/// Why /dev/kvm cannot be opened, and what to do.
+fn cannot_open(error: &io::Error, host: &Host) -> (String, &'static str) {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if host.is_container => (
+            "permission denied, in a container".into(),
             "start the container with --device /dev/kvm and with the kvm group of the host",
         ),
-        io::ErrorKind::PermissionDenied => Check::failed(
-            NAME,
-            "permission denied",
+        io::ErrorKind::PermissionDenied => (
+            "permission denied".into(),
             "add yourself to the kvm group: sudo usermod -aG kvm $USER (then log in again)",
         ),
-        io::ErrorKind::NotFound if host.is_container => Check::failed(
-            NAME,
-            "missing, in a container",
+        io::ErrorKind::NotFound if host.is_container => (
+            "missing, in a container".into(),
             "start the container with --device /dev/kvm",
         ),
-        io::ErrorKind::NotFound => Check::failed(NAME, "missing", enable_kvm(host)),
-        _ if matches!(source.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
-            Check::failed(NAME, "there, but no module of KVM behind it", enable_kvm(host))
+        io::ErrorKind::NotFound => ("missing".into(), enable_kvm(host)),
+        _ if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
+            ("there, but no module of KVM behind it".into(), enable_kvm(host))
         }
-        _ => Check::failed(NAME, source.to_string(), "the host's `dmesg` may say more"),
+        _ => (error.to_string(), "the host's `dmesg` may say more"),
     }
 }
 
-/// How a host without KVM comes to have it.
+/// Why a machine could not be built; without KVM also what to do, which is what the report says, too.
+pub(super) fn with_advice(error: &machine::Error, host: impl FnOnce() -> Host) -> String {
+    match error {
+        machine::Error::Kvm(kvm::Error::Open { source }) => {
+            let (found, next) = cannot_open(source, &host());
+            format!("cannot open /dev/kvm: {found} (try: {next}; coracle doctor says more)")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// The step after which a host without KVM has it.
 fn enable_kvm(host: &Host) -> &'static str {
     match (host.vmx, host.svm, host.is_virtual) {
         (true, ..) => "sudo modprobe kvm_intel",
@@ -268,8 +283,8 @@ fn capabilities(capabilities: &[Capability]) -> Check {
 
 fn speed(speed: &Result<Speed, kvm::Error>) -> Check {
     const NAME: &str = "guest kernels";
-    const ELSEWHERE: &str = "a host whose processor shows it vmx or svm; or `make run` in Coracle's source tree, \
-                             which brings a machine that can";
+    const ELSEWHERE: &str = "a host whose processor has vmx or svm; or `make run` in Coracle's source tree, which \
+                             emulates such a host";
     match speed {
         Ok(speed) if speed.is_interpreted() => {
             let mut found = format!(
@@ -338,7 +353,7 @@ fn huge_pages(host: &Host) -> Check {
 }
 
 fn memory(host: &Host) -> Check {
-    /// What a guest has by default, and a little for the host.
+    /// MiB that a guest has by default, and a few for the host.
     const LITTLE: u64 = 160;
     let found = format!(
         "{} MiB, {} MiB of it free for guests",

@@ -225,3 +225,22 @@ fn only_a_terminal_gets_colours() {
     assert!(report.coloured().contains('\x1b'));
     assert!(report.to_string().lines().count() == report.checks.len() + 1);
 }
+
+#[test]
+fn a_run_without_kvm_gets_the_advice_of_the_report() {
+    let container = Host {
+        is_container: true,
+        ..healthy_host()
+    };
+    for host in [healthy_host(), container] {
+        for errno in [libc::ENOENT, libc::EACCES, libc::ENODEV] {
+            let report = examine(&unopened(errno), &host);
+            let advice = find(&report, "/dev/kvm").next.clone().unwrap();
+            let source = io::Error::from_raw_os_error(errno);
+            let error = machine::Error::Kvm(kvm::Error::Open { source });
+            let text = with_advice(&error, || host.clone());
+            assert!(text.contains(&advice), "{text} lacks {advice}");
+            assert!(text.contains("coracle doctor"), "{text}");
+        }
+    }
+}

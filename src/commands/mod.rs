@@ -59,7 +59,7 @@ enum Command {
 pub enum Error {
     #[error(transparent)]
     Config(#[from] config::Error),
-    #[error(transparent)]
+    #[error("{}", doctor::with_advice(.0, doctor::Host::read))]
     Machine(#[from] machine::Error),
     #[error(transparent)]
     Race(#[from] coracle_race::Error),

@@ -28,22 +28,12 @@ const API_VERSION: i32 = 12;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot open /dev/kvm: {source} ({})", open_advice(.source))]
+    #[error("cannot open /dev/kvm: {source}")]
     Open { source: io::Error },
     #[error("/dev/kvm answers API version {0}, not {API_VERSION}: this is no KVM that Coracle knows")]
     Version(i32),
     #[error("KVM refused to {what}: {source} (coracle doctor says whether this host can run guests)")]
     Call { what: &'static str, source: io::Error },
-}
-
-fn open_advice(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::PermissionDenied => "add yourself to the kvm group: sudo usermod -aG kvm $USER",
-        io::ErrorKind::NotFound => {
-            "load the module: sudo modprobe kvm_intel or kvm_amd; coracle doctor tells more"
-        }
-        _ => "coracle doctor tells more",
-    }
 }
 
 /// Words a failed KVM call.

@@ -1,23 +1,23 @@
-//! What Linux tells about this host, in so far as `coracle doctor` asks.
+//! What Linux says about this host, as far as `coracle doctor` needs it.
 
 use std::fs;
 use std::path::Path;
 use std::thread;
 
-/// This host. Empty or 0 is what could not be found out.
+/// This host. A field whose value could not be read is empty or 0.
 #[derive(Debug, Clone, Default)]
 pub struct Host {
     /// The processor's name.
     pub processor: String,
-    /// Whether it shows hardware virtualization: Intel's, AMD's.
+    /// Whether it has hardware virtualization, by Intel (vmx) or by AMD (svm).
     pub vmx: bool,
     pub svm: bool,
     /// Whether a hypervisor runs below this host's kernel.
     pub is_virtual: bool,
     pub is_container: bool,
-    /// The modules of KVM that stand behind /dev/kvm, such as `kvm_amd`.
+    /// The loaded modules of KVM, such as `kvm_amd`, without the common one.
     pub modules: Vec<String>,
-    /// The chosen word of transparent_hugepage/enabled.
+    /// The word that is in brackets in /sys/kernel/mm/transparent_hugepage/enabled.
     pub huge_pages: Option<String>,
     pub cpus: usize,
     pub memory_mib: u64,
