@@ -76,7 +76,7 @@ impl ReportWriter {
     pub fn write(self, report: &Report) -> Result<(), Error> {
         let (destination, mut file) = match self {
             Self::Table => {
-                tell_all(&report.table());
+                print_in_pieces(&report.table());
                 return Ok(());
             }
             Self::File(destination, file) => (destination, file),
@@ -97,7 +97,7 @@ impl ReportWriter {
 
 /// Prints in pieces. `tell` waits a limited time until stderr takes more, and a pipe that takes more takes a whole piece: so
 /// a reader that has stopped reading cannot block this for ever.
-fn tell_all(text: &str) {
+fn print_in_pieces(text: &str) {
     let mut piece = String::new();
     for line in text.trim_end().lines() {
         if piece.len() + line.len() >= PIECE {
