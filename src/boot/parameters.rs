@@ -70,9 +70,10 @@ fn words(text: &str) -> impl Iterator<Item = (usize, usize, Parameter<'_>)> {
     })
 }
 
-/// What else separates words for Linux is refused before it comes into a command line.
-fn is_blank(character: char) -> bool {
-    character == ' '
+/// Whether Linux takes the character for the end of a word, outside of quotation marks (lib/ctype.c, `isspace`). Linux also
+/// takes the byte 0xa0 for one: `CommandLine` refuses characters that contain it.
+pub fn is_blank(character: char) -> bool {
+    matches!(character, ' ' | '\t'..='\r')
 }
 
 fn parameter(word: &str) -> Parameter<'_> {

@@ -96,7 +96,7 @@ impl Blueprint {
         }
         timeline.mark(Phase::BootTablesWritten);
         Ok(Self {
-            command_line: line.text()?,
+            command_line: line.text(),
             kernel,
             disks,
             entropy,
