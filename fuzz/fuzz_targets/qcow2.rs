@@ -1,5 +1,6 @@
-//! A qcow2 file that anybody made, and a guest that reads and writes it: refused in words, or an I/O error here and
-//! there; nothing outside of it changes, and a file that is only to be read stays as it is.
+//! A qcow2 file that anybody made, and a guest that reads and writes it, from one queue or from two: refused in words, or
+//! an I/O error here and there; nothing outside of it changes, and a file that is only to be read stays as it is. In one
+//! that is written the header stays as it is, and the tables stay whole and have no data of the guest's in them.
 //!
 //! An input is steps and the file: what is changed in a valid image reaches far.
 #![no_main]
@@ -8,8 +9,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::thread;
 
-use coracle::config::{Backing, Disk};
+use coracle::config::{Backing, Cache, Disk};
 use coracle::virtio::block::qcow2::Qcow2;
 use libfuzzer_sys::fuzz_target;
 
@@ -17,6 +19,10 @@ const STEP: usize = 4;
 const STEPS: usize = 16;
 const LONGEST: usize = 64 << 10;
 const BASE: [u8; 8192] = [0xba; 8192];
+/// What the guest writes, over and over.
+const MARK: [u8; 16] = *b"a guest's data..";
+/// Where the header says where the refcount table is, which may grow.
+const REFCOUNT_TABLE: std::ops::Range<usize> = 48..60;
 
 /// The image and what it may name as its backing file.
 struct Place {
@@ -35,14 +41,57 @@ static PLACE: LazyLock<Place> = LazyLock::new(|| {
     place
 });
 
-fn open(path: &Path, mode: u8) -> Option<Qcow2> {
-    let file = File::options().read(true).write(mode == 0).open(path).expect("the file is there");
+/// How the image is used.
+#[derive(Clone, Copy)]
+struct Mode {
+    ro: bool,
+    direct: bool,
+    two_queues: bool,
+}
+
+impl From<u8> for Mode {
+    fn from(bits: u8) -> Self {
+        Self {
+            ro: bits & 1 != 0,
+            direct: bits & 2 != 0,
+            two_queues: bits & 4 != 0,
+        }
+    }
+}
+
+fn open(path: &Path, mode: Mode) -> Option<Qcow2> {
+    let file = File::options().read(true).write(!mode.ro).open(path).expect("the file is there");
     let disk = Disk {
-        ro: mode != 0,
+        ro: mode.ro,
+        cache: if mode.direct { Cache::Direct } else { Cache::Writeback },
         backing: Backing::Named(vec![PLACE.base.clone()]),
         ..Disk::new(path.into())
     };
     Qcow2::open(file, &disk).inspect_err(|error| assert!(error.to_string().ends_with(')'), "no next step: {error}")).ok()
+}
+
+/// The first cluster of the image's file, without what may change.
+fn header(path: &Path) -> Vec<u8> {
+    let mut file = fs::read(path).expect("the file is there");
+    let bits = u32::from_be_bytes(*file[20..].first_chunk().expect("it has a header"));
+    file.truncate(1 << bits);
+    file[REFCOUNT_TABLE].fill(0);
+    file
+}
+
+fn take_all(image: &Qcow2, steps: &[[u8; STEP]], mode: Mode) {
+    let queue = |first| {
+        let mut buffer = vec![0; LONGEST];
+        let every = 1 + usize::from(mode.two_queues);
+        steps.iter().skip(first).step_by(every).for_each(|step| take(image, step, &mut buffer));
+    };
+    match mode.two_queues {
+        false => queue(0),
+        true => thread::scope(|scope| {
+            scope.spawn(|| queue(1));
+            queue(0);
+        }),
+    }
 }
 
 fn take(image: &Qcow2, step: &[u8; STEP], buffer: &mut [u8]) {
@@ -63,7 +112,9 @@ fn take(image: &Qcow2, step: &[u8; STEP], buffer: &mut [u8]) {
     let _ = match kind % 8 {
         0 | 1 => unsafe { image.read(&[iovec], offset) },
         2..5 => {
-            buffer.fill(data as u8);
+            for chunk in buffer.chunks_exact_mut(MARK.len()) {
+                chunk.copy_from_slice(&MARK);
+            }
             unsafe { image.write(&[iovec], offset) }
         }
         5 => image.write_zeroes(offset, length, data & 1 == 0),
@@ -78,32 +129,30 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let place = &*PLACE;
     fs::write(&place.image, file).expect("a file in memory is written");
-    let mode = steps[0] % 2;
-    let mut buffer = vec![0; LONGEST];
+    let mode = Mode::from(steps[0]);
     let Some(mut image) = open(&place.image, mode) else { return };
     let size = image.size();
-    for (index, step) in steps[1..].as_chunks::<STEP>().0.iter().enumerate() {
-        take(&image, step, &mut buffer);
-        if index == STEPS / 2 {
-            drop(image);
-            match open(&place.image, mode) {
-                Some(again) => image = again,
-                // What was damaged may have become worse, but only if it was written.
-                None => {
-                    assert_eq!(mode, 0);
-                    return;
-                }
-            }
+    let before = (!mode.ro).then(|| (header(&place.image), Qcow2::tables_with(&place.image, &MARK)));
+    let steps = steps[1..].as_chunks::<STEP>().0;
+    for half in steps.chunks(STEPS / 2) {
+        take_all(&image, half, mode);
+        drop(image);
+        image = open(&place.image, mode).expect("what was opened once is opened again");
+    }
+    assert_eq!(image.size(), size);
+    drop(image);
+    if let Some((header_before, with_mark)) = before {
+        assert!(header(&place.image) == header_before, "the header was changed");
+        for table in Qcow2::tables_with(&place.image, &MARK) {
+            assert!(with_mark.contains(&table), "a guest's data is in the table in cluster {table}");
         }
     }
-    assert!(mode == 0 || image.size() == size);
-    drop(image);
     let mut base = BASE;
     File::open(&place.base)
         .and_then(|file| file.read_exact_at(&mut base, 0))
         .expect("the base is there");
     assert!(base == BASE, "the base was written");
-    if mode != 0 {
+    if mode.ro {
         assert!(
             fs::read(&place.image).expect("the image is there") == file,
             "what is only read was written"

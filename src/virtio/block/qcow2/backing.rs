@@ -73,6 +73,7 @@ impl<'a> Chain<'a> {
             Format::Qcow2 => {
                 let header =
                     Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+                let file = file.holding(&header);
                 let backing = self.open_backing(&header)?;
                 let builder = imago::qcow2::Qcow2::builder(file).write(false).backing(backing);
                 let image = builder.data_file(None).open(DenyImplicitOpenGate::default());

@@ -3,12 +3,14 @@
 //! What passes has tables inside of the file, apart from each other and of bounded size, and no feature that the
 //! library does not have.
 
-use crate::config::Format;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+
+use super::budget;
+use crate::config::Format;
 
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION_2_LENGTH: u64 = 72;
@@ -26,6 +28,8 @@ const MAX_BACKING_NAME: u32 = 1023;
 const END_OF_EXTENSIONS: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
+const BITMAPS: u32 = 0x2385_2875;
+const BITMAPS_LENGTH: usize = 24;
 const FEATURE_NAME_LENGTH: usize = 48;
 const INCOMPATIBLE: u8 = 0;
 
@@ -80,6 +84,12 @@ pub enum HeaderError {
     Damaged(&'static str),
     #[error("its {table} is damaged: {what} (repair it: qemu-img check -r all)")]
     Table { table: &'static str, what: &'static str },
+    #[error(
+        "its snapshots and bitmaps have more than {} MiB of tables (delete some: qemu-img snapshot -d, qemu-img bitmap \
+         --remove)",
+        budget::OTHER_TABLES >> 20
+    )]
+    OtherTables,
     #[error("its backing file's name is no UTF-8 text (rename that file, then: qemu-img rebase -u)")]
     BackingName,
     #[error(
@@ -130,7 +140,17 @@ pub struct Header {
     /// In bytes.
     pub size: u64,
     pub tables: Tables,
+    pub snapshots: Records,
+    pub bitmaps: Records,
     pub backing: Option<Backing>,
+}
+
+/// A list of records of different lengths: the snapshots' or the bitmaps'. Unchecked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Records {
+    pub count: u32,
+    /// In bytes of the file.
+    pub start: u64,
 }
 
 /// Where the two tables of pointers are, in bytes of the file.
@@ -210,6 +230,7 @@ impl Header {
         let tables =
             Tables::of(&start, cluster_bits).ok_or(HeaderError::Damaged("a table is out of bounds"))?;
         check_tables(&tables, l1_entries, cluster_bits, length)?;
+        let bitmaps = extensions.bitmaps;
         let backing = match backing_offset {
             0 => None,
             offset => Some(read_backing(file, offset, field(16)?, first_cluster, extensions)?),
@@ -220,6 +241,11 @@ impl Header {
             refcount_order,
             size,
             tables,
+            snapshots: Records {
+                count: field(60)?,
+                start: be64(&start, 64).unwrap_or(0),
+            },
+            bitmaps,
             backing,
         })
     }
@@ -337,6 +363,7 @@ fn read_backing(
 struct Extensions {
     backing_format: Option<Vec<u8>>,
     feature_names: Vec<u8>,
+    bitmaps: Records,
 }
 
 impl Extensions {
@@ -378,6 +405,14 @@ impl Extensions {
                     file.read_exact_at(&mut data, offset)?;
                     extensions.feature_names = data;
                 }
+                BITMAPS if data.len() == BITMAPS_LENGTH => {
+                    file.read_exact_at(&mut data, offset)?;
+                    extensions.bitmaps = Records {
+                        count: be32(&data, 0).unwrap_or(0),
+                        start: be64(&data, 16).unwrap_or(0),
+                    };
+                }
+                BITMAPS => return Err(HeaderError::Damaged("its list of bitmaps is cut short")),
                 // The library indexes into a last, partial entry.
                 FEATURE_NAMES => return Err(HeaderError::Damaged("its table of feature names is cut short")),
                 _ => {}
@@ -395,11 +430,11 @@ impl Extensions {
     }
 }
 
-fn be32(bytes: &[u8], offset: usize) -> Option<u32> {
+pub fn be32(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
-fn be64(bytes: &[u8], offset: usize) -> Option<u64> {
+pub fn be64(bytes: &[u8], offset: usize) -> Option<u64> {
     Some(u64::from_be_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 

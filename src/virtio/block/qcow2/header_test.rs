@@ -69,6 +69,8 @@ fn a_whole_header_is_read() {
                 l1: 3 << 16..(3 << 16) + 8,
                 refcounts: 1 << 16..2 << 16,
             },
+            snapshots: Records::default(),
+            bitmaps: Records::default(),
             backing: None,
         }
     );

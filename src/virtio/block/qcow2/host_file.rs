@@ -1,7 +1,7 @@
 //! A file of the host as the library's storage.
 //!
-//! The library reads and writes metadata here, and clusters that it copies. What a guest reads and writes goes to the
-//! same file past the library.
+//! The library reads and writes tables here, and clusters that it copies. What a guest reads and writes goes to the same
+//! file past the library. Both kinds of writes go through the barrier, so that neither lands on the other.
 
 use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
@@ -9,15 +9,17 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::drivers::CommonStorageHelper;
 
+use super::barrier::Barrier;
 use super::buffers::Cursor;
 use super::header::Header;
-use super::order::Order;
+use super::metadata::Metadata;
+use super::order::{Order, read_or_zeroes};
 
 /// What the page cache of every Linux works in. Direct access to parts of it would race with metadata beside.
 const PAGE_BITS: u32 = 12;
@@ -31,10 +33,21 @@ pub struct HostFile {
     direct: Option<File>,
     /// When it was opened, in bytes.
     size: u64,
-    /// Of a qcow2 file that is written and has to survive it.
-    order: Option<Order>,
+    /// Where it ends now, in bytes, unless somebody else changes it.
+    end: AtomicU64,
+    /// Of a qcow2 file. All bytes of a raw file are data.
+    cluster_bits: Option<u32>,
+    /// Of a qcow2 file that is written.
+    written: Option<Written>,
     freed_clusters: AtomicBool,
     blockers: CommonStorageHelper,
+}
+
+/// What keeps a file whole while it is written.
+#[derive(Debug)]
+struct Written {
+    order: Order,
+    barrier: Barrier,
 }
 
 impl HostFile {
@@ -46,15 +59,27 @@ impl HostFile {
             file,
             direct: None,
             size,
-            order: None,
+            end: AtomicU64::new(size),
+            cluster_bits: None,
+            written: None,
             freed_clusters: AtomicBool::new(false),
             blockers: CommonStorageHelper::default(),
         })
     }
 
-    /// Keeps the file whole at any moment, as far as this process may end at any moment.
-    pub fn ordered(mut self, header: &Header) -> Self {
-        self.order = Some(Order::new(header));
+    /// The file is a qcow2 image with this header.
+    pub fn holding(mut self, header: &Header) -> Self {
+        self.cluster_bits = Some(header.cluster_bits);
+        self
+    }
+
+    /// Keeps an image that is written whole: at any moment, since this process may end at any moment, and whatever its
+    /// tables say.
+    pub fn kept_whole(mut self, header: &Header, metadata: Metadata) -> Self {
+        self.written = Some(Written {
+            order: Order::new(header),
+            barrier: Barrier::new(header, metadata),
+        });
         self
     }
 
@@ -95,13 +120,60 @@ impl HostFile {
 
     /// Writes what still waits for its turn.
     pub fn release(&self) -> io::Result<()> {
-        self.order
+        self.written
             .as_ref()
-            .map_or(Ok(()), |order| order.release_all(&self.file))
+            .map_or(Ok(()), |written| written.order.release_all(&self.file))
     }
 
-    /// Fills the next `length` bytes of `buffers`; behind the file's end there are zeroes.
+    /// Fails when the library must not change the image any more.
+    pub fn check(&self) -> io::Result<()> {
+        self.written
+            .as_ref()
+            .map_or(Ok(()), |written| written.barrier.check())
+    }
+
+    /// To be called when the library has returned from a call that may allocate clusters.
+    pub fn forget_claims(&self) {
+        if let Some(written) = &self.written {
+            written.barrier.forget_claims();
+        }
+    }
+
+    /// Fails when the range cannot hold data: a table is there, or it lies in the header, or begins behind the end.
+    pub fn check_data(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.check_bounds(offset, length)?;
+        self.write_data(offset, length, || Ok(()))
+    }
+
+    fn check_bounds(&self, offset: u64, length: u64) -> io::Result<()> {
+        let Some(cluster_bits) = self.cluster_bits else {
+            return Ok(());
+        };
+        let last = offset.saturating_add(length.max(1) - 1) >> cluster_bits;
+        if offset >> cluster_bits == 0 || last << cluster_bits >= self.end.load(Ordering::Relaxed) {
+            return Err(io::Error::other(
+                "the image is damaged: its tables say that this data lies in the header or behind the end of the file \
+                 (repair it: qemu-img check -r all)",
+            ));
+        }
+        Ok(())
+    }
+
+    fn write_data<T>(
+        &self,
+        offset: u64,
+        length: u64,
+        write: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match &self.written {
+            Some(written) => written.barrier.write_data(offset, length, write),
+            None => write(),
+        }
+    }
+
+    /// Fills the next `length` bytes of `buffers`. A last cluster may be cut short: then come zeroes.
     pub fn read_into(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
+        self.check_bounds(offset, length)?;
         fill(buffers, length, |buffers, left| {
             self.read_some(buffers, left, offset + (length - left))
         })
@@ -119,8 +191,12 @@ impl HostFile {
         buffers.preadv(&self.file, length, offset)
     }
 
-    /// Writes the next `length` bytes of `buffers`.
+    /// Writes the next `length` bytes of `buffers`, unless a table is there.
     pub fn write_from(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
+        self.write_data(offset, length, || self.write_all_from(buffers, length, offset))
+    }
+
+    fn write_all_from(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
             let position = offset + (length - left);
@@ -137,14 +213,20 @@ impl HostFile {
             if moved == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            self.end.fetch_max(position + moved, Ordering::Relaxed);
             buffers.advance(moved);
             left -= moved;
         }
         Ok(())
     }
 
-    /// Gives the host back what a range takes up, where the host can; it reads as zeroes then.
+    /// Gives the host back what a range takes up, where the host can; it reads as zeroes then. Fails when a table is
+    /// there.
     pub fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.write_data(offset, length, || self.punch(offset, length))
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
         let (Ok(offset), Ok(length)) = (offset.try_into(), length.try_into()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -161,11 +243,18 @@ impl HostFile {
         }
     }
 
-    fn write_in_order(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        match &self.order {
-            Some(order) => order.write(&self.file, bytes, offset),
-            None => self.file.write_all_at(bytes, offset),
+    fn write_tables(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        match &self.written {
+            Some(Written { order, barrier }) => {
+                barrier.before_write(&self.file, bytes, offset)?;
+                order
+                    .write(&self.file, bytes, offset)
+                    .inspect_err(|_| barrier.failed(offset))?;
+            }
+            None => self.file.write_all_at(bytes, offset)?,
         }
+        self.end.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -196,20 +285,22 @@ impl Storage for HostFile {
     }
 
     unsafe fn pure_readv(&self, buffers: IoVectorMut<'_>, offset: u64) -> io::Result<()> {
-        // SAFETY: the cursor is gone before the buffers are.
-        let iovecs = unsafe { buffers.as_iovec() };
-        // SAFETY: the buffers are the library's, and writable.
-        let mut cursor = unsafe { Cursor::new(iovecs) };
-        let length = cursor.left();
-        fill(&mut cursor, length, |cursor, left| {
-            cursor.preadv(&self.file, left, offset + (length - left))
-        })
+        let mut offset = offset;
+        for mut buffer in buffers.into_inner() {
+            read_or_zeroes(&self.file, &mut buffer, offset)?;
+            if let Some(written) = &self.written {
+                let end = self.end.load(Ordering::Relaxed);
+                written.barrier.check_read(&buffer, offset, end)?;
+            }
+            offset += buffer.len() as u64;
+        }
+        Ok(())
     }
 
     unsafe fn pure_writev(&self, buffers: IoVector<'_>, offset: u64) -> io::Result<()> {
         let mut offset = offset;
         for buffer in buffers.into_inner() {
-            self.write_in_order(&buffer, offset)?;
+            self.write_tables(&buffer, offset)?;
             offset += buffer.len() as u64;
         }
         Ok(())

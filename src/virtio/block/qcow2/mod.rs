@@ -1,8 +1,9 @@
 //! qcow2 images, through the `imago` library.
 //!
 //! The library says where data lies and keeps the tables; the data itself moves between guest and file without it, so
-//! that nothing ever holds a reference to guest memory. `header` and `refcounts` refuse files that the library must not
-//! see, `order` has its tables reach the file in an order that a killed process leaves whole.
+//! that nothing ever holds a reference to guest memory. `header` and `metadata` refuse files that the library must not
+//! see, `barrier` keeps a guest's data off the tables, and `order` has the tables reach the file in an order that a
+//! killed process leaves whole.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -21,12 +22,17 @@ pub use error::Error;
 use header::Header;
 pub use header::MAGIC;
 use host_file::HostFile;
+use metadata::Metadata;
 
 mod backing;
+mod barrier;
+pub mod budget;
 mod buffers;
+mod clusters;
 mod error;
 mod header;
 mod host_file;
+mod metadata;
 mod order;
 mod permit;
 mod refcounts;
@@ -63,10 +69,11 @@ impl Qcow2 {
         let mut file = HostFile::new(path.into(), file).map_err(failed)?;
         let header =
             Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+        file = file.holding(&header);
         if !read_only {
-            refcounts::check(file.file(), &header, file.length())
+            let metadata = Metadata::read(file.file(), &header, file.length())
                 .map_err(|source| Error::header(path, source))?;
-            file = file.ordered(&header);
+            file = file.kept_whole(&header, metadata);
         }
         if disk.cache == Cache::Direct {
             file = file.directly(read_only, header.cluster_bits).map_err(failed)?;
@@ -103,6 +110,23 @@ impl Qcow2 {
         Ok(header
             .backing
             .map(|backing| permit::describe(&disk.backing, path, &backing.name)))
+    }
+
+    /// The clusters of tables, in a file that could be opened for writing, that have `bytes` in them.
+    #[cfg(fuzzing)]
+    pub fn tables_with(path: &std::path::Path, bytes: &[u8]) -> Vec<u64> {
+        let file = File::open(path).expect("the file is there");
+        let length = file.metadata().expect("it is a file").len();
+        let header = Header::read(&file, length).expect("its header was read before");
+        let metadata = Metadata::read(&file, &header, length).expect("its tables are whole");
+        let mut cluster = vec![0; 1 << header.cluster_bits];
+        let clusters = metadata.clusters().filter(|number| {
+            cluster.fill(0);
+            order::read_or_zeroes(&file, &mut cluster, number << header.cluster_bits)
+                .expect("the file is read");
+            cluster.windows(bytes.len()).any(|window| window == bytes)
+        });
+        clusters.collect()
     }
 
     /// In bytes.
@@ -171,21 +195,22 @@ impl Qcow2 {
     /// To clusters that are there and this image's alone. Bytes written, none if the first of them is not.
     fn write_in_place(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
         let _shared = self.use_clusters();
-        match self.image.get_shallow_mapping(range.start, range.length())? {
-            (
-                ShallowMapping::Raw {
-                    storage,
-                    offset,
-                    writable: true,
-                    ..
-                },
-                length,
-            ) => {
-                storage.write_from(buffers, length, offset)?;
-                Ok(length)
-            }
-            _ => Ok(0),
+        let (mapping, length) = self.image.get_shallow_mapping(range.start, range.length())?;
+        let ShallowMapping::Raw {
+            storage,
+            offset,
+            writable,
+            ..
+        } = mapping
+        else {
+            return Ok(0);
+        };
+        storage.check_data(offset, length)?;
+        if !writable {
+            return Ok(0);
         }
+        storage.write_from(buffers, length, offset)?;
+        Ok(length)
     }
 
     /// To clusters that become part of the image once the data is in them. Bytes written, at least one.
@@ -195,6 +220,7 @@ impl Qcow2 {
             .image
             .prepare_data_mapping(range.start, range.length(), true)?;
         let length = mapping.length();
+        mapping.storage().forget_claims();
         mapping.storage().write_from(buffers, length, mapping.offset())?;
         self.image.commit_data_mapping(mapping)?;
         self.settle_freed_clusters()?;
@@ -314,11 +340,14 @@ impl Qcow2 {
             if let ShallowMapping::Raw {
                 storage,
                 offset,
-                writable: true,
+                writable,
                 ..
             } = mapping
             {
-                holes.push((storage, offset, length.next_multiple_of(self.cluster_size)));
+                storage.check_data(offset, length)?;
+                if writable {
+                    holes.push((storage, offset, length.next_multiple_of(self.cluster_size)));
+                }
             }
             if is_there {
                 let _alone: RwLockWriteGuard<()> =
@@ -335,7 +364,7 @@ impl Qcow2 {
         }
         self.settle_freed_clusters()?;
         for (storage, offset, length) in holes {
-            // Not every host can; the image has the clusters to reuse in any case.
+            // Not every host can, and a cluster may be a table by now. The image has the clusters to reuse in any case.
             if let Err(error) = storage.punch_hole(offset, length) {
                 log::debug!("cannot give space of {storage} back: {error}");
             }
@@ -354,9 +383,13 @@ impl Qcow2 {
         Ok(true)
     }
 
-    /// Has the file know of freed clusters before the library hands them out again. For whoever holds `changes`.
+    /// Has the file know of freed clusters before the library hands them out again. For whoever holds `changes`, after
+    /// each call of the library that changes tables.
     fn settle_freed_clusters(&self) -> io::Result<()> {
-        match self.storage()?.take_freed_clusters() {
+        let storage = self.storage()?;
+        storage.forget_claims();
+        storage.check()?;
+        match storage.take_freed_clusters() {
             true => self.image.flush(),
             false => Ok(()),
         }
@@ -379,7 +412,7 @@ impl Qcow2 {
 
     fn change_tables(&self) -> io::Result<MutexGuard<'_, ()>> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        // A change that failed may have left some.
+        // A change that failed may have left some freed clusters.
         self.settle_freed_clusters()?;
         Ok(changes)
     }
@@ -460,6 +493,9 @@ impl Range {
     }
 }
 
+#[cfg(test)]
+#[path = "hostile_tables_test.rs"]
+mod hostile_tables;
 #[cfg(test)]
 pub(super) mod test_image;
 #[cfg(test)]

@@ -12,15 +12,16 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::header::{Header, Tables};
+use super::refcounts::{count_in, counts_in_block_bits};
 
 /// Of the header, with the places of the tables.
-const HEADER_START: usize = 72;
+pub const HEADER_START: usize = 72;
 /// Far above what waits between two flushes of the library's cache; a damaged image may let more pile up.
 const MAX_WAITING: usize = 4096;
 
 const ENTRY: usize = 8;
-const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
-const REFCOUNT_BLOCK_OFFSET: u64 = !511;
+pub const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub const REFCOUNT_BLOCK_OFFSET: u64 = !511;
 
 #[derive(Debug)]
 pub struct Order {
@@ -106,9 +107,8 @@ impl Order {
             false => entry & L2_OFFSET,
         };
         let cluster = target >> self.cluster_bits;
-        let counts_in_block_bits = self.cluster_bits + 3 - self.refcount_order;
-        let counting_entry =
-            (state.tables.refcounts.start).saturating_add((cluster >> counts_in_block_bits) * ENTRY as u64);
+        let bits = counts_in_block_bits(self.cluster_bits, self.refcount_order);
+        let counting_entry = (state.tables.refcounts.start).saturating_add((cluster >> bits) * ENTRY as u64);
         if target == 0 {
             return Ok(true);
         }
@@ -118,7 +118,7 @@ impl Order {
             false if !state.tables.refcounts.contains(&counting_entry) => return Ok(false),
             false => read_entry(file, counting_entry)? & REFCOUNT_BLOCK_OFFSET,
         };
-        let index = cluster & ((1 << counts_in_block_bits) - 1);
+        let index = cluster & ((1 << bits) - 1);
         Ok(block != 0 && is_counted(file, block, index, self.refcount_order)?)
     }
 }
@@ -179,15 +179,13 @@ impl State {
 }
 
 /// Whether the count at `index` of the refcount block at `block` is above zero.
-pub fn is_counted(file: &File, block: u64, index: u64, refcount_order: u32) -> io::Result<bool> {
+fn is_counted(file: &File, block: u64, index: u64, refcount_order: u32) -> io::Result<bool> {
     let bits = 1_u64 << refcount_order;
-    let mut count = [0; 8];
-    let bytes = &mut count[..(bits / 8).max(1) as usize];
-    read_or_zeroes(file, bytes, block + index * bits / 8)?;
-    // Counts of less than a byte fill it from its low bits on.
-    let mask = (1_u16 << bits.min(8)) - 1;
-    let shift = index * bits % 8;
-    Ok(bytes.iter().any(|byte| u16::from(*byte) >> shift & mask != 0))
+    let mut bytes = [0; 8];
+    read_or_zeroes(file, &mut bytes, block + index * bits / 8)?;
+    // Counts of less than a byte share one.
+    let index = index % (8 / bits).max(1);
+    Ok(count_in(&bytes, index, refcount_order) > 0)
 }
 
 fn read_entry(file: &File, place: u64) -> io::Result<u64> {
@@ -197,7 +195,7 @@ fn read_entry(file: &File, place: u64) -> io::Result<u64> {
 }
 
 /// Behind the file's end there are zeroes.
-fn read_or_zeroes(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+pub fn read_or_zeroes(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         match file.read_at(&mut bytes[done..], offset + done as u64) {

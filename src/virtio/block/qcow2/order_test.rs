@@ -1,5 +1,6 @@
 use std::ops::Range;
 
+use super::super::header::Records;
 use super::*;
 
 const CLUSTER: u64 = 512;
@@ -25,6 +26,8 @@ fn image() -> (File, Order) {
             l1: L1,
             refcounts: REFCOUNTS,
         },
+        snapshots: Records::default(),
+        bitmaps: Records::default(),
         backing: None,
     };
     (file, Order::new(&header))

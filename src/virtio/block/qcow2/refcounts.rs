@@ -1,52 +1,90 @@
-//! Whether an image's refcount table can be trusted as far as the library trusts it.
+//! The reference counts of an image, as its file has them.
 
-use std::collections::HashSet;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::header::{Header, HeaderError};
-use super::order::is_counted;
+use super::header::Header;
+use super::order::read_or_zeroes;
 
-const TABLE: &str = "refcount table";
+/// Bytes of a block that are read at a time.
+const PIECE: u64 = 4096;
 
-/// Checks, for an image that is to be written, that each refcount block is inside of the file and is named once, and
-/// that the clusters of header, tables and blocks are counted as used.
-///
-/// The library would go round in blocks that are named twice, and could take uncounted metadata for free space.
-pub fn check(file: &File, header: &Header, length: u64) -> Result<(), HeaderError> {
-    let damaged = |what| Err(HeaderError::Table { table: TABLE, what });
-    let cluster = 1_u64 << header.cluster_bits;
-    let tables = &header.tables;
-    let mut table = vec![0; (tables.refcounts.end - tables.refcounts.start) as usize];
-    file.read_exact_at(&mut table, tables.refcounts.start)?;
-    let (entries, _) = table.as_chunks::<8>();
-    let blocks: Vec<u64> = entries.iter().map(|entry| u64::from_be_bytes(*entry)).collect();
-
-    let mut named = HashSet::new();
-    for &block in blocks.iter().filter(|block| **block != 0) {
-        if !block.is_multiple_of(cluster) || block >= length {
-            return damaged("it names a block that is not in the file");
-        }
-        if !named.insert(block) {
-            return damaged("it names a block twice");
-        }
-    }
-
-    let counts_in_block_bits = header.cluster_bits + 3 - header.refcount_order;
-    let tables = [&tables.l1, &tables.refcounts]
-        .into_iter()
-        .flat_map(|table| table.clone().step_by(cluster as usize));
-    for offset in [0].into_iter().chain(tables).chain(named) {
-        let used = offset >> header.cluster_bits;
-        let block = usize::try_from(used >> counts_in_block_bits)
-            .ok()
-            .and_then(|index| blocks.get(index))
-            .copied()
-            .unwrap_or(0);
-        let index = used & ((1 << counts_in_block_bits) - 1);
-        if block == 0 || !is_counted(file, block, index, header.refcount_order)? {
-            return damaged("it counts metadata as free space");
-        }
-    }
-    Ok(())
+pub struct Counts<'f> {
+    file: &'f File,
+    cluster_bits: u32,
+    refcount_order: u32,
+    /// Entries of the refcount table: where each block is, or 0.
+    blocks: Vec<u64>,
+    /// The piece that was looked at last.
+    piece: Vec<u8>,
+    /// Where it is in the file.
+    piece_start: Option<u64>,
 }
+
+impl<'f> Counts<'f> {
+    pub fn read(file: &'f File, header: &Header) -> io::Result<Self> {
+        let table = &header.tables.refcounts;
+        let mut bytes = vec![0; (table.end - table.start) as usize];
+        file.read_exact_at(&mut bytes, table.start)?;
+        let (entries, _) = bytes.as_chunks::<8>();
+        Ok(Self {
+            file,
+            cluster_bits: header.cluster_bits,
+            refcount_order: header.refcount_order,
+            blocks: entries.iter().map(|entry| u64::from_be_bytes(*entry)).collect(),
+            piece: vec![0; PIECE.min(1 << header.cluster_bits) as usize],
+            piece_start: None,
+        })
+    }
+
+    /// Of each entry of the refcount table, 0 where there is no block.
+    pub fn blocks(&self) -> &[u64] {
+        &self.blocks
+    }
+
+    /// How often `cluster` is in use, for blocks that lie in the file.
+    pub fn of(&mut self, cluster: u64) -> io::Result<u64> {
+        let bits = counts_in_block_bits(self.cluster_bits, self.refcount_order);
+        let block = usize::try_from(cluster >> bits).unwrap_or(usize::MAX);
+        let Some(&block @ 1..) = self.blocks.get(block) else {
+            return Ok(0);
+        };
+        let index = cluster & ((1 << bits) - 1);
+        let counts_in_piece = (self.piece.len() as u64 * 8) >> self.refcount_order;
+        let start = block + index / counts_in_piece * self.piece.len() as u64;
+        if self.piece_start != Some(start) {
+            self.piece_start = None;
+            self.piece.fill(0);
+            read_or_zeroes(self.file, &mut self.piece, start)?;
+            self.piece_start = Some(start);
+        }
+        Ok(count_in(
+            &self.piece,
+            index % counts_in_piece,
+            self.refcount_order,
+        ))
+    }
+}
+
+/// The binary logarithm of how many counts a block has.
+pub fn counts_in_block_bits(cluster_bits: u32, refcount_order: u32) -> u32 {
+    cluster_bits + 3 - refcount_order
+}
+
+/// The count at `index` of the counts in `bytes`, which are so long.
+pub fn count_in(bytes: &[u8], index: u64, refcount_order: u32) -> u64 {
+    let bits = 1_u64 << refcount_order;
+    let start = (index * bits / 8) as usize;
+    match bits {
+        // Counts of less than a byte fill it from its low bits on.
+        1..8 => u64::from(bytes[start]) >> (index * bits % 8) & ((1 << bits) - 1),
+        _ => bytes[start..start + (bits / 8) as usize]
+            .iter()
+            .fold(0, |count, byte| count << 8 | u64::from(*byte)),
+    }
+}
+
+#[cfg(test)]
+#[path = "refcounts_test.rs"]
+mod tests;
