@@ -9,7 +9,7 @@ use super::Error;
 use crate::boot::Image;
 use crate::built_in;
 use crate::config::Config;
-use crate::virtio::block::Disk;
+use crate::virtio::block::{Disk, check_each_once};
 
 /// What a guest boots from.
 pub struct BootFiles {
@@ -43,6 +43,7 @@ impl OpenFiles {
     /// Opens the files of `config`, and locks its disks.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let boot = BootFiles::open(config)?;
+        check_each_once(&config.disks)?;
         let disks = config
             .disks
             .iter()

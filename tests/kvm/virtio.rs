@@ -291,6 +291,46 @@ fn a_disk_that_another_process_has_is_refused_and_the_process_is_named() {
 }
 
 #[test]
+fn more_disks_than_a_process_may_have_open_are_told_with_the_limit() {
+    let disk = disk();
+    let name = format!("{},ro", disk.path().display());
+    Coracle::run(&identify().linux64())
+        .args(&["--disk", &name].repeat(16))
+        .through(&["sh", "-c", "ulimit -n 12; exec \"$@\"", "sh"])
+        .end()
+        .with_code(125)
+        .saying(&["open", "ulimit -n"]);
+}
+
+#[test]
+fn a_disk_that_is_given_twice_is_told_so_and_not_to_wait_for_itself() {
+    let disk = disk();
+    let path = disk.path().to_str().unwrap();
+    for extra in [&[][..], &["--dry-run"]] {
+        let ended = Coracle::run(&identify().linux64())
+            .args(&["--disk", path, "--disk", path])
+            .args(extra)
+            .end()
+            .with_code(125)
+            .saying(&["given twice", path]);
+        assert!(!ended.stderr.contains("in use"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn an_image_of_another_format_is_no_disk_and_stays_as_it_is() {
+    let disk = disk();
+    std::os::unix::fs::FileExt::write_all_at(disk.as_file(), b"KDMV", 0).unwrap();
+    let before = std::fs::read(disk.path()).unwrap();
+    Coracle::run(&identify().linux64())
+        .args(&["--disk", disk.path().to_str().unwrap()])
+        .end()
+        .with_code(125)
+        .saying(&["VMDK", "qemu-img convert -f vmdk", "format=raw"]);
+    assert!(std::fs::read(disk.path()).unwrap() == before);
+}
+
+#[test]
 fn what_begins_like_qcow2_is_not_taken_for_a_raw_image_unasked() {
     let kernel = identify().linux64();
     let dry_run = |name: &str| Coracle::run(&kernel).args(&["--dry-run", "--disk", name]).end();

@@ -10,8 +10,8 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use super::log_limit::LogLimit;
 use super::{Activation, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
-pub use image::OpenError;
 use image::{Image, Raw};
+pub use image::{OpenError, check_each_once};
 pub use preview::Preview;
 use worker::Worker;
 

@@ -1,15 +1,17 @@
 //! Why an image cannot be a disk: what, why, and what to do next.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::lock::Busy;
+use crate::plain_text::shell_word;
 use crate::virtio::block::qcow2;
 use crate::virtio::block::request::SECTOR_SIZE;
 
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("disk image {path:?} does not exist (make one: truncate -s 1G {path:?})")]
-    Missing { path: PathBuf },
+    #[error("disk image {path:?} does not exist (make one: {make})")]
+    Missing { path: PathBuf, make: String },
     #[error("cannot open disk image {path:?}: {source} ({advice})")]
     Open {
         path: PathBuf,
@@ -22,12 +24,32 @@ pub enum OpenError {
         "disk image {path:?} is in use by {holder} (wait for it to end, or attach the image with ',ro' or \
          ',ephemeral' everywhere)"
     )]
-    InUse { path: PathBuf, holder: String },
-    #[error("disk image {path:?} is empty (give it a size: truncate -s 1G {path:?})")]
-    Empty { path: PathBuf },
+    InUse { path: PathBuf, holder: Busy },
+    #[error(
+        "disk image {path:?} is a backing file of another disk of this guest, so it is not written (attach it, too, \
+         with ',ro' or ',ephemeral')"
+    )]
+    UnderAnother { path: PathBuf },
+    #[error("{} (give it once, or add ',ro' or ',ephemeral' to both)", same_file(.first, .second))]
+    Twice { first: PathBuf, second: PathBuf },
+    #[error(
+        "block device {path:?} is in use by the host: mounted, swapped to, or a part of a volume or an array (see of \
+         what: lsblk {}; unmount it, or attach it with ',ro')",
+        shell_word(.path)
+    )]
+    Mounted { path: PathBuf },
+    #[error("disk image {path:?} is {format} ({advice})")]
+    Foreign {
+        path: PathBuf,
+        format: &'static str,
+        advice: String,
+    },
+    #[error("disk image {path:?} is empty (give it a size: {make})")]
+    Empty { path: PathBuf, make: String },
     #[error(
         "disk image {path:?} has {size} bytes, no multiple of the sector size {SECTOR_SIZE} \
-         (is it a raw image? round its size up: truncate -s %{SECTOR_SIZE} {path:?})"
+         (is it a raw image? round its size up: truncate -s %{SECTOR_SIZE} {})",
+        shell_word(.path)
     )]
     PartialSector { path: PathBuf, size: u64 },
     #[error(
@@ -46,13 +68,14 @@ pub enum OpenError {
     )]
     Ambiguous { path: PathBuf },
     #[error(
-        "cannot make a temporary file in {directory:?} for what is written to disk image {path:?}: {source} (name a \
-         directory with room in it: TMPDIR=/var/tmp)"
+        "cannot make a temporary file in {directory:?} for what is written to disk image {path:?}: {source} \
+         ({advice})"
     )]
     Temporary {
         directory: PathBuf,
         path: PathBuf,
         source: io::Error,
+        advice: &'static str,
     },
     #[error(transparent)]
     Qcow2(#[from] qcow2::Error),
@@ -70,9 +93,17 @@ impl OpenError {
     }
 }
 
+/// That two names of disks are one file.
+fn same_file(first: &Path, second: &Path) -> String {
+    match first == second {
+        true => format!("disk image {first:?} is given twice, and written"),
+        false => format!("disk images {first:?} and {second:?} are the same file, and it is written"),
+    }
+}
+
 /// What to do when a file cannot be opened.
-pub fn advice(kind: io::ErrorKind, read_only: bool) -> &'static str {
-    match kind {
+pub fn advice(error: &io::Error, read_only: bool) -> &'static str {
+    limit_advice(error).unwrap_or(match error.kind() {
         io::ErrorKind::PermissionDenied if read_only => "check its permissions with ls -l",
         io::ErrorKind::PermissionDenied => {
             "check its permissions with ls -l, or attach it read-only: add ,ro"
@@ -81,5 +112,16 @@ pub fn advice(kind: io::ErrorKind, read_only: bool) -> &'static str {
             "attach it read-only: add ,ro"
         }
         _ => "check the path and the file",
+    })
+}
+
+/// What to do when no file can be opened at all, because too many are.
+pub fn limit_advice(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EMFILE => {
+            Some("a process may have only so many files open: raise the limit, for example ulimit -n 4096")
+        }
+        libc::ENFILE => Some("the host has too many files open: raise its limit with sysctl fs.file-max"),
+        _ => None,
     }
 }

@@ -14,14 +14,18 @@ pub use error::OpenError;
 use opening::{Opened, Purpose};
 use overlay::Overlay;
 pub use raw::Raw;
+pub use twice::check_each_once;
 
 mod block_set;
-mod error;
+pub mod error;
+mod foreign;
 mod geometry;
-mod lock;
+pub mod lock;
 mod opening;
 mod overlay;
+mod qemu_locks;
 pub mod raw;
+mod twice;
 
 /// An open and locked image of a whole number of sectors. Its size is what it was when it was opened.
 pub struct Image {
@@ -66,6 +70,7 @@ impl Image {
         let Opened {
             file,
             metadata,
+            size,
             format,
         } = opening::open(disk, Purpose::Use)?;
         let physical_block_size = geometry::physical_block_size(&file, &metadata);
@@ -74,7 +79,7 @@ impl Image {
             let size = image.size();
             (Data::Qcow2(image), size, SECTOR_SIZE)
         } else {
-            let (size, direct) = opening::measure(disk, &file)?;
+            let direct = opening::prepare(disk, &file, size)?;
             let raw = Raw::new(file, direct, metadata.file_type().is_block_device());
             (Data::Raw(raw), size, opening::block_size(direct))
         };
@@ -84,6 +89,8 @@ impl Image {
             let overlay = Overlay::new(data, size, &directory).map_err(|source| OpenError::Temporary {
                 directory,
                 path: path.into(),
+                advice: error::limit_advice(&source)
+                    .unwrap_or("name a directory with room in it: TMPDIR=/var/tmp"),
                 source,
             })?;
             data = Data::Overlay(overlay);
@@ -105,10 +112,12 @@ impl Image {
     /// What the file that `disk` names says lies under it, read without locking it, and with all that can be wrong with
     /// the file itself.
     pub fn look(disk: &Disk) -> Result<Looked, OpenError> {
-        let Opened { file, format, .. } = opening::open(disk, Purpose::Look)?;
+        let Opened {
+            file, size, format, ..
+        } = opening::open(disk, Purpose::Look)?;
         let backing = match format {
-            Format::Raw => opening::measure(disk, &file).map(|_| None)?,
-            Format::Qcow2 => Qcow2::look(&file, disk)?,
+            Format::Raw => opening::prepare(disk, &file, size).map(|_| None)?,
+            Format::Qcow2 => Qcow2::look(&file, size, disk)?,
         };
         Ok(Looked { format, backing })
     }

@@ -6,9 +6,11 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::{OpenError, advice};
+use super::foreign;
 use super::geometry::{self, Direct};
-use super::lock;
+use super::lock::{self, Access};
 use crate::config::{Cache, Disk, Format};
+use crate::plain_text::shell_word;
 use crate::virtio::block::qcow2;
 use crate::virtio::block::request::SECTOR_SIZE;
 
@@ -25,6 +27,8 @@ pub enum Purpose {
 pub struct Opened {
     pub file: File,
     pub metadata: Metadata,
+    /// In bytes.
+    pub size: u64,
     pub format: Format,
 }
 
@@ -33,42 +37,50 @@ pub fn open(disk: &Disk, purpose: Purpose) -> Result<Opened, OpenError> {
     let path = disk.file.as_path();
     let failed = |source| cannot_open(disk, source);
     // Before it is opened, which would wait for ever on a FIFO and set some devices off.
-    check_kind(path, &path.metadata().map_err(failed)?)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(purpose == Purpose::Use && !disk.is_only_read())
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
+    let before = path.metadata().map_err(failed)?;
+    check_kind(path, &before)?;
+    let is_block_device = before.file_type().is_block_device();
+    let file = match purpose {
+        Purpose::Use if is_block_device && !disk.is_only_read() => claim(disk)?,
+        Purpose::Use => open_file(path, !disk.is_only_read(), 0).map_err(failed)?,
+        Purpose::Look => open_file(path, false, 0).map_err(failed)?,
+    };
     if purpose == Purpose::Use {
-        lock::lock(&file, path, disk.is_only_read())?;
+        lock_for(disk, &file)?;
     }
     let metadata = file.metadata().map_err(failed)?;
     // Another file may have come in its place.
     check_kind(path, &metadata)?;
+    if metadata.file_type().is_block_device() != is_block_device {
+        return Err(failed(io::Error::other("another file took its place meanwhile")));
+    }
     // Not waiting was for the FIFO that it might have been.
     geometry::set_status(&file, 0).map_err(failed)?;
-    let format = format_of(disk, &file)?;
+    // A block device has no size in its metadata; both have an end.
+    let size = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+    if size == 0 {
+        return Err(OpenError::Empty {
+            path: path.into(),
+            make: how_to_make(disk),
+        });
+    }
+    let format = format_of(disk, &file, size)?;
     Ok(Opened {
         file,
         metadata,
+        size,
         format,
     })
 }
 
-/// The size of a raw image in bytes, and what direct I/O asks of it, if this is that: from here on it is.
-pub fn measure(disk: &Disk, file: &File) -> Result<(u64, Option<Direct>), OpenError> {
+/// Checks the size of a raw image. What direct I/O asks of it, if this is that: from here on it is.
+pub fn prepare(disk: &Disk, file: &File, size: u64) -> Result<Option<Direct>, OpenError> {
     let direct = match disk.cache {
         Cache::Direct => Some(straight_to_device(disk, file)?),
         Cache::Writeback | Cache::Writethrough => None,
     };
-    let mut file = file;
-    // A block device has no size in its metadata; both have an end.
-    let size = file
-        .seek(SeekFrom::End(0))
-        .map_err(|source| cannot_open(disk, source))?;
     check_size(&disk.file, size, block_size(direct))?;
-    Ok((size, direct))
+    Ok(direct)
 }
 
 /// What the guest's requests are multiples of.
@@ -76,15 +88,68 @@ pub fn block_size(direct: Option<Direct>) -> u64 {
     direct.map_or(SECTOR_SIZE, |direct| direct.offset_alignment)
 }
 
+fn open_file(path: &Path, write: bool, flags: libc::c_int) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(libc::O_NONBLOCK | flags)
+        .open(path)
+}
+
+/// Opens a block device for writing, unless the host has it: mounted, or as a part of something. From then on the host
+/// does not take it.
+fn claim(disk: &Disk) -> Result<File, OpenError> {
+    let path = disk.file.as_path();
+    let failed = |source| cannot_open(disk, source);
+    let try_once = || open_file(path, true, libc::O_EXCL);
+    let is_busy = |error: &io::Error| error.kind() == io::ErrorKind::ResourceBusy;
+    match try_once() {
+        Err(error) if is_busy(&error) => {}
+        other => return other.map_err(failed),
+    }
+    // Another guest may have claimed it, and has it locked then: one that is dead lets go of both soon.
+    let file = open_file(path, false, 0).map_err(failed)?;
+    lock_for(disk, &file)?;
+    drop(file);
+    try_once().map_err(|error| match is_busy(&error) {
+        true => OpenError::Mounted { path: path.into() },
+        false => failed(error),
+    })
+}
+
+fn lock_for(disk: &Disk, file: &File) -> Result<(), OpenError> {
+    let access = match disk.is_only_read() {
+        true => Access::Read,
+        false => Access::Write,
+    };
+    let path = disk.file.clone();
+    lock::lock(file, &disk.file, access).map_err(|holder| match holder.is_own() {
+        true => OpenError::UnderAnother { path },
+        false => OpenError::InUse { path, holder },
+    })
+}
+
 fn cannot_open(disk: &Disk, source: io::Error) -> OpenError {
     let path = disk.file.clone();
     match source.kind() {
-        io::ErrorKind::NotFound => OpenError::Missing { path },
-        kind => OpenError::Open {
+        io::ErrorKind::NotFound => OpenError::Missing {
             path,
-            source,
-            advice: advice(kind, disk.is_only_read()),
+            make: how_to_make(disk),
         },
+        _ => OpenError::Open {
+            path,
+            advice: advice(&source, disk.is_only_read()),
+            source,
+        },
+    }
+}
+
+/// The command that makes an empty image of what `disk` names.
+fn how_to_make(disk: &Disk) -> String {
+    let word = shell_word(&disk.file);
+    match disk.stated_format() {
+        Some(Format::Qcow2) => format!("qemu-img create -f qcow2 {word} 1G"),
+        _ => format!("truncate -s 1G {word}"),
     }
 }
 
@@ -100,7 +165,6 @@ fn straight_to_device(disk: &Disk, file: &File) -> Result<Direct, OpenError> {
 fn check_size(path: &Path, size: u64, block: u64) -> Result<(), OpenError> {
     let path = || path.to_owned();
     match size {
-        0 => Err(OpenError::Empty { path: path() }),
         size if !size.is_multiple_of(SECTOR_SIZE) => Err(OpenError::PartialSector { path: path(), size }),
         size if !size.is_multiple_of(block) => Err(OpenError::PartialBlock {
             path: path(),
@@ -126,20 +190,33 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
     })
 }
 
-/// What the file is: as the person says, or else by its name, unless its first bytes say another thing. A guest writes
-/// the first bytes of a raw image, so they alone decide nothing.
-fn format_of(disk: &Disk, file: &File) -> Result<Format, OpenError> {
-    if let Some(format) = disk.stated_format() {
+/// What the file is: as the person says, or else by its name, unless its own bytes say another thing. A guest writes the
+/// first bytes of a raw image, so they alone decide nothing.
+fn format_of(disk: &Disk, file: &File, size: u64) -> Result<Format, OpenError> {
+    if let Some(format) = disk.format {
         return Ok(format);
     }
-    let mut magic = [0; qcow2::MAGIC.len()];
-    let count = file
-        .read_at(&mut magic, 0)
-        .map_err(|source| cannot_open(disk, source))?;
-    match count == magic.len() && magic == qcow2::MAGIC {
-        true => Err(OpenError::Ambiguous {
-            path: disk.file.clone(),
-        }),
-        false => Ok(Format::Raw),
+    let path = || disk.file.clone();
+    let failed = |source| cannot_open(disk, source);
+    let (mut start, mut end) = ([0; foreign::START], [0; foreign::END]);
+    let count = file.read_at(&mut start, 0).map_err(failed)?;
+    let start = &start[..count];
+    let from = size.saturating_sub(end.len() as u64);
+    let count = file.read_at(&mut end, from).map_err(failed)?;
+    if let Some(format) = foreign::recognise(start, &end[..count]) {
+        return Err(OpenError::Foreign {
+            format: format.name,
+            advice: format.advice(&disk.file),
+            path: path(),
+        });
+    }
+    match disk.stated_format() {
+        Some(format) => Ok(format),
+        None if start.starts_with(&qcow2::MAGIC) => Err(OpenError::Ambiguous { path: path() }),
+        None => Ok(Format::Raw),
     }
 }
+
+#[cfg(test)]
+#[path = "opening_test.rs"]
+mod tests;

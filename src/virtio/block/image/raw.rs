@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::geometry::Direct;
+use super::lock;
 use crate::virtio::block::buffers::Buffers;
 
 /// What is copied at a time where the guest's own buffers do not do, in bytes.
@@ -184,7 +185,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // A ring that is gone holds its files, and so their locks, a moment longer than this.
-        if let Err(error) = self.file.unlock() {
+        if let Err(error) = lock::unlock(&self.file) {
             log::debug!("cannot unlock a disk image: {error}");
         }
     }

@@ -1,6 +1,6 @@
 //! The files under an image: opened for reading, each named by the one above it and permitted by the person.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::header::Header;
 use super::host_file::HostFile;
 use super::permit::{self, Identity, Permitted};
 use crate::config::{Backing, Format};
+use crate::virtio::block::image::lock::{self, Access};
 
 /// Long before the stack ends; a person's chain has a handful.
 const MAX_FILES: usize = 64;
@@ -53,7 +54,12 @@ impl<'a> Chain<'a> {
         let (file, identity) = permitted
             .open(&self.identities)
             .map_err(|refusal| Error::refused(&image, &path, refusal))?;
-        lock(&image, &path, &file)?;
+        if let Err(holder) = lock::lock(&file, &path, Access::Read) {
+            return Err(match holder.is_own() {
+                true => Error::BackingIsADisk { image, path },
+                false => Error::BackingInUse { image, path, holder },
+            });
+        }
         self.files.push(path.clone());
         self.identities.push(identity);
         self.open_layer(file, &path, backing.format).map(Some)
@@ -79,21 +85,6 @@ impl<'a> Chain<'a> {
                 let image = builder.data_file(None).open(DenyImplicitOpenGate::default());
                 Ok(FormatAccess::new(image.map_err(failed)?))
             }
-        }
-    }
-}
-
-fn lock(image: &Path, path: &Path, file: &File) -> Result<(), Error> {
-    match file.try_lock_shared() {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(Error::BackingInUse {
-            image: image.into(),
-            path: path.into(),
-        }),
-        // Some network file systems have no locks.
-        Err(TryLockError::Error(error)) => {
-            log::warn!("cannot lock backing file {path:?}: {error}");
-            Ok(())
         }
     }
 }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use super::header::HeaderError;
 use super::permit::{Refusal, how_to_permit};
 use crate::plain_text::clean;
+use crate::virtio::block::image::error;
+use crate::virtio::block::image::lock::Busy;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -19,7 +21,8 @@ pub enum Error {
     )]
     BackingMissing { image: PathBuf, path: PathBuf },
     #[error(
-        "disk image {image:?} needs its backing file {path:?}, which cannot be opened: {source} (check its permissions)"
+        "disk image {image:?} needs its backing file {path:?}, which cannot be opened: {source} ({})",
+        error::advice(.source, true)
     )]
     BackingOpen {
         image: PathBuf,
@@ -27,15 +30,24 @@ pub enum Error {
         source: io::Error,
     },
     #[error(
+        "disk image {image:?} needs its backing file {path:?}, which another disk of this guest writes (attach that one \
+         with ',ro' or ',ephemeral')"
+    )]
+    BackingIsADisk { image: PathBuf, path: PathBuf },
+    #[error(
         "disk image {image:?} names {path:?} as its backing file, which is neither a file nor a block device (name \
          another: qemu-img rebase -u -b FILE -F FORMAT {image:?})"
     )]
     BackingKind { image: PathBuf, path: PathBuf },
     #[error(
-        "disk image {image:?} needs its backing file {path:?}, which another guest writes (wait for it to end, or \
+        "disk image {image:?} needs its backing file {path:?}, which {holder} writes (wait for it to end, or \
          give each guest an image of its own on a file that nobody writes)"
     )]
-    BackingInUse { image: PathBuf, path: PathBuf },
+    BackingInUse {
+        image: PathBuf,
+        path: PathBuf,
+        holder: Busy,
+    },
     #[error(
         "disk image {image:?} names '{name}' as its backing file, which it may not have opened by itself: {why} \
          ({advice})"

@@ -6,7 +6,7 @@
 //! killed process leaves whole.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 #[cfg(test)]
 use std::path::Path;
 use std::path::PathBuf;
@@ -99,13 +99,10 @@ impl Qcow2 {
         })
     }
 
-    /// What the header of `file`, which `disk` names, says lies under the image: text for a person. No other file is
+    /// What the header of `file`, of `length` bytes and named by `disk`, says lies under the image: text for a person. No other file is
     /// looked at.
-    pub fn look(mut file: &File, disk: &Disk) -> Result<Option<String>, Error> {
+    pub fn look(file: &File, length: u64, disk: &Disk) -> Result<Option<String>, Error> {
         let path = disk.file.as_path();
-        let length = file
-            .seek(SeekFrom::End(0))
-            .map_err(|source| Error::io(path, source))?;
         let header = Header::read(file, length).map_err(|source| Error::header(path, source))?;
         Ok(header
             .backing

@@ -1,0 +1,98 @@
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::super::Image;
+use super::*;
+use crate::virtio::block::qcow2::test_image::{Images, can_make_images};
+
+#[test]
+fn what_is_missing_or_empty_is_made_by_the_command_that_is_named() {
+    let images = Images::new();
+    for (name, program) in [
+        ("a disk.img", "truncate"),
+        ("a disk.qcow2", "qemu-img create"),
+        ("other,format=qcow2", "qemu-img create"),
+        ("other.qcow2,format=raw", "truncate"),
+    ] {
+        if program != "truncate" && !can_make_images() {
+            continue;
+        }
+        let disk: Disk = format!("{}{name}", images.path("").display()).parse().unwrap();
+        for is_empty in [false, true] {
+            if is_empty {
+                File::create(&disk.file).unwrap();
+            }
+            let error = Image::open(&disk).err().unwrap();
+            assert_eq!(error.is_missing(), !is_empty);
+            let words = error.to_string();
+            let (_, command) = words.rsplit_once(": ").unwrap();
+            let command = command.strip_suffix(')').unwrap();
+            assert!(command.starts_with(program), "{words}");
+            let done = Command::new("sh").args(["-c", command]).output().unwrap();
+            assert!(done.status.success(), "{words}: {done:?}");
+            assert_eq!(Image::open(&disk).unwrap().limits().size, 1 << 30);
+            std::fs::remove_file(&disk.file).unwrap();
+        }
+    }
+}
+
+#[test]
+fn too_many_open_files_are_told_with_the_limit() {
+    for (number, words) in [
+        (libc::EMFILE, "ulimit -n"),
+        (libc::ENFILE, "fs.file-max"),
+        (libc::EACCES, "ls -l"),
+    ] {
+        let error = cannot_open(&Disk::new("a".into()), io::Error::from_raw_os_error(number));
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
+/// A file as a block device of the host, until it is dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(file: &Path) -> Result<Self, String> {
+        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output();
+        let output = output.map_err(|error| error.to_string())?;
+        match output.status.success() {
+            true => Ok(Self(String::from_utf8_lossy(&output.stdout).trim().into())),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_that_the_host_has_is_not_written() {
+    let images = Images::new();
+    let device = match Loop::new(&images.raw("file", &[0; 1 << 20])) {
+        Ok(device) => device,
+        Err(why) => return println!("not tested here: no loop device: {why}"),
+    };
+    let disk = Disk::new(device.0.clone());
+    let read_only = Disk {
+        ro: true,
+        ..disk.clone()
+    };
+    // As a mounted file system has it.
+    let mounted = open_file(&device.0, false, libc::O_EXCL).unwrap();
+    let error = Image::open(&disk).err().unwrap();
+    assert!(matches!(error, OpenError::Mounted { .. }), "{error}");
+    Image::open(&read_only).unwrap();
+    Image::look(&disk).unwrap();
+    drop(mounted);
+    let image = Image::open(&disk).unwrap();
+    let busy = open_file(&device.0, false, libc::O_EXCL).unwrap_err();
+    assert_eq!(busy.raw_os_error(), Some(libc::EBUSY), "the host can mount it");
+    // Another guest, not the host.
+    let error = Image::open(&disk).err().unwrap();
+    assert!(!matches!(error, OpenError::Mounted { .. }), "{error}");
+    drop(image);
+    Image::open(&disk).unwrap();
+}

@@ -1,0 +1,84 @@
+//! The locks by which QEMU's processes keep each other off an image (its block/file-posix.c), so that Coracle and QEMU
+//! do so too.
+//!
+//! A byte of the file stands for each thing that a process may do with it. Whoever does it has a shared lock on a byte
+//! from [`DOES`] on; whoever cannot bear that others do it has a shared lock on the byte from [`FORBIDS`] on. After
+//! taking its own, a process looks for locks of others that contradict them.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::mem;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use super::lock::Access;
+
+const DOES: i64 = 100;
+const FORBIDS: i64 = 200;
+
+/// What is done with a file, in the order of the bytes. Between writing and resizing there is writing what is there
+/// already.
+const READ: i64 = 0;
+const WRITE: i64 = 1;
+const RESIZE: i64 = 3;
+
+/// No other process writes in any way.
+const FORBIDDEN: Range<i64> = FORBIDS + WRITE..FORBIDS + RESIZE + 1;
+
+impl Access {
+    /// The bytes for what is done.
+    fn does(self) -> Range<i64> {
+        match self {
+            Self::Read => DOES + READ..DOES + READ + 1,
+            Self::Write => DOES + READ..DOES + WRITE + 1,
+        }
+    }
+
+    /// The bytes that nobody else may have: what is forbidden to others, and what they forbid. One range has them all,
+    /// because no byte between the two groups is in use.
+    fn contradictions(self) -> Range<i64> {
+        match self {
+            Self::Read => DOES + WRITE..FORBIDS + READ + 1,
+            Self::Write => DOES + WRITE..FORBIDS + WRITE + 1,
+        }
+    }
+}
+
+/// Takes the locks for `access`, unless somebody has others that contradict them. What was taken stays then.
+pub fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
+    for bytes in [access.does(), FORBIDDEN] {
+        call(file, libc::F_OFD_SETLK, libc::F_RDLCK, bytes).map_err(|error| match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => TryLockError::WouldBlock,
+            _ => TryLockError::Error(error),
+        })?;
+    }
+    let found = call(file, libc::F_OFD_GETLK, libc::F_WRLCK, access.contradictions());
+    match found.map_err(TryLockError::Error)? == libc::F_UNLCK {
+        true => Ok(()),
+        false => Err(TryLockError::WouldBlock),
+    }
+}
+
+/// Lets go of all of them.
+pub fn unlock(file: &File) -> io::Result<()> {
+    call(file, libc::F_OFD_SETLK, libc::F_UNLCK, 0..i64::MAX).map(drop)
+}
+
+/// Calls fcntl(2) with a lock on `bytes`. The kind of lock that it leaves there.
+fn call(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_int> {
+    // SAFETY: a flock of zeroes is a valid value.
+    let mut lock: libc::flock = unsafe { mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = bytes.start;
+    lock.l_len = bytes.end - bytes.start;
+    // SAFETY: the lock lives beyond the call, which reads and writes nothing else.
+    match unsafe { libc::fcntl(file.as_raw_fd(), command, &mut lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(lock.l_type.into()),
+    }
+}
+
+#[cfg(test)]
+#[path = "qemu_locks_test.rs"]
+mod tests;
