@@ -11,6 +11,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 pub struct Error {
     /// The file's path, or the name of an image that Coracle carries inside.
     pub image: String,
+    #[source]
     pub problem: Problem,
 }
 
@@ -35,7 +36,7 @@ pub enum Problem {
     #[error("permission denied (make it readable: chmod +r, or run as a user who may read it)")]
     Forbidden,
     #[error("cannot be read: {0}")]
-    Read(io::Error),
+    Read(#[source] io::Error),
     #[error("cannot be written to guest memory: {0}")]
     GuestMemory(vm_memory::GuestMemoryError),
     #[error("found {found}, expected an x86-64 Linux kernel, vmlinux or bzImage{hint}")]

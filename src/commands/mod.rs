@@ -62,6 +62,8 @@ pub enum Error {
     #[error("{}", doctor::with_advice(.0, doctor::Host::read))]
     Machine(#[from] machine::Error),
     #[error(transparent)]
+    Limit(#[from] machine::LimitReached),
+    #[error(transparent)]
     Race(#[from] coracle_race::Error),
     #[error(transparent)]
     Timings(#[from] crate::timings::Error),

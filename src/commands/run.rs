@@ -12,7 +12,7 @@ use crate::console::{
     Drain, End, Output, Session, Signals, Terminal, ignore_file_size_limit, tell, terminal_size,
 };
 use crate::diagnosis::{self, Facts, Verdict, exit_code};
-use crate::machine::{DryRun, Machine, OpenFiles, Outcome};
+use crate::machine::{DryRun, LimitReached, Machine, OpenFiles, Outcome};
 use crate::timings::{self, Destination, Phase, Timeline};
 
 /// Boot a guest and attach its console to this terminal
@@ -145,6 +145,13 @@ impl Args {
 }
 
 pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
+    run(args, started).map_err(|error| match LimitReached::behind(&error) {
+        Some(limit) => limit.into(),
+        None => error,
+    })
+}
+
+fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let config = args.config()?;
     ignore_file_size_limit();
     let mut timings = match &args.timings {

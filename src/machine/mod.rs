@@ -4,6 +4,7 @@ mod blueprint;
 mod dry_run;
 mod hardware;
 mod kick;
+mod limits;
 mod memory;
 mod open_files;
 mod outcome;
@@ -18,6 +19,7 @@ use std::thread;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use dry_run::DryRun;
+pub use limits::LimitReached;
 use memory::Memory;
 pub use open_files::OpenFiles;
 pub use outcome::Outcome;
@@ -100,6 +102,8 @@ pub struct Machine {
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
+    /// How many descriptors the devices open once their drivers drive them.
+    later_descriptors: usize,
     /// Dropped after all that use guest memory.
     vm: Vm,
     memory: Memory,
@@ -202,6 +206,7 @@ impl Machine {
             board,
             serial,
             transports,
+            later_descriptors: opened.disks.iter().map(|disk| disk.later_descriptors()).sum(),
             vm,
             memory,
             command_line,
@@ -219,8 +224,13 @@ impl Machine {
         self.has_initrd
     }
 
-    /// Starts a thread for each vCPU.
+    /// Makes what the devices will need, and starts a thread for each vCPU.
     pub fn start(self) -> Result<Running, Error> {
+        for transport in &self.transports {
+            transport.prepare().map_err(system("start a device's thread"))?;
+        }
+        limits::prove_descriptors(self.board.stop.event(), self.later_descriptors)
+            .map_err(system("reserve descriptors"))?;
         kick::catch_signal().map_err(system("catch a signal"))?;
         let statistics = || {
             self.vcpus

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::Error;
+use super::{Error, limits};
 use crate::boot::Image;
 use crate::built_in;
 use crate::config::Config;
@@ -42,6 +42,7 @@ impl BootFiles {
 impl OpenFiles {
     /// Opens the files of `config`, and locks its disks.
     pub fn open(config: &Config) -> Result<Self, Error> {
+        limits::raise_open_files();
         let boot = BootFiles::open(config)?;
         check_each_once(&config.disks)?;
         let disks = config

@@ -33,7 +33,7 @@ const FEATURES: u64 =
 pub struct MmioTransport {
     memory: Arc<GuestMemoryMmap>,
     interrupt: VirtioInterrupt,
-    notifiers: Vec<EventFd>,
+    notifiers: Vec<Arc<EventFd>>,
     device_id: u32,
     /// The feature bits that are offered to the driver.
     features: u64,
@@ -93,7 +93,7 @@ impl MmioTransport {
             interrupt: VirtioInterrupt::new(interrupt),
             notifiers: sizes
                 .iter()
-                .map(|_| EventFd::new(libc::EFD_CLOEXEC))
+                .map(|_| EventFd::new(libc::EFD_CLOEXEC).map(Arc::new))
                 .collect::<io::Result<_>>()?,
             device_id: device.device_id(),
             features: device.features() | FEATURES,
@@ -113,8 +113,16 @@ impl MmioTransport {
 
     /// The eventfd of each queue. KVM can write it instead of making an exit when the driver writes the queue's index to
     /// [`QUEUE_NOTIFY`] (ioeventfd, with that index as datamatch).
-    pub fn queue_notifiers(&self) -> &[EventFd] {
+    pub fn queue_notifiers(&self) -> &[Arc<EventFd>] {
         &self.notifiers
+    }
+
+    /// Makes what the device will need, before the guest runs.
+    pub fn prepare(&self) -> io::Result<()> {
+        match &mut self.lock().device {
+            Some(device) => device.prepare(),
+            None => Ok(()),
+        }
     }
 
     /// Stops the device for good. After this returns, the device accesses neither guest memory nor its queues.
@@ -369,7 +377,7 @@ impl MmioTransport {
             queues.push(ActiveQueue {
                 index: index as u16,
                 queue,
-                notifier: notifier.try_clone()?,
+                notifier: notifier.clone(),
             });
         }
         Ok(queues)

@@ -48,6 +48,12 @@ pub trait VirtioDevice: Send {
     /// Writes to the configuration space. Writes to read-only fields and past the end are ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
+    /// Makes what the device will need once a driver drives it, such as threads. Called before the guest runs, because a
+    /// failure in [`VirtioDevice::activate`] leaves the guest without the device.
+    fn prepare(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Gives the device its queues, because the driver has set DRIVER_OK. The device has them until
     /// [`VirtioDevice::reset`].
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
@@ -77,7 +83,7 @@ pub struct ActiveQueue {
     /// The transport has checked that its rings lie in guest memory. Their content cannot be trusted.
     pub queue: Queue,
     /// Becomes readable when the driver notifies the queue. Reading it blocks until then.
-    pub notifier: EventFd,
+    pub notifier: Arc<EventFd>,
 }
 
 /// Notifies the driver of a device. A clone belongs to the same device.

@@ -17,6 +17,8 @@ mod entry;
 mod hostile;
 /// Interrupts, from a device to the guest's handler.
 mod interrupts;
+/// Limits of the process that are too low for a machine.
+mod limits;
 /// Addresses of no device.
 mod nowhere;
 /// Guests that reboot and boot again.

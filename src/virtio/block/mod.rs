@@ -13,7 +13,7 @@ use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 use image::{Image, Raw};
 pub use image::{OpenError, check_each_once};
 pub use preview::Preview;
-use worker::Worker;
+use worker::{Job, Worker};
 
 mod buffers;
 mod chain;
@@ -43,7 +43,7 @@ pub struct Block {
     queue_sizes: Vec<u16>,
     /// Feature bits that the driver accepted.
     accepted: u64,
-    /// One a queue that the driver made ready.
+    /// One for each queue, once the device is prepared.
     workers: Vec<Worker>,
 }
 
@@ -144,6 +144,14 @@ impl Disk {
         format!("disk-{name}")
     }
 
+    /// How many descriptors the disk opens when a driver begins to drive it: one for each ring.
+    pub fn later_descriptors(&self) -> usize {
+        match self.raw_for_uring() {
+            Some(_) => self.queues.into(),
+            None => 0,
+        }
+    }
+
     /// The image, if its requests go through io_uring.
     fn raw_for_uring(&self) -> Option<&Raw> {
         match self.engine.engine {
@@ -216,6 +224,14 @@ impl VirtioDevice for Block {
         }
     }
 
+    /// Starts a thread for each queue.
+    fn prepare(&mut self) -> io::Result<()> {
+        while self.workers.len() < self.queue_sizes.len() {
+            self.workers.push(Worker::start(self.disk.clone())?);
+        }
+        Ok(())
+    }
+
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
         let Activation {
             memory,
@@ -226,23 +242,22 @@ impl VirtioDevice for Block {
         if queues.is_empty() {
             return Err(io::Error::other("none of its queues is ready"));
         }
-        for queue in queues {
-            let worker = Worker::start(
-                self.disk.clone(),
+        self.prepare()?;
+        for (worker, queue) in self.workers.iter_mut().zip(queues) {
+            worker.serve(Job {
                 queue,
-                memory.clone(),
+                memory: memory.clone(),
                 features,
-                interrupt.clone(),
-            )?;
-            self.workers.push(worker);
+                interrupt: interrupt.clone(),
+            })?;
         }
         Ok(())
     }
 
     fn reset(&mut self) {
-        // All of them first: they end beside each other.
+        // All are stopped before the first is waited for, so that they finish their requests at the same time.
         self.workers.iter().for_each(Worker::stop);
-        self.workers.clear();
+        self.workers.iter_mut().for_each(Worker::wait);
         self.accepted = 0;
         self.disk.set_writeback(!self.disk.always_writes_through);
     }

@@ -1,8 +1,9 @@
-//! A queue's I/O thread: from the driver's DRIVER_OK to the device's reset.
+//! A queue's I/O thread.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use vm_memory::GuestMemoryMmap;
@@ -13,56 +14,107 @@ use super::queue::{DiskQueue, QueueError};
 use super::{sync, uring};
 use crate::virtio::{ActiveQueue, VirtioInterrupt};
 
-/// It reads and writes with few calls on the stack; the default of 2 MiB is address space for nothing.
+/// In bytes. The thread's calls are not deep: the default of 2 MiB would be address space for nothing.
 const STACK_SIZE: usize = 128 << 10;
 
-/// A running I/O thread. Dropped, it finishes the requests that it is at, and no other, and is gone.
+/// A queue and whom to tell of it: what a thread works with from the driver's DRIVER_OK to the device's reset.
+pub struct Job {
+    pub queue: ActiveQueue,
+    pub memory: Arc<GuestMemoryMmap>,
+    /// Those that the driver accepted.
+    pub features: u64,
+    pub interrupt: VirtioInterrupt,
+}
+
+/// An I/O thread of a disk. It lives as long as this, and waits while no driver drives the disk.
 pub struct Worker {
-    stop: Arc<AtomicBool>,
-    notifier: EventFd,
+    /// None only while this is being dropped, which ends the thread.
+    jobs: Option<Sender<(Job, Arc<AtomicBool>)>>,
+    /// The thread has finished a job, and dropped it.
+    finished: Receiver<()>,
+    /// The job that was given last and not waited for.
+    current: Option<CurrentJob>,
     thread: Option<JoinHandle<()>>,
 }
 
+struct CurrentJob {
+    stop: Arc<AtomicBool>,
+    notifier: Arc<EventFd>,
+}
+
 impl Worker {
-    pub fn start(
-        disk: Arc<Disk>,
-        queue: ActiveQueue,
-        memory: Arc<GuestMemoryMmap>,
-        features: u64,
-        interrupt: VirtioInterrupt,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let notifier = queue.notifier.try_clone()?;
+    pub fn start(disk: Arc<Disk>) -> io::Result<Self> {
+        let (jobs, given) = mpsc::channel::<(Job, Arc<AtomicBool>)>();
+        let (finish, finished) = mpsc::channel();
         let thread = thread::Builder::new()
             .name(disk.thread_name())
             .stack_size(STACK_SIZE)
-            .spawn({
-                let stop = stop.clone();
-                move || {
-                    let ActiveQueue { queue, notifier, .. } = queue;
-                    let queue = DiskQueue::new(&disk, &queue, &memory, &interrupt, features, &stop);
-                    if let Err(error) = queue.and_then(|queue| serve(queue, &notifier)) {
-                        let path = disk.image.path();
-                        let line = format_args!("disk {path:?}: the driver must reset it: {error}");
-                        disk.log.log(log::Level::Warn, line);
-                        interrupt.need_reset();
+            .spawn(move || {
+                for (job, stop) in given {
+                    carry_out(&disk, &job, &stop);
+                    // Whoever waits for the end of the job may take guest memory away.
+                    drop(job);
+                    if finish.send(()).is_err() {
+                        break;
                     }
                 }
             })?;
         Ok(Self {
-            stop,
-            notifier,
+            jobs: Some(jobs),
+            finished,
+            current: None,
             thread: Some(thread),
         })
     }
 
-    /// Lets the thread know that it is to end, without waiting for that.
+    /// Has the thread serve a queue until [`Worker::stop`].
+    pub fn serve(&mut self, job: Job) -> io::Result<()> {
+        self.wait();
+        let current = CurrentJob {
+            stop: Arc::new(AtomicBool::new(false)),
+            notifier: job.queue.notifier.clone(),
+        };
+        let jobs = self.jobs.as_ref();
+        let given = jobs.and_then(|jobs| jobs.send((job, current.stop.clone())).ok());
+        given.ok_or_else(|| io::Error::other("its I/O thread has ended"))?;
+        self.current = Some(current);
+        Ok(())
+    }
+
+    /// Tells the thread to begin no further request of its job. Does not wait for those that it has begun.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        // The thread waits for this eventfd and looks at `stop` after it.
-        if let Err(error) = self.notifier.write(1) {
+        let Some(job) = &self.current else { return };
+        job.stop.store(true, Ordering::SeqCst);
+        // The thread waits for this eventfd, and looks at `stop` when it becomes readable.
+        if let Err(error) = job.notifier.write(1) {
             log::error!("cannot wake a disk's I/O thread to stop it: {error}");
         }
+    }
+
+    /// Stops the thread's job and waits until the thread has dropped it.
+    pub fn wait(&mut self) {
+        self.stop();
+        if self.current.take().is_some() && self.finished.recv().is_err() {
+            log::error!("a disk's I/O thread panicked");
+        }
+    }
+}
+
+/// Serves the queue of `job` until `stop` is set.
+fn carry_out(disk: &Disk, job: &Job, stop: &AtomicBool) {
+    let Job {
+        queue,
+        memory,
+        features,
+        interrupt,
+    } = job;
+    let served = DiskQueue::new(disk, &queue.queue, memory, interrupt, *features, stop)
+        .and_then(|served| serve(served, &queue.notifier));
+    if let Err(error) = served {
+        let path = disk.image.path();
+        let line = format_args!("disk {path:?}: the driver must reset it: {error}");
+        disk.log.log(log::Level::Warn, line);
+        interrupt.need_reset();
     }
 }
 
@@ -83,7 +135,8 @@ fn serve(queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.stop();
+        self.wait();
+        self.jobs = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             log::error!("a disk's I/O thread panicked");
         }

@@ -1,0 +1,64 @@
+use std::fs::File;
+use std::path::PathBuf;
+
+use super::*;
+use crate::boot::Problem;
+use crate::virtio::block::OpenError;
+use crate::{boot, commands, kvm, machine};
+
+fn failed_with(number: i32) -> [commands::Error; 4] {
+    let source = || io::Error::from_raw_os_error(number);
+    let disk = OpenError::Open {
+        path: PathBuf::from("disk.img"),
+        source: source(),
+        advice: "",
+    };
+    let kernel = boot::Error {
+        image: "kernel".into(),
+        problem: Problem::Read(source()),
+    };
+    let vcpu = kvm::Error::Call {
+        what: "create a vCPU",
+        source: source(),
+    };
+    let console = commands::Error::System {
+        what: "make the console",
+        source: source(),
+    };
+    [
+        machine::Error::from(disk).into(),
+        machine::Error::from(kernel).into(),
+        machine::Error::from(vcpu).into(),
+        console,
+    ]
+}
+
+#[test]
+fn a_limit_is_found_behind_an_error_of_every_part() {
+    for error in failed_with(libc::EMFILE) {
+        let reached = LimitReached::behind(&error).expect("the limit of open files");
+        assert!(reached.to_string().contains("ulimit -n"), "{reached}");
+    }
+    for error in failed_with(libc::EAGAIN) {
+        assert_eq!(LimitReached::behind(&error), Some(LimitReached::Threads));
+    }
+}
+
+#[test]
+fn no_limit_is_behind_other_errors() {
+    for error in failed_with(libc::EACCES) {
+        assert_eq!(LimitReached::behind(&error), None);
+    }
+}
+
+#[test]
+fn descriptors_that_are_left_are_proved_and_closed_again() {
+    let file = File::open("/dev/null").unwrap();
+    for _ in 0..100 {
+        prove_descriptors(&file, 8).unwrap();
+    }
+    let limit = get(libc::RLIMIT_NOFILE).unwrap();
+    assert!(limit < 1 << 20, "so many descriptors are not opened here");
+    let error = prove_descriptors(&file, limit as usize).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+}

@@ -1,0 +1,115 @@
+use crate::support::queue::Queue;
+use crate::support::{Coracle, Ended, Kernel, kvm_is_here};
+
+guest!(
+    drive_sixteen_disks,
+    "
+    mov ebx, 0xd0000000
+2:
+    mov dword ptr [rbx + 0x70], 1
+    mov dword ptr [rbx + 0x70], 3
+    mov dword ptr [rbx + 0x24], 1
+    mov dword ptr [rbx + 0x20], 1
+    mov dword ptr [rbx + 0x70], 11
+    set_up_queue 0, 0
+    driver_ok
+    # DEVICE_NEEDS_RESET
+    mov eax, [rbx + 0x70]
+    test eax, 0x40
+    jnz 3f
+    add ebx, 0x1000
+    cmp ebx, 0xd0010000
+    jne 2b
+    say \"all driven\"
+    power_off
+3:
+    say \"a disk failed\"
+4:
+    hlt
+    jmp 4b
+"
+);
+
+fn kernel() -> Kernel {
+    drive_sixteen_disks().data(Queue::empty()).linux64()
+}
+
+/// The guest with sixteen disks, where only so many files can be open.
+fn with_open_files(limit: u32) -> Ended {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(4096).unwrap();
+    let disk = format!("{},ro", disk.path().display());
+    let limited = format!("ulimit -n {limit}; exec \"$@\"");
+    Coracle::run(&kernel())
+        .args(&["--disk", &disk].repeat(16))
+        .through(&["sh", "-c", &limited, "sh"])
+        .end()
+}
+
+#[test]
+fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut enough = Vec::new();
+    for limit in 8..120 {
+        let ended = with_open_files(limit);
+        match ended.code {
+            Some(0) => {
+                assert_eq!(ended.stdout, b"all driven");
+                ended.in_silence();
+                enough.push(limit);
+            }
+            _ => {
+                let ended = ended.with_code(125).saying(&["open files", "ulimit -n"]);
+                assert_eq!(ended.stdout, b"", "limit {limit}: {}", ended.describe());
+                assert!(enough.is_empty(), "{limit} is too low, and {enough:?} was enough");
+            }
+        }
+    }
+    assert!(enough.contains(&119) && !enough.contains(&40), "{enough:?}");
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(4096).unwrap();
+    let disk = format!("{},ro", disk.path().display());
+    let ended = Coracle::run(&kernel())
+        .args(&["--disk", &disk].repeat(16))
+        .through(&["sh", "-c", "ulimit -S -n 16; exec \"$@\"", "sh"])
+        .end()
+        .with_code(0)
+        .in_silence();
+    assert_eq!(ended.stdout, b"all driven");
+}
+
+#[test]
+fn a_limit_of_threads_is_named() {
+    if !kvm_is_here() {
+        return;
+    }
+    let ended = Coracle::run(&kernel())
+        .args(&["--cpus", "8"])
+        .with_processes_at_most(4)
+        .end()
+        .with_code(125)
+        .saying(&["threads", "ulimit -u"]);
+    assert_eq!(ended.stdout, b"");
+}
+
+#[test]
+fn a_limit_of_address_space_is_named() {
+    if !kvm_is_here() {
+        return;
+    }
+    Coracle::run(&kernel())
+        .args(&["--memory", "1G"])
+        .through(&["sh", "-c", "ulimit -v 800000; exec \"$@\"", "sh"])
+        .end()
+        .with_code(125)
+        .saying(&["address space", "ulimit -v"]);
+}
