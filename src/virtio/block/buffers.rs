@@ -7,13 +7,14 @@ use vm_memory::{GuestMemoryMmap, VolatileSlice};
 /// A stream of bytes in guest memory, none of its pieces empty. Emptied and filled again it does not allocate.
 #[derive(Default)]
 pub struct Buffers<'m> {
-    /// Each lies in guest memory.
+    /// Each lies in memory that lives for 'm, and that nothing has a Rust reference to: guest memory, which the guest writes
+    /// at any time, or bytes that [`Buffers::of`] has borrowed for 'm alone.
     iovecs: Vec<libc::iovec>,
     /// Those before this one are used up.
     first: usize,
     /// Bytes in the rest.
     length: u64,
-    memory: PhantomData<&'m GuestMemoryMmap>,
+    memory: PhantomData<(&'m GuestMemoryMmap, &'m mut [u8])>,
 }
 
 impl<'m> Buffers<'m> {
@@ -31,7 +32,8 @@ impl<'m> Buffers<'m> {
         }
         self.length += slice.len() as u64;
         let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
-        // Pages that follow each other in guest memory are one piece for the host.
+        // Pages that follow each other in guest memory are one piece for the host. They are of the same region, because two
+        // regions do not touch on the host: machine/memory.rs leaves a gap behind each.
         if let Some(last) = self.iovecs.last_mut()
             && last.iov_base.wrapping_byte_add(last.iov_len) == start
         {
@@ -111,7 +113,7 @@ impl<'m> Buffers<'m> {
             self.iovecs.pop();
         }
         self.length -= 1;
-        // SAFETY: the byte was the last of a piece of guest memory, which lives for 'm.
+        // SAFETY: the byte was the last of a piece, which by the field's promise lives for 'm without references to it.
         Some(unsafe { VolatileSlice::new(place.cast(), 1) })
     }
 
@@ -151,12 +153,13 @@ impl<'m> Buffers<'m> {
     #[inline]
     fn slices(&self) -> impl Iterator<Item = VolatileSlice<'m>> + use<'_, 'm> {
         self.iovecs().iter().map(|iovec| {
-            // SAFETY: the piece lies in guest memory, which lives for 'm.
+            // SAFETY: by the field's promise the piece lives for 'm, and nothing has a reference to it.
             unsafe { VolatileSlice::new(iovec.iov_base.cast(), iovec.iov_len) }
         })
     }
 
-    /// The same bytes of this process's own memory, for tests and for pieces that had to be copied.
+    /// Bytes of this process's own memory, for pieces that had to be copied, and for tests. They are borrowed until the last
+    /// use of the result.
     pub fn of(bytes: &'m mut [u8]) -> Self {
         let mut buffers = Self::default();
         buffers.push(VolatileSlice::from(bytes));

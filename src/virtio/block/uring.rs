@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::process;
+use std::thread;
 
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
@@ -75,11 +76,10 @@ impl<'d> Ring<'d> {
             free: (0..depth).rev().collect(),
             listening: false,
             count: Box::new(0),
+            in_flight: 0,
             queue,
         };
-        let result = engine.serve();
-        engine.drain();
-        result
+        engine.serve()
     }
 }
 
@@ -95,13 +95,15 @@ struct Slot<'m> {
 struct Engine<'d, 'm> {
     ring: Ring<'d>,
     queue: DiskQueue<'m>,
-    /// As many as the queue has descriptors. What the kernel knows of a slot's chain stays in place until its
-    /// completion.
+    /// As many as the queue has descriptors. The kernel reads the lists of buffers in their chains until it completes their
+    /// requests; dropping the engine waits for that.
     slots: Vec<Slot<'m>>,
     free: Vec<u16>,
     /// The kernel waits for the notifier, and will write `count`.
     listening: bool,
     count: Box<u64>,
+    /// Entries that were pushed and whose completions were not taken yet.
+    in_flight: u32,
 }
 
 impl Engine<'_, '_> {
@@ -143,9 +145,9 @@ impl Engine<'_, '_> {
         submission.taskrun() || !is_direct && !submission.is_empty()
     }
 
-    /// Whether the kernel has nothing of this, and waits for nothing.
+    /// Whether the kernel works on nothing that was pushed.
     fn is_idle(&self) -> bool {
-        !self.listening && self.free.len() == self.slots.len()
+        self.in_flight == 0
     }
 
     /// Takes what is complete, and tells the driver.
@@ -155,7 +157,7 @@ impl Engine<'_, '_> {
         reaped
     }
 
-    /// Waits until the kernel has no more of guest memory, nor of this.
+    /// Waits until the kernel uses neither guest memory nor anything of this.
     fn drain(&mut self) {
         if self.listening
             && let Err(error) = self.ring.notifier.write(1)
@@ -168,10 +170,16 @@ impl Engine<'_, '_> {
                 log::error!("cannot wait for a disk's requests: {error}");
                 process::abort();
             }
-            // A driver that broke its queue hears nothing more.
-            let _ = self.reap();
+            match thread::panicking() {
+                // What belongs to a request may be half changed, so nothing but the number of completions is used.
+                true => self.in_flight -= self.ring.ring.completion().count() as u32,
+                // An error means that the driver broke its queue. It hears nothing more of it.
+                false => drop(self.reap()),
+            }
         }
-        self.queue.notify_used();
+        if !thread::panicking() {
+            self.queue.notify_used();
+        }
     }
 
     /// Submits what was pushed, and waits until so many completions are there.
@@ -184,9 +192,9 @@ impl Engine<'_, '_> {
                 // that submits nothing.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
                     let submitter = self.ring.ring.submitter();
-                    // SAFETY: no argument is passed.
+                    // SAFETY: the call gets no pointer, and what is in the ring was pushed by `push`.
                     let _ = unsafe { submitter.enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
-                    std::thread::yield_now();
+                    thread::yield_now();
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -198,7 +206,7 @@ impl Engine<'_, '_> {
         if !self.listening {
             let count: *mut u64 = &mut *self.count;
             let read = opcode::Read::new(NOTIFIER, count.cast(), size_of::<u64>() as u32);
-            // SAFETY: the box outlives the request, for which `drain` waits.
+            // SAFETY: the box is freed with the engine, whose Drop waits for the completion.
             unsafe { self.push(read.build().user_data(NOTIFICATION)) }?;
             self.listening = true;
         }
@@ -213,6 +221,7 @@ impl Engine<'_, '_> {
         let pushed = unsafe { self.ring.ring.submission().push(&entry) };
         // It has room for all slots and the notifier.
         pushed.map_err(|error| QueueError::Wait(io::Error::other(error)))?;
+        self.in_flight += 1;
         if self.ring.raw.is_direct() && self.ring.ring.submission().len() >= DIRECT_BATCH {
             // What goes wrong goes wrong again in `enter`.
             let _ = self.ring.ring.submit();
@@ -320,8 +329,8 @@ impl Engine<'_, '_> {
                 opcode::Fsync::new(IMAGE).flags(FsyncFlags::DATASYNC).build()
             }
         };
-        // SAFETY: the buffers are guest memory, which lives as long as the queue, and the list of them is in the slot,
-        // which changes after the completion only.
+        // SAFETY: the buffers are guest memory, which the queue borrows for longer than the engine lives. The list of them is
+        // in the slot, which changes only after the completion, and is freed with the engine, whose Drop waits for it.
         unsafe { self.push(entry.user_data(index.into())) }
     }
 
@@ -333,6 +342,7 @@ impl Engine<'_, '_> {
             let Some(completion) = completion else {
                 return result;
             };
+            self.in_flight -= 1;
             let ended = if completion.user_data() == NOTIFICATION {
                 self.listening = false;
                 heard(completion.result())
@@ -406,6 +416,13 @@ impl Engine<'_, '_> {
         slot.request = None;
         self.free.push(index);
         self.queue.complete(&slot.chain, result)
+    }
+}
+
+/// Also when a panic unwinds: what the kernel still writes to is freed next.
+impl Drop for Engine<'_, '_> {
+    fn drop(&mut self) {
+        self.drain();
     }
 }
 
