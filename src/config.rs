@@ -30,6 +30,9 @@ pub const DISKS_MAX: usize = 16;
 const DISK_ID_MAX: usize = 20;
 /// How many queues a disk may have: each costs an I/O thread.
 const DISK_QUEUES_MAX: u16 = 32;
+/// What is written to an ephemeral disk takes up no more, unless the person says otherwise: its place may be the host's
+/// memory.
+pub const EPHEMERAL_LIMIT_DEFAULT: Size = Size(4 << 30);
 /// How many queues a disk has at most by default: more threads than that do not make a disk faster.
 pub const DISK_QUEUES_DEFAULT_MAX: u16 = 4;
 
@@ -112,6 +115,8 @@ pub struct Disk {
     pub queues: Option<u16>,
     /// Whether what the guest writes is thrown away at the end of the run, so that the file stays as it is.
     pub ephemeral: bool,
+    /// What an ephemeral disk may take up of the host; none means [`EPHEMERAL_LIMIT_DEFAULT`].
+    pub limit: Option<Size>,
     /// What the file is; none means that its name decides.
     pub format: Option<Format>,
     /// Which files the image may have opened as its backing files.
@@ -173,6 +178,7 @@ impl Disk {
             cache: Cache::default(),
             queues: None,
             ephemeral: false,
+            limit: None,
             format: None,
             backing: Backing::default(),
         }
@@ -185,6 +191,11 @@ impl Disk {
             .extension()
             .is_some_and(|extension| extension == "qcow2");
         self.format.or(is_named_qcow2.then_some(Format::Qcow2))
+    }
+
+    /// What is written to it, if it is ephemeral, may take up so much.
+    pub fn limit(&self) -> Size {
+        self.limit.unwrap_or(EPHEMERAL_LIMIT_DEFAULT)
     }
 
     /// Whether nothing is ever written to its file.
@@ -217,6 +228,9 @@ impl Disk {
         }
         if self.ephemeral && self.cache != Cache::Writeback {
             return wrong("nothing of an ephemeral disk is kept, so it takes no 'cache'".into());
+        }
+        if self.limit.is_some() && !self.ephemeral {
+            return wrong("'limit' is for what is written to an ephemeral disk: add 'ephemeral'".into());
         }
         let is_raw = self.stated_format() != Some(Format::Qcow2) && !self.ephemeral;
         if self.engine == Engine::Uring && !is_raw {

@@ -58,6 +58,9 @@ fn a_disk_is_a_file_with_options() {
         }
     );
     assert!("a,ephemeral".parse::<Disk>().unwrap().ephemeral);
+    let limited: Disk = "a,ephemeral,limit=2G".parse().unwrap();
+    assert_eq!(limited.limit(), Size(2 << 30));
+    assert!("a,limit=much".parse::<Disk>().is_err());
     for (text, named) in [
         ("a,engine=fast", "auto, sync, uring"),
         ("a,cache=none", "writeback, direct, writethrough"),
@@ -178,6 +181,7 @@ fn machines_that_cannot_be_are_refused() {
         "a,ephemeral,engine=uring",
         "a,format=qcow2,engine=uring",
         "a.qcow2,engine=uring",
+        "a,limit=1G",
     ] {
         assert!(refused(&|c| c.disks = vec![disk.parse().unwrap()]), "{disk}");
     }

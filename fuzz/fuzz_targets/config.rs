@@ -60,6 +60,9 @@ fn parse_disk(text: &str) {
                 again += ",ephemeral";
             }
             let mut write = |name: &str, value: String| again += &format!(",{name}={value}");
+            if let Some(Size(limit)) = disk.limit {
+                write("limit", limit.to_string());
+            }
             if let Some(id) = &disk.id {
                 write("id", id.clone());
             }

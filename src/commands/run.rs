@@ -80,6 +80,7 @@ pub struct Args {
     ///
     ///   ro                the guest cannot write it
     ///   ephemeral         what the guest writes is gone at the end of the run
+    ///   limit=SIZE        what an ephemeral disk may take up [default: 4G]
     ///   format=raw|qcow2  what FILE is [default: qcow2 if its name ends in
     ///                     .qcow2, else raw]
     ///   backing=FILE|any  which backing file a qcow2 FILE may have opened; again

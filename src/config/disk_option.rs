@@ -29,6 +29,10 @@ pub(crate) enum Setting {
 pub(crate) const OPTIONS: &[DiskOption] = &[
     flag("ro", |disk, on| disk.ro = on),
     flag("ephemeral", |disk, on| disk.ephemeral = on),
+    value("limit=SIZE", |disk, text| {
+        disk.limit = Some(text.parse().map_err(|error: Error| error.to_string())?);
+        Ok(())
+    }),
     value("format=raw|qcow2", |disk, text| {
         disk.format = Some(one_of(text)?);
         Ok(())

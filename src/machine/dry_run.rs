@@ -107,10 +107,12 @@ impl fmt::Display for DryRun {
                 break;
             };
             let name = format!("virtio disk {index}");
-            let mode = match config {
-                config::Disk { ro: true, .. } => "read-only",
-                config::Disk { ephemeral: true, .. } => "ephemeral",
-                _ => "read-write",
+            let mode: String = match config {
+                config::Disk { ro: true, .. } => "read-only".into(),
+                config::Disk { ephemeral: true, .. } => {
+                    format!("ephemeral, up to {} MiB", config.limit().0 >> 20)
+                }
+                _ => "read-write".into(),
             };
             writeln!(
                 f,

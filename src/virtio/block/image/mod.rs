@@ -25,6 +25,7 @@ mod opening;
 mod overlay;
 mod qemu_locks;
 pub mod raw;
+mod space;
 mod twice;
 
 /// An open and locked image of a whole number of sectors. Its size is what it was when it was opened.
@@ -86,12 +87,14 @@ impl Image {
         let mut physical_block_size = physical_block_size.max(block_size);
         if disk.ephemeral {
             let directory = env::temp_dir();
-            let overlay = Overlay::new(data, size, &directory).map_err(|source| OpenError::Temporary {
-                directory,
-                path: path.into(),
-                advice: error::limit_advice(&source)
-                    .unwrap_or("name a directory with room in it: TMPDIR=/var/tmp"),
-                source,
+            let overlay = Overlay::new(data, size, disk.limit(), &directory).map_err(|source| {
+                OpenError::Temporary {
+                    directory,
+                    path: path.into(),
+                    advice: error::limit_advice(&source)
+                        .unwrap_or("name a directory with room in it: TMPDIR=/var/tmp"),
+                    source,
+                }
             })?;
             data = Data::Overlay(overlay);
             physical_block_size = physical_block_size.max(overlay::BLOCK);

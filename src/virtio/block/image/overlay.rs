@@ -8,7 +8,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::block_set::BlockSet;
+use super::space::{Claim, Space};
 use super::{Data, Raw};
+use crate::config::Size;
 use crate::virtio::block::buffers::Buffers;
 
 /// What the temporary file has or has not, in bytes: a guest's page, so that most first writes copy nothing.
@@ -24,11 +26,13 @@ pub struct Overlay {
     written: BlockSet,
     /// Whoever adds to them: a block's first write copies the rest of it, which another one may be about to write.
     first_writes: Mutex<()>,
+    /// What `temporary` may take up.
+    space: Space,
 }
 
 impl Overlay {
-    /// Over `base`, of `size` bytes. What is written goes to a file in `directory`.
-    pub fn new(base: Data, size: u64, directory: &Path) -> io::Result<Self> {
+    /// Over `base`, of `size` bytes. What is written goes to a file in `directory`, which takes up no more than `limit`.
+    pub fn new(base: Data, size: u64, Size(limit): Size, directory: &Path) -> io::Result<Self> {
         let file = temporary_file(directory)?;
         file.set_len(size)?;
         Ok(Self {
@@ -37,6 +41,7 @@ impl Overlay {
             temporary: Raw::new(file, None, false),
             written: BlockSet::new(size.div_ceil(BLOCK))?,
             first_writes: Mutex::default(),
+            space: Space::new(limit),
         })
     }
 
@@ -60,7 +65,10 @@ impl Overlay {
     /// Writes all of `buffers` from `offset` on.
     pub fn write(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
         let end = offset.saturating_add(buffers.length());
-        self.change(offset..end, || self.temporary.write(buffers, offset, false))
+        self.change(offset..end, || {
+            let _space = self.claim(offset..end)?;
+            self.temporary.write(buffers, offset, false)
+        })
     }
 
     /// Gives the host back what a range takes up, if it can take that. What is read there afterwards is unspecified.
@@ -72,7 +80,29 @@ impl Overlay {
     /// Zeroes a range. No space is kept for it, as none is for the rest of the disk.
     pub fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.saturating_add(length);
-        self.change(offset..end, || self.temporary.write_zeroes(offset, length, true))
+        self.change(offset..end, || {
+            match self.temporary.punch_hole(offset, length)? {
+                true => Ok(()),
+                false => {
+                    let _space = self.claim(offset..end)?;
+                    self.temporary.write_zero_bytes(offset, length)
+                }
+            }
+        })
+    }
+
+    /// Space for a write of `range`, whose blocks the host may not have yet.
+    fn claim(&self, range: Range<u64>) -> io::Result<Option<Claim<'_>>> {
+        let blocks = blocks(&range);
+        let length = (blocks.end - blocks.start) * BLOCK;
+        match self.space.claim(length, || self.temporary.space())? {
+            // Where nothing is left, what is there may be written again.
+            None if !self.temporary.has_no_hole(&range) => Err(io::Error::other(format!(
+                "what is written to this ephemeral disk may take up {} MiB, and does (give it more: limit=SIZE)",
+                self.space.limit() >> 20
+            ))),
+            claim => Ok(claim),
+        }
     }
 
     /// Whether the temporary file has the byte at `offset`, and for how many bytes, of `length` at most, it is the same.
@@ -118,6 +148,7 @@ impl Overlay {
         let mut bytes = [0; BLOCK as usize];
         let bytes = &mut bytes[..BLOCK.min(self.size - offset) as usize];
         self.base.read(&mut Buffers::of(bytes), offset)?;
+        let _space = self.claim(offset..offset + BLOCK)?;
         self.temporary.write(&mut Buffers::of(bytes), offset, false)?;
         self.written.add(block..block + 1);
         Ok(())

@@ -3,7 +3,7 @@ use std::thread;
 
 use super::super::Image;
 use super::*;
-use crate::config::Disk;
+use crate::config::{Disk, Size};
 use crate::virtio::block::qcow2::test_image::{Images, can_make_images};
 
 /// The last block of it is a part of one.
@@ -164,4 +164,70 @@ fn a_temporary_file_has_no_name() {
         temporary_file(&missing).unwrap_err().kind(),
         io::ErrorKind::NotFound
     );
+}
+
+/// A disk whose temporary file may take up 64 blocks.
+fn limited(images: &Images) -> Image {
+    Image::open(&Disk {
+        limit: Some(Size(64 * BLOCK)),
+        ..base(images)
+    })
+    .unwrap()
+}
+
+fn try_put(image: &Image, block: u64, blocks: usize) -> io::Result<()> {
+    let mut bytes = vec![0x77; blocks * BLOCK as usize];
+    image.write(&mut Buffers::of(&mut bytes), block * BLOCK, false)
+}
+
+#[test]
+fn what_a_guest_writes_takes_up_no_more_than_the_limit() {
+    let images = Images::new();
+    let image = limited(&images);
+    for block in 0..64 {
+        try_put(&image, block * 2, 1).unwrap();
+    }
+    let error = try_put(&image, 200, 1).unwrap_err().to_string();
+    assert!(error.contains("limit=SIZE"), "{error}");
+    assert!(try_put(&image, 0, 3).is_err(), "the block between is new");
+    assert!(get(&image, 200 * BLOCK, 512) == [0xba; 512]);
+    // A part of a block brings the rest of it along.
+    let mut sector = [1; 512];
+    assert!(
+        image
+            .write(&mut Buffers::of(&mut sector), 512 + 200 * BLOCK, false)
+            .is_err()
+    );
+    assert!(space(&image) <= 64 * BLOCK, "{}", space(&image));
+    // What is there is written again, and what is let go of makes room.
+    try_put(&image, 126, 1).unwrap();
+    image.discard(0, BLOCK).unwrap();
+    try_put(&image, 200, 1).unwrap();
+    image.write_zeroes(2 * BLOCK, 2 * BLOCK, true, false).unwrap();
+    try_put(&image, 2, 1).unwrap();
+    assert!(try_put(&image, 202, 1).is_err());
+    assert!(space(&image) <= 64 * BLOCK, "{}", space(&image));
+}
+
+#[test]
+fn threads_that_write_and_discard_at_once_do_not_pass_the_limit() {
+    const THREADS: u64 = 4;
+    let images = Images::new();
+    let image = limited(&images);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let image = &image;
+            scope.spawn(move || {
+                for step in 0..2000 {
+                    let block = (step * 7 + thread * 61) % 248;
+                    match step % 5 {
+                        4 => image.discard(block * BLOCK, 8 * BLOCK).unwrap(),
+                        _ => drop(try_put(image, block, 2)),
+                    }
+                }
+            });
+        }
+    });
+    // What each thread may write again where there is no hole, while another one makes one.
+    assert!(space(&image) <= (64 + THREADS * 2) * BLOCK, "{}", space(&image));
 }

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 
 use super::geometry::Direct;
 use super::lock;
@@ -88,6 +90,32 @@ impl Raw {
             Err(error) if is_unsupported(&error) => Ok(()),
             result => result,
         }
+    }
+
+    /// Makes the range of a file a hole, which reads as zeroes, if the host can.
+    pub fn punch_hole(&self, offset: u64, length: u64) -> io::Result<bool> {
+        match self.fallocate(PUNCH_HOLE, offset, length) {
+            Err(error) if is_unsupported(&error) => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Bytes that the file takes up on the host.
+    pub fn space(&self) -> io::Result<u64> {
+        // stat(2) counts in units of 512 bytes, whatever the blocks are.
+        self.file
+            .metadata()
+            .map(|metadata| metadata.blocks().saturating_mul(512))
+    }
+
+    /// Whether the host has data, zeroes or not, for every byte of `range`.
+    pub fn has_no_hole(&self, range: &Range<u64>) -> bool {
+        let Ok(start) = signed(range.start) else {
+            return false;
+        };
+        // SAFETY: no memory is passed on. Nothing reads or writes at the file's own position.
+        let hole = unsafe { libc::lseek(self.fd(), start, libc::SEEK_HOLE) };
+        u64::try_from(hole).is_ok_and(|hole| hole >= range.end)
     }
 
     /// Makes the range read as zeroes.
