@@ -5,6 +5,7 @@
 # make check   formatting, lints, documentation, dependencies
 # make guest   builds the built-in guest that coracle carries
 # make fuzz    each fuzz target for a minute (FUZZ_SECONDS=N for longer)
+# make fuzz-seeds   each fuzz target on its seeds and some thousand inputs made from them
 # make bench   start-up time on this host, and the boot budget
 # make bench-boot   the boot budget: each phase of a boot on the deterministic clock, beside containers
 # make bench-disk   what a disk costs, beside QEMU microvm and fio
@@ -21,7 +22,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test race torture check guest fuzz bench bench-boot bench-disk build
+.PHONY: help run test race torture check guest fuzz fuzz-seeds bench bench-boot bench-disk build
 .PHONY: prepared crates nested formats release tests
 
 help:
@@ -57,6 +58,9 @@ check:
 FUZZ_SECONDS ?= 60
 fuzz:
 	@fuzz/run --seconds $(FUZZ_SECONDS)
+
+fuzz-seeds:
+	@fuzz/run --seeds
 
 bench: build
 	cargo bench --quiet --bench start

@@ -52,6 +52,7 @@ fn place_initrd(input: &Input) {
         format: Format::Elf,
         protocol: Protocol::Linux64,
         entry: GuestAddress(HIGH_MEMORY),
+        start: GuestAddress(HIGH_MEMORY),
         end: GuestAddress(kernel_end),
         setup_header: None,
         command_line_limit: 2047,
