@@ -16,6 +16,7 @@ mod runner;
 mod start;
 mod statistics;
 mod table;
+mod watcher;
 mod workload;
 
 use std::io;
@@ -43,6 +44,7 @@ use memory::{Processes, available};
 use progress::Progress;
 use runner::Contestant;
 use start::{Failure, Process, look, watch};
+use watcher::Watcher;
 use workload::{IDLE, Workload};
 
 /// Bytes in one MiB.
@@ -75,6 +77,8 @@ pub struct Options {
 pub enum Error {
     #[error("cannot make the files of a race in {}: {source}", path.display())]
     Files { path: PathBuf, source: io::Error },
+    #[error("cannot start /bin/sh, which clears up after a race that is killed: {0}")]
+    Watcher(#[source] io::Error),
     #[error("a guest has whole MiB in a race, and {0} bytes are not: give for example 128M")]
     Memory(u64),
     #[error(
@@ -141,15 +145,18 @@ pub fn race(
         true => (IDLE.map(String::from).into(), Mark::Init),
         false => (options.command.clone(), Mark::Command),
     };
+    let workload = Workload::new(guest, command, options.memory / MIB, options.cpus)?;
+    let watcher = Watcher::start(workload.path()).map_err(Error::Watcher)?;
     let race = Race {
-        workload: Workload::new(guest, command, options.memory / MIB, options.cpus)?,
+        workload,
+        watcher,
         mark,
         interrupts,
     };
     let mut competitors: Vec<_> = options
         .runners
         .iter()
-        .map(|&runner| Competitor::new(runner, &race.workload, no_guests))
+        .map(|&runner| Competitor::new(runner, &race, no_guests))
         .collect();
     let progress = Progress::new(options);
     let mut each = |go: &mut dyn FnMut(&Contestant, &mut Measured) -> Result<(), Failure>| {
@@ -189,8 +196,9 @@ struct Competitor {
 }
 
 impl Competitor {
-    fn new(runner: Runner, workload: &Workload, no_guests: Option<&str>) -> Self {
-        let contestant = Contestant::prepare(runner, workload).and_then(|contestant| match no_guests {
+    fn new(runner: Runner, race: &Race, no_guests: Option<&str>) -> Self {
+        let contestant = Contestant::prepare(runner, &race.workload, &race.watcher);
+        let contestant = contestant.and_then(|contestant| match no_guests {
             Some(why) if runner.is_vmm() => Err(why.to_owned()),
             _ => Ok(contestant),
         });
@@ -198,7 +206,7 @@ impl Competitor {
             runner,
             command: contestant
                 .as_ref()
-                .map(|contestant| contestant.command(workload, "NAME"))
+                .map(|contestant| contestant.command(&race.workload, "NAME"))
                 .unwrap_or_default(),
             contestant,
             measured: Measured {
@@ -239,6 +247,7 @@ impl Competitor {
 
 struct Race<'a> {
     workload: Workload,
+    watcher: Watcher,
     /// Where the clock stops.
     mark: Mark,
     interrupts: &'a Interrupts,
@@ -247,7 +256,12 @@ struct Race<'a> {
 impl Race<'_> {
     /// One start, ended right after its line.
     fn one(&self, contestant: &Contestant) -> Result<Start, Failure> {
-        let mut process = [Process::start(contestant, &self.workload, new_id())?];
+        let mut process = [Process::start(
+            contestant,
+            &self.workload,
+            &self.watcher,
+            new_id(),
+        )?];
         watch(&mut process, self.mark, self.interrupts)?;
         let [process] = process;
         process.freeze();
@@ -260,7 +274,12 @@ impl Race<'_> {
         let available_before = available();
         let mut processes = Vec::new();
         for _ in 0..count {
-            processes.push(Process::start(contestant, &self.workload, new_id())?);
+            processes.push(Process::start(
+                contestant,
+                &self.workload,
+                &self.watcher,
+                new_id(),
+            )?);
             // Those before it may be ready already.
             look(&mut processes, self.mark, self.interrupts, Instant::now())?;
         }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, id};
 
 use super::start::{PATIENCE_AT_END, run_within};
+use super::watcher::Watcher;
 use super::workload::Workload;
 
 /// A program that can run the workload.
@@ -82,7 +83,7 @@ pub struct Contestant {
 
 impl Contestant {
     /// The error is a sentence for people: why this runner does not take part.
-    pub fn prepare(runner: Runner, workload: &Workload) -> Result<Self, String> {
+    pub fn prepare(runner: Runner, workload: &Workload, watcher: &Watcher) -> Result<Self, String> {
         let program = match runner {
             // The program that is running.
             Runner::Coracle => {
@@ -99,7 +100,9 @@ impl Contestant {
             image: None,
         };
         if runner == Runner::Docker {
-            contestant.image = Some(contestant.import(&workload.rootfs())?);
+            let image = contestant.import(&workload.rootfs())?;
+            watcher.undo_later(&image, &contestant.words(&["rmi", "--force", &image]));
+            contestant.image = Some(image);
         }
         Ok(contestant)
     }
@@ -237,33 +240,44 @@ impl Contestant {
 
     /// What ends a container, and takes away what is left of it; a VMM's process is all there is of it.
     pub fn end_command(&self, id: &str) -> Option<Command> {
+        self.end_words(id).map(|words| quietly(&words))
+    }
+
+    /// The same as words.
+    pub fn end_words(&self, id: &str) -> Option<Vec<String>> {
         let arguments: &[&str] = match self.runner {
             Runner::Crun | Runner::Runc => &["delete", "--force", id],
             Runner::Podman => &["rm", "--force", "--time", "0", id],
             Runner::Docker => &["rm", "--force", id],
             _ => return None,
         };
-        Some(self.quietly(arguments))
+        Some(self.words(arguments))
     }
 
-    fn quietly(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // A group of its own: Ctrl-C must not end what clears up after it.
-            .process_group(0);
-        command
+    /// A command line of its program.
+    fn words(&self, arguments: &[&str]) -> Vec<String> {
+        let program = self.program.display().to_string();
+        [program].into_iter().chain(words(arguments)).collect()
     }
+}
+
+fn quietly(words: &[String]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        // A group of its own: Ctrl-C must not end what clears up after it.
+        .process_group(0);
+    command
 }
 
 impl Drop for Contestant {
     fn drop(&mut self) {
         if let Some(image) = self.image.take() {
             // What cannot be taken away has been lost with docker itself.
-            run_within(self.quietly(&["rmi", "--force", &image]), PATIENCE_AT_END);
+            run_within(quietly(&self.words(&["rmi", "--force", &image])), PATIENCE_AT_END);
         }
     }
 }

@@ -14,6 +14,7 @@ use super::interrupts::Interrupts;
 use super::marks::{Mark, Marks};
 use super::memory::{Memory, Processes};
 use super::runner::Contestant;
+use super::watcher::Watcher;
 use super::workload::Workload;
 
 /// How long a workload may take to print its line: far more than any does, in software emulation too.
@@ -47,6 +48,7 @@ pub struct Start {
 /// A process that was started. Dropped, it and its container are ended.
 pub struct Process<'a> {
     contestant: &'a Contestant,
+    watcher: &'a Watcher,
     /// Bytes, of a VMM's guest.
     guest_memory: Option<u64>,
     id: String,
@@ -60,7 +62,12 @@ pub struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    pub fn start(contestant: &'a Contestant, workload: &Workload, id: String) -> Result<Self, Failure> {
+    pub fn start(
+        contestant: &'a Contestant,
+        workload: &Workload,
+        watcher: &'a Watcher,
+        id: String,
+    ) -> Result<Self, Failure> {
         let words = contestant.command(workload, &id);
         let complaints = workload.complaints(&id);
         let cannot = |error: io::Error| Failure::Runner(format!("cannot start {}: {error}", words[0]));
@@ -72,10 +79,15 @@ impl<'a> Process<'a> {
             .stderr(File::create(&complaints).map_err(cannot)?)
             // A group of its own: Ctrl-C is for the race alone, which then ends the group.
             .process_group(0);
+        if let Some(end) = contestant.end_words(&id) {
+            watcher.undo_later(&id, &end);
+        }
         let begin = Instant::now();
         let mut child = command.spawn().map_err(cannot)?;
+        watcher.kill_later(child.id().cast_signed());
         Ok(Self {
             contestant,
+            watcher,
             guest_memory: contestant.runner.is_vmm().then_some(workload.memory_mib * MIB),
             id,
             pid: child.id().cast_signed(),
@@ -128,6 +140,8 @@ impl<'a> Process<'a> {
     }
 
     fn reap(&mut self) -> (ExitStatus, f64, f64) {
+        // From here on the number may become another process's.
+        self.watcher.forget(self.pid);
         *self.ended.insert(wait4(self.pid))
     }
 
@@ -191,6 +205,7 @@ impl<'a> Process<'a> {
 impl Drop for Process<'_> {
     fn drop(&mut self) {
         self.end_once();
+        self.watcher.forget(&self.id);
         let _ = fs::remove_file(&self.complaints);
     }
 }

@@ -70,6 +70,10 @@ impl Workload {
         fs::write(self.firecracker(), self.firecracker_machine().to_string())
     }
 
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub fn kernel(&self) -> PathBuf {
         self.directory.path().join("vmlinux")
     }
