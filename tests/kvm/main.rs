@@ -1,6 +1,6 @@
 //! Whole-program tests on real KVM: the `coracle` binary runs guests of a few instructions, written in assembly beside
-//! what is claimed about them. They pass on any KVM, also on one that interprets guest kernels; where there is no
-//! /dev/kvm, each test that needs it says so and claims nothing.
+//! what is claimed about them. They pass on any KVM, also on one that interprets guest kernels, and fail where there
+//! is no /dev/kvm.
 
 #[macro_use]
 mod support;

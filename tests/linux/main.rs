@@ -86,15 +86,30 @@ fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// Functions that panic when they fail as trials, named `GROUP::FUNCTION`.
+/// Functions that panic when they fail as trials, named `GROUP::FUNCTION`. Those after a semicolon are ignored where the
+/// expression before them is a reason: the summary counts them and shows the reason.
 macro_rules! group {
-    ($group:literal: $($name:ident),+ $(,)?) => {
+    ($group:literal: $($name:ident),* $(,)?) => {
         pub fn trials() -> Vec<libtest_mimic::Trial> {
-            vec![$(libtest_mimic::Trial::test(concat!($group, "::", stringify!($name)), || {
-                $name();
-                Ok(())
-            })),+]
+            vec![$($crate::group!(@trial $group $name)),*]
         }
+    };
+    ($group:literal: $($name:ident),* ; $reason:expr => $($other:ident),+ $(,)?) => {
+        pub fn trials() -> Vec<libtest_mimic::Trial> {
+            let reason: Option<&str> = $reason;
+            let others = vec![$($crate::group!(@trial $group $other)),+];
+            let others = others.into_iter().map(|trial| match reason {
+                Some(reason) => trial.with_kind(reason).with_ignored_flag(true),
+                None => trial,
+            });
+            vec![$($crate::group!(@trial $group $name)),*].into_iter().chain(others).collect()
+        }
+    };
+    (@trial $group:literal $name:ident) => {
+        libtest_mimic::Trial::test(concat!($group, "::", stringify!($name)), || {
+            $name();
+            Ok(())
+        })
     };
 }
 pub(crate) use group;

@@ -13,6 +13,10 @@ const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
 /// `full` in this variable makes trials do as much in the nested machine as on a host whose KVM runs Linux.
 const EXTENT: &str = "CORACLE_LINUX_TESTS";
 
+/// Exit code of timeout(1) when the time was up, and of tests/nested/run when the machine itself failed.
+const TIMED_OUT: i32 = 124;
+const MACHINE_FAILED: i32 = 125;
+
 /// Seconds after which the nested machine has come to a standstill: trials give up long before. The full amounts take
 /// the better part of two hours.
 const MACHINE_PATIENCE: u32 = 1200;
@@ -21,9 +25,6 @@ const MACHINE_PATIENCE_FULL: u32 = 10_800;
 /// Nested machines that run at once, each with a share of the trials. Each keeps one processor busy, and even a small
 /// host has two.
 const MACHINES: usize = 2;
-
-/// Exit codes of a nested machine that came to a standstill, or failed itself.
-pub const MACHINE_FAILED: [u8; 2] = [124, 125];
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -202,8 +203,7 @@ pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Runs a share of the trials, and prints what it said when it has ended. What the machine itself does wrong is not the
-/// trials': they get another one.
+/// Runs a share of the trials, and prints what it said when it has ended.
 fn run_share(share: usize, arguments: &[OsString]) -> bool {
     let patience = match env::var(EXTENT).as_deref() {
         Ok("full") => MACHINE_PATIENCE_FULL,
@@ -215,23 +215,21 @@ fn run_share(share: usize, arguments: &[OsString]) -> bool {
     let stock = ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"]
         .map(|name| (stock().join(name), format!("/stock/{name}")));
     let mut machine = machine(share, Some(patience), &put(images.chain(stock)), arguments);
-    for last in [false, true] {
-        let output = match machine.output() {
-            Ok(output) => output,
-            Err(why) => {
-                eprintln!("Linux guests: cannot run {machine:?}: {why}");
-                return false;
-            }
-        };
-        let said = [output.stderr, output.stdout].concat();
-        eprint!("{}", String::from_utf8_lossy(&said));
-        let code = output.status.code().and_then(|code| u8::try_from(code).ok());
-        match code {
-            Some(code) if MACHINE_FAILED.contains(&code) && !last => {
-                eprintln!("Linux guests: the nested machine failed (status {code}): once more");
-            }
-            _ => return code == Some(0),
+    let output = match machine.output() {
+        Ok(output) => output,
+        Err(why) => {
+            eprintln!("Linux guests: cannot run {machine:?}: {why}");
+            return false;
         }
+    };
+    let said = [output.stderr, output.stdout].concat();
+    eprint!("{}", String::from_utf8_lossy(&said));
+    match output.status.code() {
+        Some(0) => return true,
+        Some(TIMED_OUT) => eprintln!("Linux guests: the nested machine did not end within {patience} s"),
+        Some(MACHINE_FAILED) => eprintln!("Linux guests: the nested machine failed"),
+        // Trials failed, and the output says which.
+        _ => (),
     }
     false
 }
@@ -252,7 +250,7 @@ fn put(files: impl Iterator<Item = (PathBuf, String)>) -> Vec<OsString> {
 
 /// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions:
 /// what a trial waits for does not depend on how busy this host is. Trials in full have this host's clock, by which their
-/// loads take minutes; the other would make hours of them. (One such machine stood still once, for a reason not found.)
+/// loads take minutes; the other would make hours of them.
 pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], arguments: &[OsString]) -> Command {
     let programs = DISK_PROGRAMS.map(|program| {
         let program = PathBuf::from(program);

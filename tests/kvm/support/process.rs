@@ -187,12 +187,6 @@ impl Coracle {
         self
     }
 
-    /// Runs as another user, who is in no group but their own.
-    pub fn user(mut self, id: u32) -> Self {
-        self.command.uid(id).gid(id);
-        self
-    }
-
     pub fn start(mut self) -> Running {
         // A job that a shell puts in the background has SIGINT ignored, one under nohup(1) SIGHUP, and Coracle leaves it
         // so. SAFETY: signal may be called between fork and exec.

@@ -17,9 +17,6 @@ use crate::place;
 /// Nested machines at a time, as for the trials.
 const MACHINES: usize = 2;
 
-/// A machine that fails is replaced so often.
-const REPLACEMENTS: usize = 3;
-
 /// Seconds until a machine has come to a standstill: a round takes some ten.
 const PATIENCE: u32 = 10_800;
 
@@ -88,21 +85,13 @@ pub fn run_blocks(seed: u64, blocks: Vec<u64>, report: &Mutex<Report>) {
     });
 }
 
-/// Runs blocks on one machine after another, until none is left.
+/// Runs blocks on a machine of their own.
 fn run_share(share: usize, seed: u64, mut blocks: Vec<u64>, report: &Mutex<Report>) {
-    for replaced in 0.. {
-        if blocks.is_empty() {
-            return;
-        }
-        let failed = run_machine(share, seed, &mut blocks, report);
-        let Err(why) = failed else { continue };
-        if replaced == REPLACEMENTS {
-            return report
-                .lock()
-                .unwrap()
-                .fail(format!("{why}; blocks {blocks:?} did not run"));
-        }
-        eprintln!("{why}: another one");
+    if let Err(why) = run_machine(share, seed, &mut blocks, report) {
+        report
+            .lock()
+            .unwrap()
+            .fail(format!("{why}; blocks {blocks:?} did not run"));
     }
 }
 
