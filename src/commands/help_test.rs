@@ -1,6 +1,6 @@
 //! What `coracle help` says, against what the program does.
 
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 
 use super::Cli;
 use crate::config::DISK_OPTIONS;
@@ -43,4 +43,49 @@ fn the_help_of_run_lists_every_exit_code() {
     listed.dedup();
     let table: Vec<_> = exit_code::TABLE.iter().map(|(code, _)| *code).collect();
     assert_eq!(listed, table, "{codes}");
+}
+
+/// The words of a command as a shell splits them, up to a comment, a pipe or a redirection.
+fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for character in line.trim().split("  ").next().unwrap_or("").chars().chain([' ']) {
+        match (quote, character) {
+            (Some(open), _) if open == character => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(character);
+                word.get_or_insert_default();
+            }
+            (None, ' ') => words.extend(word.take()),
+            (None, '|' | '>' | '<' | '#') => break,
+            _ => word.get_or_insert_default().push(character),
+        }
+    }
+    words
+}
+
+#[test]
+fn every_command_in_the_documents_and_the_help_is_understood() {
+    let coracle = Cli::command();
+    let mut pages = vec![
+        include_str!("../../README.md").to_owned(),
+        include_str!("../../docs/disks.md").to_owned(),
+        include_str!("../../docs/timings.md").to_owned(),
+        include_str!("../../docs/race.md").to_owned(),
+    ];
+    // Not the rendered help, whose lines are broken.
+    let commands = [&coracle].into_iter().chain(coracle.get_subcommands());
+    pages.extend(commands.filter_map(|command| Some(command.get_after_help()?.to_string())));
+    let lines = pages.iter().flat_map(|page| page.lines());
+    let commands = lines.filter(|line| line.starts_with("  ") && line.trim_start().starts_with("coracle "));
+    let mut count = 0;
+    for line in commands.filter(|line| !["...", "[", "$("].iter().any(|part| line.contains(part))) {
+        let words = words(line);
+        if let Err(error) = Cli::try_parse_from(&words)
+            && error.exit_code() != 0
+        {
+            panic!("{line}\n{words:?}: {error}");
+        }
+        count += 1;
+    }
+    assert!(count > 30, "only {count} commands were found");
 }

@@ -59,12 +59,13 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=CPUS_MAX.into()))]
     cpus: Option<u8>,
 
-    /// What the vCPUs can do: host, or host with features: host,+vmx
+    /// Features of the vCPUs, for example host,+vmx [default: host]
     ///
-    /// host is what programs and kernels commonly use of this host's processor. Features are added by +NAME and taken
-    /// away again by -NAME:
+    /// host stands for the features of this host's processor that programs and
+    /// kernels commonly use. +NAME adds a feature, -NAME takes it away again:
     ///
-    ///   vmx, svm  hardware virtualization by Intel, by AMD: for a guest that runs virtual machines itself
+    ///   vmx, svm  hardware virtualization of Intel and of AMD, for a guest that
+    ///             runs virtual machines itself
     ///   pmu       performance counters, for perf in the guest
     #[arg(long, value_name = "host[,+FEATURE]...", verbatim_doc_comment)]
     cpu: Option<Cpu>,
