@@ -20,7 +20,8 @@ pub(crate) use disk_option::OPTIONS as DISK_OPTIONS;
 /// Bytes in one MiB.
 pub const MIB: u64 = 1 << 20;
 
-/// How much memory a guest can have, in bytes. The upper limit is what 40-bit guest addresses leave room for.
+/// How much memory a guest can have, in bytes. Whether the host's processors reach the end of so much, which the hole for
+/// devices moves up by a GiB, is checked when the machine is built: some have 39 address bits.
 const MEMORY_RANGE: RangeInclusive<u64> = 32 * MIB..=1 << 39;
 /// How many vCPUs a machine may have.
 pub const CPUS_MAX: u8 = 32;

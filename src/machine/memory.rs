@@ -110,6 +110,13 @@ fn ranges(size: u64) -> Vec<(u64, u64)> {
     ranges
 }
 
+/// The guest address behind the last byte of `size` bytes of memory.
+pub fn end(size: u64) -> u64 {
+    ranges(size)
+        .last()
+        .map_or(0, |(start, length)| start.saturating_add(*length))
+}
+
 struct Mapping {
     start: NonNull<u8>,
     length: usize,

@@ -1,5 +1,6 @@
 //! A [`Config`] becomes a running machine, and a running machine an [`Outcome`].
 
+mod address_width;
 mod blueprint;
 mod dry_run;
 mod hardware;
@@ -57,6 +58,8 @@ pub enum Error {
     Disk(#[from] OpenError),
     #[error(transparent)]
     Memory(#[from] memory::Error),
+    #[error(transparent)]
+    AddressWidth(#[from] address_width::TooWide),
     #[error(transparent)]
     Cpu(#[from] cpuid::NotOffered),
     #[error(transparent)]
@@ -133,6 +136,7 @@ impl Machine {
         timeline.mark(Phase::MemoryMapped);
         let kvm = Kvm::open()?;
         timeline.mark(Phase::KvmOpened);
+        address_width::check(config.memory.0, &kvm)?;
         // Making a VM is in good part waiting: for threads of KVM's, and for grace periods.
         let made = AtomicBool::new(false);
         let (tell, processor) = mpsc::channel();
