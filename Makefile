@@ -1,16 +1,16 @@
 # make run     boots a Linux guest to its shell (without a terminal: a short demonstration)
-# make test    passes the tests
-# make race    boot time beside crun, runc and QEMU microvm, on the deterministic clock: into target/race/
-# make torture kills guests and machines in the midst of writing, and loads disks (ROUNDS=N, CUTS=N, SEED=N)
-# make check   formatting, lints, documentation, dependencies
+# make test    runs the tests
+# make race    measures boot time beside crun, runc and QEMU microvm, on the deterministic clock: into target/race/
+# make torture kills guests and machines while they write, and loads disks (ROUNDS=N, CUTS=N, SEED=N)
+# make check   checks formatting, lints, documentation and dependencies
 # make guest   builds the built-in guest that coracle carries
-# make fuzz    each fuzz target for a minute (FUZZ_SECONDS=N for longer)
-# make fuzz-seeds   each fuzz target on its seeds and some thousand inputs made from them
-# make bench   start-up time on this host, and the boot budget
-# make bench-boot   the boot budget: each phase of a boot on the deterministic clock, beside containers
-# make bench-disk   what a disk costs, beside QEMU microvm and fio
+# make fuzz    runs each fuzz target for a minute (FUZZ_SECONDS=N for longer)
+# make fuzz-seeds   runs each fuzz target on its seeds and on some thousand inputs made from them
+# make bench   measures start-up time on this host, and the boot budget
+# make bench-boot   measures the boot budget: each phase of a boot on the deterministic clock, beside containers
+# make bench-disk   measures what a disk costs, beside QEMU microvm and fio
 #
-# Each installs what is missing first, and does nothing twice.
+# Each first installs what is missing. What was built before is not built again.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,7 +18,7 @@ SHELL := /bin/bash
 
 say = @printf '%s\n' '--- $(1)' >&2
 
-# The kernel, the crates and the nested machine's packages come at the same time.
+# The kernel, the crates and the nested machine's packages are built and fetched at the same time.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 

@@ -1,4 +1,4 @@
-//! Carries the built-in guest inside the program when guest-images/ has been built.
+//! Builds the guest into the program if guest-images/ has been built.
 
 use std::env;
 use std::path::Path;

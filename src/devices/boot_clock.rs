@@ -1,8 +1,9 @@
-//! The boot clock: a port to which a guest writes how far it has come, a byte a mark. docs/timings.md tells guests.
+//! The boot clock: an I/O port to which a guest writes a byte for each point of its boot that it has reached.
+//! docs/timings.md describes it for guests.
 
 use crate::bus::BusDevice;
 
-/// Calls `mark` with every byte that the guest writes. Reads as if it were not there.
+/// Calls `mark` with every byte that the guest writes. A read leaves the bytes of a port without a device.
 pub struct BootClock<F> {
     mark: F,
 }

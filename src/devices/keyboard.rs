@@ -1,4 +1,4 @@
-//! The i8042 keyboard controller, as far as a reset needs it.
+//! The i8042 keyboard controller, with only those of its functions that a reset of the machine needs.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};

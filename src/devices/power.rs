@@ -10,7 +10,7 @@ const SLP_TYP_MASK: u8 = 0x7;
 
 /// Calls `power_off` when the guest enters S5, soft off.
 pub struct SleepRegisters<F> {
-    /// The SLP_TYPx value of S5, which the machine's `_S5` object tells the guest.
+    /// The SLP_TYPx value of S5. The guest reads it from the machine's `_S5` object.
     soft_off: u8,
     power_off: F,
 }
