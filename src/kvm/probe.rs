@@ -1,7 +1,7 @@
-//! How well this host's KVM runs guests: what it offers, and how fast the kernel of a guest is on it.
+//! How well this host's KVM runs guests: what it offers, and how fast it runs the kernel of a guest.
 //!
-//! A KVM that has no hardware virtualization to use interprets guest kernels, thousands of times slower than a
-//! processor. It offers the same capabilities as any other, so a tiny guest is timed instead of guessing.
+//! A KVM without hardware virtualization interprets guest kernels, which is thousands of times slower. It offers the same
+//! capabilities as any other, so the only way to find out is to run a tiny guest and to time it.
 
 use std::arch::asm;
 use std::io;
@@ -13,11 +13,11 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use super::{Error, Exit, Kvm, Registers, Segment, Vcpu};
 
-/// Something that KVM offers or not, by its name in the KVM API.
+/// A capability that KVM may have, by its name in the KVM API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capability {
     pub name: &'static str,
-    /// Whether Coracle cannot do without it.
+    /// Whether Coracle cannot run guests without it.
     pub required: bool,
     pub present: bool,
 }
@@ -34,14 +34,14 @@ const CAPABILITIES: &[(&str, Cap, bool)] = &[
     ("KVM_CAP_TSC_DEADLINE_TIMER", Cap::TscDeadlineTimer, false),
 ];
 
-/// How fast the kernel of a guest is.
+/// How fast KVM runs the kernel of a guest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Speed {
-    /// Nanoseconds an instruction takes in ring 0 of a guest.
+    /// Nanoseconds that an instruction takes in ring 0 of a guest.
     pub guest: f64,
-    /// Nanoseconds the same instruction takes in this process.
+    /// Nanoseconds that the same instruction takes in this process.
     pub host: f64,
-    /// Instructions that Linux kernels use and that did not run in ring 0 of a guest.
+    /// Instructions that Linux kernels use and that this KVM could not run in ring 0 of a guest.
     pub missing: Vec<&'static str>,
 }
 
@@ -51,15 +51,15 @@ impl Speed {
         self.guest / self.host
     }
 
-    /// Whether KVM interprets guest kernels. It is the ratio that tells: on real hardware and in a machine that
-    /// software emulates alike, guest and host code run at one speed; an interpreter is slower by thousands.
+    /// Whether KVM interprets guest kernels. The ratio shows it: where a processor runs guests, be it a real or an emulated
+    /// one, guest and host code are equally fast, while an interpreter is thousands of times slower.
     pub fn is_interpreted(&self) -> bool {
         self.ratio() > 50.0
     }
 }
 
 impl Kvm {
-    /// What this KVM offers of what Coracle uses.
+    /// The capabilities that Coracle uses, and whether this KVM has them.
     pub fn capabilities(&self) -> Vec<Capability> {
         let capability = |&(name, cap, required)| Capability {
             name,
@@ -69,7 +69,7 @@ impl Kvm {
         CAPABILITIES.iter().map(capability).collect()
     }
 
-    /// Times a tiny guest's ring 0, and tries instructions in it: some milliseconds.
+    /// Times instructions in ring 0 of a tiny guest, and tries out others. It takes some milliseconds.
     pub fn measure_speed(&self) -> Result<Speed, Error> {
         let mut guest = TinyGuest::new(self)?;
         guest.load(COUNT_DOWN)?;
@@ -92,7 +92,7 @@ impl Kvm {
 
 /// `again: dec ecx; jnz again; hlt`
 const COUNT_DOWN: &[u8] = &[0xff, 0xc9, 0x75, 0xfc, 0xf4];
-/// Instructions that an interpreter is likely not to know, each followed by `hlt`.
+/// Instructions that an interpreter may not know, each followed by `hlt`.
 const INSTRUCTIONS: &[(&str, &[u8])] = &[
     ("popcnt", &[0xf3, 0x0f, 0xb8, 0xc1, 0xf4]),
     ("cmpxchg16b", &[0x48, 0x0f, 0xc7, 0x0c, 0x24, 0xf4]),
@@ -107,10 +107,10 @@ const CODE: u64 = 0x4000;
 const DATA: u64 = 0x5000;
 const END: usize = 0x6000;
 
-/// A guest of one vCPU in 64-bit mode, where Linux spends its life, and 24 KiB of memory.
+/// A guest with one vCPU in 64-bit mode, the mode that Linux runs in, and 24 KiB of memory.
 struct TinyGuest {
     vcpu: Vcpu,
-    // Dropped after the vCPU, which keeps the VM that uses it.
+    // Declared after the vCPU and so dropped after it: the vCPU keeps the VM alive, and the VM uses this memory.
     memory: GuestMemoryMmap,
 }
 
@@ -178,7 +178,7 @@ impl TinyGuest {
             .map_err(out_of_memory)
     }
 
-    /// Runs the code from its start until `hlt`; none when it did not come so far.
+    /// Runs the code from its start to its `hlt`, and returns the time; none when it stopped before.
     fn run(&mut self, count: u64) -> Result<Option<Duration>, Error> {
         self.vcpu.set_registers(&Registers {
             rip: CODE,
@@ -198,16 +198,16 @@ impl TinyGuest {
     }
 }
 
-/// How long it took to count down from how many.
+/// The time of a countdown, and the number that it began with.
 type Measurement = (Duration, u32);
 
-/// Every round is two instructions.
+/// Nanoseconds an instruction: each step of the countdown is two instructions.
 fn nanoseconds((time, rounds): Measurement) -> f64 {
     time.as_nanos().max(1) as f64 / (f64::from(rounds) * 2.0)
 }
 
-/// Counts down from more and more until entering and leaving the guest no longer matters. The fastest of three
-/// times is the one that the host's other work disturbed least.
+/// Counts down from ever larger numbers, until the time to enter and leave the guest does not matter. Of three times it
+/// takes the shortest, which the host's other work has disturbed least.
 fn guest_time(guest: &mut TinyGuest) -> Result<Measurement, Error> {
     const ENOUGH: Duration = Duration::from_micros(400);
     let mut rounds: u32 = 128;

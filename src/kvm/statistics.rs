@@ -14,7 +14,7 @@ ioctl_io_nr!(KVM_GET_STATS_FD, kvm_bindings::KVMIO, 0xce);
 const HEADER: usize = 6 * 4;
 /// `struct kvm_stats_desc`: flags, exponent and size, offset, bucket_size; the name follows.
 const DESCRIPTOR: usize = 4 * 4;
-/// More than any KVM has.
+/// A limit far above what any KVM has, so that a wrong header cannot make this allocate much memory.
 const DESCRIPTORS_MAX: usize = 4096;
 const NAME_MAX: usize = 256;
 /// `KVM_STATS_TYPE_*` in a descriptor's flags.
@@ -24,15 +24,15 @@ const TYPE_CUMULATIVE: u32 = 0;
 /// The counters of one vCPU, readable while it runs.
 pub struct Statistics {
     file: File,
-    /// Names, and where in the file their values are.
+    /// The name of each counter, and the offset of its value in the file.
     counters: Vec<(String, u64)>,
     exits: Option<u64>,
 }
 
 impl Statistics {
-    /// To be called before the vCPU runs: it waits while one does.
+    /// To be called before the vCPU runs: KVM makes this call wait as long as the vCPU is in the guest.
     pub(super) fn of(vcpu: &impl AsRawFd) -> io::Result<Self> {
-        // SAFETY: the request takes no argument and returns a descriptor, which is ours alone.
+        // SAFETY: the request takes no argument. It returns a new descriptor, which nothing else owns.
         let file = unsafe {
             match ioctl(vcpu, KVM_GET_STATS_FD()) {
                 fd @ 0.. => File::from_raw_fd(fd),
@@ -61,7 +61,7 @@ impl Statistics {
         })
     }
 
-    /// Times that the guest was left, also those that KVM dealt with itself.
+    /// How many times the processor left the guest, including the exits that KVM handled itself.
     pub fn exits(&self) -> Option<u64> {
         self.read(self.exits?)
     }
@@ -80,7 +80,7 @@ impl Statistics {
     }
 }
 
-/// A descriptor of one number that only grows; none for anything else.
+/// The counter of a descriptor. None if it is not a single number that only grows.
 fn counter(descriptor: &[u8], data: u32) -> Option<(String, u64)> {
     let (numbers, name) = descriptor.split_at_checked(DESCRIPTOR)?;
     let [flags, exponent_and_size, offset, _] = words(numbers);
@@ -90,7 +90,7 @@ fn counter(descriptor: &[u8], data: u32) -> Option<(String, u64)> {
     (flags & TYPE_MASK == TYPE_CUMULATIVE && size == 1).then(|| (name, u64::from(data) + u64::from(offset)))
 }
 
-/// As many words as are asked for; those that are not there are 0.
+/// The first `WORDS` numbers in `bytes`. Numbers past the end of `bytes` are 0.
 fn words<const WORDS: usize>(bytes: &[u8]) -> [u32; WORDS] {
     let mut words = [0; WORDS];
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {

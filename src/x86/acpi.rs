@@ -25,8 +25,8 @@ const TABLE_HEADER_SIZE: u32 = 36;
 /// Section 5.2.5.1: an RSDP is on a 16-byte boundary. The other tables may be anywhere.
 const ALIGNMENT: u64 = 16;
 
-/// Section 5.2.9.3, IA-PC boot architecture flags. Bits left clear: no legacy device that ACPI does not
-/// describe, and no 8042, so that no kernel probes for a keyboard (it may still reset through port 0x64).
+/// Section 5.2.9.3, IA-PC boot architecture flags. Two other bits stay clear, which says that there is no legacy device
+/// that ACPI does not describe, and no 8042: so no kernel probes for a keyboard. (It can still reset through port 0x64.)
 const VGA_NOT_PRESENT: u16 = 1 << 2;
 const MSI_NOT_SUPPORTED: u16 = 1 << 3;
 const NO_PCIE_ASPM: u16 = 1 << 4;
@@ -82,7 +82,7 @@ pub fn write(memory: &GuestMemoryMmap, cpus: u8, virtio: &[VirtioMmioWindow]) ->
         return Err(Error::TooManyDevices(virtio.len()));
     }
 
-    // The RSDP comes first in memory, for kernels that search for it, and last in time.
+    // The RSDP is first in memory, where kernels search for it, but is written last, when the XSDT's address is known.
     let rsdp = layout::ACPI_TABLES;
     let mut area = Area {
         memory,
@@ -131,7 +131,7 @@ fn fadt(dsdt: u64) -> impl Aml {
         .flag(Flags::ResetRegSup)
         .flag(Flags::Wbinvd)
         .flag(Flags::Headless)
-        // Set means that the buttons are no fixed hardware; there are none at all.
+        // These bits say that the buttons are not fixed hardware. There are no buttons at all.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.iapc_boot_arch = (VGA_NOT_PRESENT | MSI_NOT_SUPPORTED | NO_PCIE_ASPM | CMOS_RTC_NOT_PRESENT).into();
@@ -170,7 +170,7 @@ fn madt(cpus: u8) -> impl Aml {
     madt
 }
 
-/// Section 5.2.11.1, Differentiated System Description Table: the devices that nothing else reveals.
+/// Section 5.2.11.1, Differentiated System Description Table: the devices that a kernel cannot find in another way.
 fn dsdt(cpus: u8, virtio: &[VirtioMmioWindow]) -> Result<impl Aml, Error> {
     /// From revision 2 on, AML integers have 64 bits.
     const REVISION: u8 = 2;
@@ -196,7 +196,7 @@ fn dsdt(cpus: u8, virtio: &[VirtioMmioWindow]) -> Result<impl Aml, Error> {
     Ok(dsdt)
 }
 
-/// Section 8.4: a processor device, which the MADT's local APIC of the same UID belongs to.
+/// Section 8.4: a processor device. Its local APIC is the entry of the MADT that has the same UID.
 fn processor(cpu: u8, devices: &mut Vec<u8>) {
     aml::Device::new(
         format!("C0{cpu:02X}").as_str().into(),
@@ -257,13 +257,13 @@ fn virtio_mmio(index: usize, window: &VirtioMmioWindow, devices: &mut Vec<u8>) -
     Ok(())
 }
 
-/// An interrupt line as eventfds drive it: an edge, active high, one device's alone.
+/// An interrupt line of one device, which signals by a rising edge.
 fn edge_interrupt(gsi: u32) -> aml::Interrupt {
     let (consumer, edge_triggered, active_low, shared) = (true, true, false, false);
     aml::Interrupt::new(consumer, edge_triggered, active_low, shared, gsi)
 }
 
-/// Section 7.4.2.6, `\_S5`: what to write to the sleep control register to power off.
+/// Section 7.4.2.6, `\_S5`: the value that powers off when it is written to the sleep control register.
 fn soft_off() -> Vec<u8> {
     let mut bytes = Vec::new();
     let package = aml::Package::new(vec![&SLEEP_TYPE_S5, &aml::ZERO, &aml::ZERO, &aml::ZERO]);

@@ -1,4 +1,4 @@
-//! The memory map that a kernel is given, the same through both boot protocols.
+//! The memory map that a kernel is given. It is the same in both boot protocols.
 
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
@@ -20,7 +20,8 @@ pub struct Range {
     pub kind: Kind,
 }
 
-/// Where guest memory may be used as RAM, as start and end: neither the PC's holes nor Coracle's own tables.
+/// Start and end of each part of the address space where guest memory is usable RAM. The parts leave out the holes of a
+/// PC and the tables that Coracle writes for the whole run.
 const RAM_WINDOWS: [(u64, u64); 3] = [
     (0, layout::LOW_MEMORY_END),
     (layout::HIGH_MEMORY, layout::MMIO_HOLE),
@@ -30,7 +31,7 @@ const RAM_WINDOWS: [(u64, u64); 3] = [
 /// End of the extended BIOS data area, where a PC's video memory begins.
 pub(super) const BIOS_DATA_END: u64 = 0xa_0000;
 
-/// The extended BIOS data area with the MP table, and the ACPI tables.
+/// What a kernel must leave alone: the extended BIOS data area, which holds the MP table, and the ACPI tables.
 const RESERVED: [Range; 2] = [
     Range {
         start: layout::LOW_MEMORY_END,
@@ -70,7 +71,7 @@ fn from_regions(regions: impl Iterator<Item = (u64, u64)>) -> Vec<Range> {
         }
     }
     ranges.sort_unstable_by_key(|range| range.start);
-    // Regions that touch are one range to the guest: how the host maps them is not its business.
+    // Several regions that touch are one range to the guest, which has no use for how the host maps them.
     ranges.dedup_by(|next, range| {
         let touch = range.kind == next.kind && range.start + range.size == next.start;
         if touch {

@@ -27,17 +27,17 @@ const LOCAL_INTERRUPT: u8 = 4;
 /// Section 4.3.1, CPU flags.
 const CPU_ENABLED: u8 = 1 << 0;
 const CPU_BOOTSTRAP: u8 = 1 << 1;
-/// Section 4.3.1, CPU signature (family 6) and feature flags (FPU, APIC): kernels ask CPUID instead.
+/// Section 4.3.1, CPU signature (family 6) and feature flags (FPU, APIC). Kernels read CPUID instead of these.
 const CPU_SIGNATURE: u32 = 0x600;
 const CPU_FEATURES: u32 = 1 << 9 | 1 << 0;
-/// What the version registers of KVM's local APIC and IO-APIC read.
+/// The values of the version registers of KVM's local APIC and IO-APIC.
 const LOCAL_APIC_VERSION: u8 = 0x14;
 const IO_APIC_VERSION: u8 = 0x11;
 /// Section 4.3.3, IO-APIC flags.
 const IO_APIC_ENABLED: u8 = 1 << 0;
 const IO_APIC_PINS: u8 = 24;
 
-/// Section 4.3.4, table 4-10, interrupt types, and flags (PO, EL).
+/// Section 4.3.4: interrupt types (table 4-10), and flags for polarity (PO) and trigger mode (EL).
 const INT: u8 = 0;
 const NMI: u8 = 1;
 const EXT_INT: u8 = 3;
@@ -47,9 +47,9 @@ const ACTIVE_HIGH_EDGE: u16 = 0b01 << 2 | 0b01;
 const ALL_LOCAL_APICS: u8 = 0xff;
 const ISA_BUS_ID: u8 = 0;
 
-/// Entries beside the processors: ISA bus, IO-APIC, its pins, LINT0, LINT1.
+/// How many entries there are besides the processors': ISA bus, IO-APIC, its pins, LINT0, LINT1.
 const OTHER_ENTRIES: usize = 1 + 1 + IO_APIC_PINS as usize + 2;
-/// As many CPUs as the extended BIOS data area has room for.
+/// How many CPUs the extended BIOS data area has room for.
 pub const CPU_MAX: usize =
     (ROOM - FLOATING_POINTER_SIZE - HEADER_SIZE - OTHER_ENTRIES * ENTRY_SIZE) / PROCESSOR_SIZE;
 
@@ -64,7 +64,7 @@ pub enum Error {
     Memory(#[source] GuestMemoryError),
 }
 
-/// The IO-APIC's ID, here and in ACPI's MADT: the first that no CPU's local APIC has.
+/// The IO-APIC's ID, here and in ACPI's MADT: the first one after those of the CPUs' local APICs.
 pub(super) fn io_apic_id(cpus: u8) -> u8 {
     cpus
 }
@@ -92,7 +92,7 @@ fn floating_pointer(configuration: u32) -> Vec<u8> {
     bytes.push(SPEC_REV);
     let checksum_at = bytes.len();
     bytes.push(0);
-    // Feature bytes: a configuration table is present; virtual wire mode, no IMCR.
+    // Feature bytes: there is a configuration table, and the mode is virtual wire, without an IMCR.
     bytes.extend([0; 5]);
     set_checksum(&mut bytes, checksum_at);
     bytes
@@ -178,7 +178,7 @@ fn interrupt(entry: u8, kind: u8, flags: u16, irq: u8, destination: u8, pin: u8)
     ]
 }
 
-/// All bytes of a structure add up to zero.
+/// Sets the byte at `at` so that all bytes of the structure add up to zero.
 fn set_checksum(bytes: &mut [u8], at: usize) {
     let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     bytes[at] = sum.wrapping_neg();

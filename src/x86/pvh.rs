@@ -1,4 +1,4 @@
-//! `hvm_start_info`, what a kernel is given at its PVH entry (Xen PVH boot ABI, version 1).
+//! `hvm_start_info`: the structure that a kernel finds at its PVH entry (Xen PVH boot ABI, version 1).
 
 use linux_loader::start_info::{
     XEN_HVM_START_MAGIC_VALUE, hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
@@ -7,13 +7,13 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap}
 
 use super::{layout, memory_map::memory_map};
 
-/// The first version with a memory map.
+/// The version of the structure. It is the first one that has a memory map.
 const VERSION: u32 = 1;
 
-/// The page of [`layout::START_INFO`]: start info, module list of one entry, memory map.
+/// What follows the start info in the page of [`layout::START_INFO`]: a module list of one entry, then the memory map.
 const MODULE_LIST: u64 = layout::START_INFO + size_of::<hvm_start_info>() as u64;
 const MEMORY_MAP: u64 = MODULE_LIST + size_of::<hvm_modlist_entry>() as u64;
-/// The next thing in guest memory.
+/// Where the memory map must end: the zero page comes next.
 const END: u64 = layout::ZERO_PAGE;
 const RANGE_SIZE: usize = size_of::<hvm_memmap_table_entry>();
 const RANGES_MAX: usize = (END - MEMORY_MAP) as usize / RANGE_SIZE;
@@ -31,9 +31,9 @@ pub enum Error {
     Memory(#[source] GuestMemoryError),
 }
 
-/// Writes the start info to [`layout::START_INFO`], where `%ebx` points at the PVH entry.
+/// Writes the start info to [`layout::START_INFO`], the address that EBX holds at the PVH entry.
 ///
-/// `initrd`, an address and a size in bytes, becomes the only module; `rsdp` is where the ACPI tables begin.
+/// `initrd` is an address and a size in bytes, and becomes the only module. `rsdp` is the address of the ACPI tables.
 pub fn write(
     memory: &GuestMemoryMmap,
     command_line: GuestAddress,

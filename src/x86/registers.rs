@@ -13,7 +13,7 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-/// Page table entries: present and writable; in a page directory, a 2 MiB page.
+/// Bits of page table entries: present and writable, and, in a page directory, a 2 MiB page instead of a table.
 const PRESENT_WRITABLE: u64 = 0x3;
 const LARGE_PAGE: u64 = 0x80;
 
@@ -25,8 +25,8 @@ const CODE_TYPE: u8 = 0xb;
 const DATA_TYPE: u8 = 0x3;
 const TSS_BUSY_TYPE: u8 = 0xb;
 
-/// Sets the registers for the 64-bit entry (Linux x86 boot protocol, "64-bit Boot Protocol"): long mode, the
-/// first 4 GiB mapped one to one, RSI at the zero page.
+/// Sets the registers for the 64-bit entry (Linux x86 boot protocol, "64-bit Boot Protocol"). The processor is in long
+/// mode, the first 4 GiB are mapped one to one, and RSI holds the address of the zero page.
 pub fn set_linux64(
     memory: &GuestMemoryMmap,
     entry: GuestAddress,
@@ -50,8 +50,8 @@ pub fn set_linux64(
     Ok(())
 }
 
-/// Sets the registers for the PVH entry (Xen PVH boot ABI): 32-bit protected mode without paging, EBX at
-/// `hvm_start_info`.
+/// Sets the registers for the PVH entry (Xen PVH boot ABI). The processor is in 32-bit protected mode without paging, and
+/// EBX holds the address of `hvm_start_info`.
 pub fn set_pvh(
     memory: &GuestMemoryMmap,
     entry: GuestAddress,
@@ -71,7 +71,7 @@ pub fn set_pvh(
     Ok(())
 }
 
-/// Flat segments, in the registers and in a GDT that agrees with them.
+/// Sets flat segments, and writes a GDT with the same segments.
 fn set_segments(
     memory: &GuestMemoryMmap,
     special: &mut SpecialRegisters,

@@ -10,7 +10,7 @@ const BOOT_FLAG: u16 = 0xaa55;
 const HEADER: u32 = u32::from_le_bytes(*b"HdrS");
 /// Boot protocol 2.15, for kernels that bring no header of their own (ELF).
 const VERSION: u16 = 0x20f;
-/// `type_of_loader`: no assigned loader ID. Linux ignores the initrd when this is 0.
+/// `type_of_loader` of a loader without an assigned ID. It must not be 0, since Linux then ignores the initrd.
 const TYPE_OF_LOADER: u8 = 0xff;
 
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +26,8 @@ pub enum Error {
 
 /// Writes the zero page to [`layout::ZERO_PAGE`].
 ///
-/// `setup_header` is the header of the bzImage that the kernel came in, if it did; `initrd` an address and a
-/// size in bytes; `rsdp` where the ACPI tables begin.
+/// `setup_header` is the header of the bzImage, if the kernel came in one. `initrd` is an address and a size in bytes,
+/// `rsdp` the address of the ACPI tables.
 pub fn write(
     memory: &GuestMemoryMmap,
     setup_header: Option<&setup_header>,
@@ -45,7 +45,7 @@ pub fn write(
         params.hdr.version = VERSION;
     }
     params.hdr.type_of_loader = TYPE_OF_LOADER;
-    // A list in guest memory that only a loader can have made; this one makes none.
+    // The address of a list of further data. Coracle makes no such list, so an address from the file would be wrong.
     params.hdr.setup_data = 0;
 
     (params.hdr.cmd_line_ptr, params.ext_cmd_line_ptr) = halves(command_line.raw_value());
@@ -70,7 +70,7 @@ pub fn write(
         .map_err(Error::Memory)
 }
 
-/// Low and high 32 bits: the protocol grew 64-bit addresses later, in fields apart.
+/// Low and high 32 bits. The protocol has the high halves in other fields, because they were added later.
 fn halves(value: u64) -> (u32, u32) {
     (value as u32, (value >> 32) as u32)
 }
