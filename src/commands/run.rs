@@ -39,7 +39,7 @@ On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ct
 guest. All other keys, also Ctrl-C, go to the guest.
 
 Exit codes: 0 powered off, 100 rebooted, 102 to 106 kernel panic, 110 triple fault, 111 KVM error, 112 quit,
-125 Coracle failed, 126 this host cannot run it, 127 a file is missing, 141 nobody reads the output any more,
+113 halted, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing, 141 nobody reads the output any more,
 128+N ended by signal N.")]
 pub struct Args {
     /// Kernel image: bzImage or ELF vmlinux, recognised by content [default: the built-in one]
@@ -269,7 +269,7 @@ fn asked_for(end: End) -> Option<Outcome> {
 /// A guest that ended well, and whose last words nobody got, did not end well.
 fn lost_output(outcome: Outcome, error: Option<io::Error>) -> Outcome {
     match (outcome, error) {
-        (Outcome::PoweredOff | Outcome::Reset, Some(error)) => Outcome::ConsoleLost(error),
+        (Outcome::PoweredOff | Outcome::Reset | Outcome::Halted, Some(error)) => Outcome::ConsoleLost(error),
         (outcome, _) => outcome,
     }
 }

@@ -24,6 +24,8 @@ pub const TRIPLE_FAULT: u8 = 110;
 pub const KVM_FAILED: u8 = 111;
 /// The person typed Ctrl-A x.
 pub const QUIT: u8 = 112;
+/// The guest halted: no processor of it will ever go on.
+pub const HALTED: u8 = 113;
 
 /// Coracle itself failed, or did not understand its arguments.
 pub const FAILED: u8 = 125;
@@ -58,6 +60,7 @@ pub const TABLE: &[(u8, &str)] = &[
     (TRIPLE_FAULT, "triple fault: a guest processor shut down"),
     (KVM_FAILED, "KVM could not run the guest any further"),
     (QUIT, "quit from the console with Ctrl-A x"),
+    (HALTED, "the guest halted without powering off"),
     (
         FAILED,
         "Coracle itself failed, or did not understand its arguments",

@@ -528,3 +528,51 @@ fn an_argument_of_init_names_no_root_device() {
     );
     assert!(text.contains("/dev/v x"), "{text}");
 }
+
+#[test]
+fn a_guest_that_halts_ends_well_only_if_it_could_not_do_better() {
+    let acpi_off = Facts {
+        command_line: "console=ttyS0 acpi=off".into(),
+        ..facts()
+    };
+    let words = "reboot: System halted\n";
+    for (console, facts, code, told) in [
+        (
+            words,
+            &facts(),
+            113,
+            "has shut down and halted, and did not power off",
+        ),
+        (words, &acpi_off, 0, "with acpi=off Linux does not learn how"),
+        (
+            "reboot: Power down\n",
+            &facts(),
+            0,
+            "could not switch its power off",
+        ),
+        (
+            "reboot: Power off not available: System halted instead\n",
+            &facts(),
+            0,
+            "could not switch its power off",
+        ),
+        (
+            "a boot loader's words\n",
+            &acpi_off,
+            113,
+            "| a boot loader's words",
+        ),
+        ("", &facts(), 113, "each of its processors"),
+    ] {
+        let (found, text) = explained(Outcome::Halted, console, facts);
+        assert_eq!(found, code, "{console}: {text}");
+        assert!(text.contains(told), "{console}: {text}");
+    }
+}
+
+#[test]
+fn a_guest_that_panics_and_halts_has_panicked() {
+    let (code, text) = explained(Outcome::Halted, &panicked("some reason"), &facts());
+    assert_eq!(code, exit_code::PANICKED);
+    assert!(text.contains("some reason"), "{text}");
+}

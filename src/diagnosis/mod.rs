@@ -97,8 +97,9 @@ pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Verdict
                 explanation: None,
             };
         }
+        (Outcome::Halted, None) => halted(&lines, facts),
         // A panicked Linux resets the machine, through a triple fault if nothing else works.
-        (Outcome::Reset | Outcome::TripleFault { .. }, Some(panic)) => {
+        (Outcome::Reset | Outcome::Halted | Outcome::TripleFault { .. }, Some(panic)) => {
             (panic.exit_code(), panic.explain(facts))
         }
         (Outcome::Reset, None) => (exit_code::REBOOTED, reset(&lines, facts)),
@@ -178,6 +179,41 @@ fn reset(lines: &[String], facts: &Facts) -> Explanation {
         next: Some("--on-reboot restart to let it start again".into()),
         ..Explanation::default()
     }
+}
+
+/// A guest whose processors all stand still for good. Linux halts, too, when it is to power off a machine that it cannot
+/// switch off; only newer kernels say which of the two they were asked for.
+fn halted(lines: &[String], facts: &Facts) -> (u8, Explanation) {
+    let said = |text: &str| lines.iter().any(|line| line.contains(text));
+    let is_shut_down =
+        said("reboot: System halted") || said("reboot: Power down") || said("Power off not available");
+    let has_no_switch = parameters::last_value(&facts.command_line, "acpi") == Some("off");
+    let was_to_power_off = said("reboot: Power down") || said("Power off not available") || has_no_switch;
+    if is_shut_down && was_to_power_off {
+        let what = "the guest has shut down and halted: it could not switch its power off".into();
+        let cause = has_no_switch.then(|| "with acpi=off Linux does not learn how".into());
+        let explanation = Explanation {
+            what,
+            cause,
+            ..Explanation::default()
+        };
+        return (exit_code::POWERED_OFF, explanation);
+    }
+    let explanation = match is_shut_down {
+        true => Explanation {
+            what: "the guest has shut down and halted, and did not power off".into(),
+            next: Some("`poweroff` in the guest in place of `halt`, which ends with 0".into()),
+            ..Explanation::default()
+        },
+        false => Explanation {
+            what:
+                "the guest halted: each of its processors waits with interrupts off, so none will ever go on"
+                    .into(),
+            console: last(lines),
+            ..Explanation::default()
+        },
+    };
+    (exit_code::HALTED, explanation)
 }
 
 fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Facts) -> Explanation {

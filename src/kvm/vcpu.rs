@@ -2,7 +2,10 @@
 
 use std::io;
 
-use kvm_bindings::{CpuId, KVMIO, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_bindings::{
+    CpuId, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVMIO, Msrs,
+    kvm_msr_entry, kvm_regs, kvm_sregs,
+};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
@@ -12,6 +15,9 @@ pub use super::run_page::{Exit, ImmediateExit};
 use super::{Error, Statistics, refused};
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
+
+/// RFLAGS: maskable interrupts are on.
+const RFLAGS_IF: u64 = 1 << 9;
 
 /// A vCPU. It runs on the thread that owns it.
 pub struct Vcpu {
@@ -67,6 +73,17 @@ impl Vcpu {
     pub fn translate(&self, linear: u64) -> Option<u64> {
         let translation = self.fd.translate_gva(linear).ok()?;
         (translation.valid != 0).then_some(translation.physical_address)
+    }
+
+    /// Whether the vCPU waits for what only other vCPUs or an NMI can do: it never started, or it executes `hlt` with
+    /// interrupts off.
+    pub fn stands_still(&self) -> Result<bool, Error> {
+        let state = self.fd.get_mp_state().map_err(refused("tell a vCPU's state"))?;
+        Ok(match state.mp_state {
+            KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
+            KVM_MP_STATE_HALTED => self.registers()?.rflags & RFLAGS_IF == 0,
+            _ => false,
+        })
     }
 
     /// KVM's counters, to be asked for before the vCPU runs. Kernels before 5.14 have none.

@@ -1,10 +1,11 @@
-//! How a vCPU's thread is brought out of the guest: by a signal, whose handler makes `KVM_RUN` return.
+//! How a vCPU's thread is brought out of the guest: by a signal, whose handler makes `KVM_RUN` return. It is sent by
+//! whoever wants all vCPUs out, or by a timer once a second.
 //!
 //! The handler sets the vCPU's `immediate_exit`, so that a signal which comes just before `KVM_RUN` is not lost.
 
 use std::cell::Cell;
-use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{io, mem, ptr};
 
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
@@ -13,11 +14,17 @@ use crate::kvm::ImmediateExit;
 thread_local! {
     /// Of the vCPU that this thread runs, if it runs one.
     static IMMEDIATE_EXIT: Cell<Option<ImmediateExit>> = const { Cell::new(None) };
+    /// Whether the signal came from this thread's [`Ticks`].
+    static HAS_TICKED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Installs the handler of the signal. To be called before the first [`Kicks::kick_all`].
 pub fn catch_signal() -> io::Result<()> {
-    extern "C" fn handle(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    extern "C" fn handle(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+        // SAFETY: the kernel gives a handler that is installed with SA_SIGINFO, as this one is, a valid siginfo_t.
+        if unsafe { (*info).si_code } == libc::SI_TIMER {
+            HAS_TICKED.set(true);
+        }
         if let Some(immediate_exit) = IMMEDIATE_EXIT.get() {
             // SAFETY: the vCPU exists, because the Kickable that set this clears it within the vCPU's life.
             unsafe { immediate_exit.request() };
@@ -50,7 +57,18 @@ impl Kicks {
 
     /// Makes the `KVM_RUN` that each thread is in return, or the next one of those that are in none.
     pub fn kick_all(&self) {
-        for &thread in self.lock().iter() {
+        self.kick(|_| true);
+    }
+
+    /// The same for all threads but the calling one.
+    pub fn kick_others(&self) {
+        // SAFETY: the call has no preconditions.
+        let own = unsafe { libc::pthread_self() };
+        self.kick(|thread| thread != own);
+    }
+
+    fn kick(&self, is_meant: impl Fn(libc::pthread_t) -> bool) {
+        for &thread in self.lock().iter().filter(|&&thread| is_meant(thread)) {
             // SAFETY: the thread exists, because it leaves the list, whose lock is held, before it ends.
             let error = unsafe { libc::pthread_kill(thread, SIGRTMIN()) };
             if error != 0 {
@@ -69,6 +87,51 @@ impl Kicks {
 pub struct Kickable<'a> {
     kicks: &'a Kicks,
     thread: libc::pthread_t,
+}
+
+/// A timer that brings the calling thread out of the guest once a second.
+pub struct Ticks(libc::timer_t);
+
+impl Ticks {
+    pub fn start() -> io::Result<Self> {
+        // SAFETY: all zeroes are a valid sigevent.
+        let mut event: libc::sigevent = unsafe { mem::zeroed() };
+        event.sigev_notify = libc::SIGEV_THREAD_ID;
+        event.sigev_signo = SIGRTMIN();
+        // SAFETY: the call has no preconditions.
+        event.sigev_notify_thread_id = unsafe { libc::gettid() };
+        let mut timer = ptr::null_mut();
+        // SAFETY: both pointers are to variables that outlive the call.
+        if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let ticks = Self(timer);
+        let second = libc::timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        let times = libc::itimerspec {
+            it_interval: second,
+            it_value: second,
+        };
+        // SAFETY: the timer exists, and the pointer is to a variable that outlives the call.
+        match unsafe { libc::timer_settime(ticks.0, 0, &times, ptr::null_mut()) } {
+            0 => Ok(ticks),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Whether a second has passed since this was last asked.
+    pub fn take(&self) -> bool {
+        HAS_TICKED.take()
+    }
+}
+
+impl Drop for Ticks {
+    fn drop(&mut self) {
+        // SAFETY: the timer exists, and nobody uses it after this.
+        unsafe { libc::timer_delete(self.0) };
+    }
 }
 
 impl Drop for Kickable<'_> {

@@ -3,6 +3,7 @@
 mod address_width;
 mod blueprint;
 mod dry_run;
+mod halt;
 mod hardware;
 mod kick;
 mod limits;
@@ -42,6 +43,7 @@ use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::acpi::VirtioMmioWindow;
 use crate::x86::{acpi, cpuid, layout, mp_table, pvh, registers, zero_page};
 use blueprint::Blueprint;
+use halt::HaltWatch;
 use hardware::{Hardware, Processor};
 use stop_request::StopRequest;
 
@@ -204,6 +206,7 @@ impl Machine {
             mmio,
             memory: memory.guest().clone(),
             stop,
+            halts: HaltWatch::new(vcpus.len()),
         });
         Ok(Self {
             vcpus,

@@ -9,6 +9,8 @@ pub enum Outcome {
     PoweredOff,
     /// The guest reset itself through the keyboard controller: a reboot, or how a panicked Linux ends.
     Reset,
+    /// No vCPU will ever go on: all execute `hlt` with interrupts off, or never started.
+    Halted,
     /// The processor shut down because an exception could not be delivered.
     TripleFault { instruction_pointer: Option<u64> },
     /// KVM could not go on: `KVM_EXIT_INTERNAL_ERROR`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use super::halt::{HaltWatch, Interruption};
 use super::stop_request::StopRequest;
 use super::{Error, Outcome};
 use crate::bus::Bus;
@@ -27,6 +28,7 @@ pub struct Board {
     pub mmio: Bus,
     pub memory: Arc<GuestMemoryMmap>,
     pub stop: Arc<StopRequest>,
+    pub halts: HaltWatch,
 }
 
 /// A running vCPU.
@@ -42,7 +44,7 @@ impl Thread {
                     0 => timeline.mark(Phase::GuestEntered),
                     _ => log::debug!("vCPU {index} enters the guest"),
                 }
-                run(vcpu, &board, tally);
+                run(index, vcpu, &board, tally);
             })
             .map(Self)
             .map_err(|source| Error::System {
@@ -61,23 +63,29 @@ impl Thread {
 
 /// Runs the vCPU until somebody requests a stop. The vCPU enters the guest no more after that: the request comes before the
 /// kick, and the kick either ends the `KVM_RUN` that is under way or the next one before it reaches the guest.
-fn run(mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
+fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
     // SAFETY: the vCPU is dropped after what was declared later.
     let _kickable = unsafe { board.stop.vcpus.enter(vcpu.immediate_exit()) };
+    let mut halts = board.halts.watch(index, &board.stop.vcpus);
     while !board.stop.is_made() {
         let mut was_stopped = false;
         let outcome = match vcpu.run() {
             Ok(exit) => {
-                // Of signals only the kick is delivered to this thread. What else interrupts KVM_RUN has stopped the whole
-                // process: SIGSTOP, a frozen cgroup, a debugger.
-                was_stopped = matches!(exit, Exit::Interrupted);
+                let is_interrupted = matches!(exit, Exit::Interrupted);
                 let left = coarse();
-                let outcome = match &mut tally {
+                let mut outcome = match &mut tally {
                     None => handle(exit, board),
                     Some(tally) => tally.time(exit, |exit| handle(exit, board)),
                 };
                 // The process was stopped meanwhile, or nobody read the guest's output.
-                was_stopped |= coarse().saturating_sub(left) >= LONG_AWAY;
+                was_stopped = coarse().saturating_sub(left) >= LONG_AWAY;
+                if is_interrupted {
+                    match halts.interrupted(|| vcpu.stands_still()) {
+                        Interruption::HaltedForGood => outcome = Some(Outcome::Halted),
+                        Interruption::Ours => (),
+                        Interruption::Foreign => was_stopped = true,
+                    }
+                }
                 outcome
             }
             Err(error) => Some(Outcome::RunFailed(error)),

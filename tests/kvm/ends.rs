@@ -164,6 +164,17 @@ guest!(
 );
 
 guest!(
+    wait_for_interrupts,
+    "
+    say \"afloat\"
+2:
+    sti
+    hlt
+    jmp 2b
+"
+);
+
+guest!(
     halt,
     "
     say \"afloat\"
@@ -173,6 +184,96 @@ guest!(
     jmp 2b
 "
 );
+
+#[test]
+fn a_guest_that_halts_with_interrupts_off_is_113_and_told_so() {
+    if !kvm_is_here() {
+        return;
+    }
+    // The others never start.
+    for cpus in ["1", "8"] {
+        let ended = Coracle::run(&halt().linux64())
+            .args(&["--cpus", cpus])
+            .end()
+            .with_code(113)
+            .saying(&["the guest halted: each of its processors", "| afloat"]);
+        assert_eq!(ended.stdout, b"afloat");
+    }
+}
+
+guest!(
+    halt_both,
+    "
+    # The other processor begins in real mode at 0x10000, says so, and halts.
+    lea rsi, [rip + 5f]
+    mov edi, 0x10000
+    mov ecx, 512
+    rep movsb
+    enable_local_apic
+    mov edi, 0xfee00300
+    mov dword ptr [rdi], 0xc4500
+    mov dword ptr [rdi], 0xc4610
+    mov dword ptr [rdi], 0xc4610
+2:
+    pause
+    cmp byte ptr [0x11000], 1
+    jne 2b
+    say \"both\"
+3:
+    cli
+    hlt
+    jmp 3b
+5:
+    .code16
+    mov ax, 0x1000
+    mov ds, ax
+    mov byte ptr [0x1000], 1
+6:
+    cli
+    hlt
+    jmp 6b
+"
+);
+
+#[test]
+fn two_processors_that_halt_are_113() {
+    if !kvm_is_here() {
+        return;
+    }
+    let ended = Coracle::run(&halt_both().linux64())
+        .args(&["--cpus", "2"])
+        .end()
+        .with_code(113);
+    assert_eq!(ended.stdout, b"both");
+}
+
+guest!(
+    shut_down_without_a_switch,
+    "
+    say \"[    8.454179] reboot: System halted\\r\\n\"
+2:
+    cli
+    hlt
+    jmp 2b
+"
+);
+
+#[test]
+fn a_guest_that_could_not_switch_its_power_off_is_0_and_told_so() {
+    if !kvm_is_here() {
+        return;
+    }
+    let kernel = shut_down_without_a_switch().linux64();
+    Coracle::run(&kernel)
+        .args(&["--cmdline", "acpi=off"])
+        .end()
+        .with_code(0)
+        .saying(&["it could not switch its power off", "acpi=off"]);
+    Coracle::run(&kernel)
+        .end()
+        .with_code(113)
+        .saying(&["has shut down and halted", "`poweroff`"]);
+}
 
 fn ended_by(guest: Guest, arguments: &[&str], signal: i32, code: u8, name: &str) {
     if !kvm_is_here() {
@@ -202,13 +303,19 @@ fn sighup_ends_a_guest_that_spins() {
 }
 
 #[test]
-fn sigterm_ends_a_guest_that_halts() {
-    ended_by(halt(), &[], libc::SIGTERM, 143, "SIGTERM");
+fn sigterm_ends_a_guest_that_waits_for_interrupts() {
+    ended_by(wait_for_interrupts(), &[], libc::SIGTERM, 143, "SIGTERM");
 }
 
 #[test]
 fn sigterm_ends_a_guest_whose_other_processors_never_started() {
-    ended_by(halt(), &["--cpus", "8"], libc::SIGTERM, 143, "SIGTERM");
+    ended_by(
+        wait_for_interrupts(),
+        &["--cpus", "8"],
+        libc::SIGTERM,
+        143,
+        "SIGTERM",
+    );
 }
 
 guest!(

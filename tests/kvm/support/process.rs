@@ -303,7 +303,7 @@ impl Running {
     }
 
     /// Stops the process, waits until it stands, and lets it go on.
-    pub fn stop_and_continue(&self) {
+    pub fn stop_for(&self, time: Duration) {
         self.signal(libc::SIGSTOP);
         let mut status = 0;
         // SAFETY: the child is not waited for yet; waitpid writes one number.
@@ -313,6 +313,7 @@ impl Running {
             libc::WIFSTOPPED(status),
             "status {status:#x} is not that of a stop"
         );
+        thread::sleep(time);
         self.signal(libc::SIGCONT);
     }
 

@@ -11,6 +11,8 @@ use crate::run::{Coracle, Finished};
 
 crate::group!["ends":
     a_power_off_is_0,
+    a_halt_is_113,
+    two_cpus_that_halt_are_113,
     a_reboot_is_100,
     a_reboot_boots_again_when_asked_for,
     a_crash_is_102_with_the_kernels_words,
@@ -30,6 +32,25 @@ crate::group!["ends":
 
 fn a_power_off_is_0() {
     Coracle::run().script("poweroff").end().assert_powered_off();
+}
+
+fn a_halt_is_113() {
+    halts(1);
+}
+
+fn two_cpus_that_halt_are_113() {
+    halts(2);
+}
+
+fn halts(cpus: u8) {
+    Coracle::run()
+        .args(["--cpus", &cpus.to_string()])
+        .script("halt -f")
+        .end()
+        .assert_code(113)
+        .assert_prints("reboot: System halted")
+        .assert_explains("coracle: the guest has shut down and halted, and did not power off\n")
+        .assert_explains("`poweroff`");
 }
 
 fn a_reboot_is_100() {

@@ -6,6 +6,7 @@ use crate::run::Coracle;
 
 crate::group!["kernels":
     a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off,
+    a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends,
     a_bzimage_of_gzip_boots_to_init,
     a_bzimage_of_xz_boots_to_init,
     a_bzimage_of_zstd_boots_to_init,
@@ -44,6 +45,27 @@ fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
         .assert_prints(&String::from_utf8(readme).unwrap());
     assert_clean(&disk);
     assert_eq!(file_on(&disk, "from-stock"), b"written by the stock kernel\n");
+}
+
+/// Its serial driver gets its interrupts, or what init prints would not come. Without ACPI it finds no disk and no switch
+/// for its power, and halts.
+fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends() {
+    for parameters in ["acpi=off", "acpi=off noapic"] {
+        Coracle::run()
+            .args(["--kernel".as_ref(), place::stock().join("vmlinuz").as_os_str()])
+            .args([
+                "--initrd".as_ref(),
+                place::stock().join("stock-initrd").as_os_str(),
+            ])
+            .args(["--cpus", "2", "--memory", "256M", "--cmdline", parameters])
+            .end()
+            .assert_code(0)
+            .assert_prints("stock-init: no /dev/vda")
+            .assert_explains(
+                "coracle: the guest has shut down and halted: it could not switch its power off\n",
+            )
+            .assert_explains("acpi=off");
+    }
 }
 
 fn a_bzimage_of_gzip_boots_to_init() {
