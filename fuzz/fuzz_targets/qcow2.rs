@@ -88,8 +88,10 @@ fn take_all(image: &Qcow2, steps: &[[u8; STEP]], mode: Mode) {
     match mode.two_queues {
         false => queue(0),
         true => thread::scope(|scope| {
-            scope.spawn(|| queue(1));
+            let other = scope.spawn(|| queue(1));
             queue(0);
+            // Waits for the end of the thread, and not only of its work: what a thread leaves is freed by then.
+            other.join().expect("the other queue does not panic");
         }),
     }
 }

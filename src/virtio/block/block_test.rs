@@ -10,6 +10,8 @@ use super::test_disk::*;
 use super::*;
 use crate::virtio::test_driver::*;
 
+#[path = "bounds_test.rs"]
+mod bounds;
 #[path = "features_test.rs"]
 mod features;
 #[path = "hostile_test.rs"]

@@ -3,7 +3,7 @@
 use virtio_bindings::virtio_blk::*;
 
 use super::image::Image;
-use super::request::{DISCARD_SECTORS_MAX, Limits, SECTOR_SIZE, SEGMENTS_MAX, WRITE_ZEROES_SECTORS_MAX};
+use super::request::{DATA_MAX, Limits, SECTOR_SIZE, SEGMENTS_MAX};
 
 /// Size of `struct virtio_blk_config` up to `write_zeroes_may_unmap` and its padding.
 pub const SIZE: usize = 60;
@@ -12,7 +12,8 @@ pub const WRITEBACK: u64 = 32;
 
 /// Feature bits of a disk with so many queues.
 pub fn features(limits: &Limits, queues: usize) -> u64 {
-    let always = 1 << VIRTIO_BLK_F_SEG_MAX
+    let always = 1 << VIRTIO_BLK_F_SIZE_MAX
+        | 1 << VIRTIO_BLK_F_SEG_MAX
         | 1 << VIRTIO_BLK_F_BLK_SIZE
         | 1 << VIRTIO_BLK_F_TOPOLOGY
         | 1 << VIRTIO_BLK_F_FLUSH;
@@ -41,6 +42,8 @@ impl Configuration<'_> {
             |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
         // capacity
         set(0, &(limits.size / SECTOR_SIZE).to_le_bytes());
+        // size_max: as many segments of it as a request can have are no more than the data that it may have.
+        set(8, &((DATA_MAX / u64::from(self.queue_size)) as u32).to_le_bytes());
         // seg_max: a request is a header, its data and a status.
         set(12, &u32::from(self.queue_size - 2).to_le_bytes());
         // blk_size
@@ -53,11 +56,11 @@ impl Configuration<'_> {
         // num_queues
         set(34, &self.queues.to_le_bytes());
         // max_discard_sectors, max_discard_seg, discard_sector_alignment
-        set(36, &DISCARD_SECTORS_MAX.to_le_bytes());
+        set(36, &limits.discard_sectors.to_le_bytes());
         set(40, &SEGMENTS_MAX.to_le_bytes());
         set(44, &((physical / SECTOR_SIZE) as u32).to_le_bytes());
         // max_write_zeroes_sectors, max_write_zeroes_seg, write_zeroes_may_unmap
-        set(48, &WRITE_ZEROES_SECTORS_MAX.to_le_bytes());
+        set(48, &limits.write_zeroes_sectors.to_le_bytes());
         set(52, &SEGMENTS_MAX.to_le_bytes());
         set(56, &[1]);
         bytes

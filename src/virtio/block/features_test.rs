@@ -22,6 +22,7 @@ fn the_configuration_says_what_the_disk_is(engine: Engine) {
     let driver = Driver::new(Box::new(Block::open(&options, 1).unwrap()));
     assert_eq!(driver.read(VIRTIO_MMIO_DEVICE_ID), 2);
     for feature in [
+        VIRTIO_BLK_F_SIZE_MAX,
         VIRTIO_BLK_F_SEG_MAX,
         VIRTIO_BLK_F_BLK_SIZE,
         VIRTIO_BLK_F_TOPOLOGY,
@@ -38,7 +39,7 @@ fn the_configuration_says_what_the_disk_is(engine: Engine) {
     let mut expected = Vec::new();
     expected.extend((SECTORS as u64).to_le_bytes());
     // size_max, seg_max, geometry, blk_size
-    expected.extend([0u32, 254, 0, 512].map(u32::to_le_bytes).concat());
+    expected.extend([256 << 10, 254, 0, 512u32].map(u32::to_le_bytes).concat());
     expected.extend([blocks.ilog2() as u8, 0, blocks, 0, 0, 0, 0, 0]);
     // writeback, unused0, num_queues
     expected.extend([1, 0, 3, 0]);

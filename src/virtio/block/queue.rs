@@ -46,6 +46,8 @@ pub enum Failure {
     Refused(Refusal),
     /// The image failed.
     Io(Request, io::Error),
+    /// The device is being reset, and the driver hears nothing more.
+    Stopped,
 }
 
 /// Waits for a notification of the driver, or for the end.
@@ -83,6 +85,11 @@ impl<'m> DiskQueue<'m> {
         self.queue.size()
     }
 
+    /// Becomes true when the device is being reset.
+    pub fn stop(&self) -> &'m AtomicBool {
+        self.stop
+    }
+
     /// Whether the device is being reset: then it begins no further request.
     #[inline]
     pub fn is_stopped(&self) -> bool {
@@ -113,6 +120,7 @@ impl<'m> DiskQueue<'m> {
     pub fn complete(&mut self, chain: &Chain, result: Result<u64, Failure>) -> Result<(), QueueError> {
         let (status, written) = match result {
             Ok(written) => (VIRTIO_BLK_S_OK, written),
+            Err(Failure::Stopped) => return Ok(()),
             Err(Failure::Refused(Refusal::Unsupported)) => (VIRTIO_BLK_S_UNSUPP, 0),
             Err(Failure::Refused(Refusal::Invalid(reason))) => {
                 log::debug!("disk {:?}: invalid request: {reason}", self.disk.image.path());

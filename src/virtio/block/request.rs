@@ -9,6 +9,11 @@ use super::chain::Chain;
 /// What sectors count in, whatever the block size (section 5.2).
 pub const SECTOR_SIZE: u64 = 512;
 
+/// The most bytes of data that one request takes. A driver can name the same page of memory in many of its descriptors,
+/// so the size of guest memory is no limit.
+pub const DATA_MAX: u64 = 64 << 20;
+/// Bytes of data that are read or written before the engine looks whether the device is being reset.
+pub const PIECE: u64 = 2 << 20;
 /// The most that one DISCARD takes: a system call, however long the range.
 pub const DISCARD_SECTORS_MAX: u32 = 1 << 22;
 /// The most that one WRITE_ZEROES takes: where the host has no call for it these are written, one buffer after the other.
@@ -24,6 +29,9 @@ pub struct Limits {
     /// What offsets and lengths of data are multiples of, in bytes: a power of two from [`SECTOR_SIZE`] on.
     pub block_size: u64,
     pub read_only: bool,
+    /// The most sectors that a DISCARD takes, and a WRITE_ZEROES.
+    pub discard_sectors: u32,
+    pub write_zeroes_sectors: u32,
 }
 
 /// A request that the disk can be asked to carry out.
@@ -88,8 +96,8 @@ impl Request {
             })
         };
         match kind {
-            VIRTIO_BLK_T_IN => limits.locate(Operation::Read, sector, chain.writable.length()),
-            VIRTIO_BLK_T_OUT => limits.locate(Operation::Write, sector, chain.readable.length()),
+            VIRTIO_BLK_T_IN => limits.locate_data(Operation::Read, sector, chain.writable.length()),
+            VIRTIO_BLK_T_OUT => limits.locate_data(Operation::Write, sector, chain.readable.length()),
             VIRTIO_BLK_T_FLUSH => plain(Operation::Flush),
             VIRTIO_BLK_T_GET_ID => plain(Operation::Identify),
             VIRTIO_BLK_T_DISCARD => Segment::take(chain)?.discard(limits),
@@ -100,6 +108,15 @@ impl Request {
 }
 
 impl Limits {
+    /// [`Limits::locate`], if a request may have so much data.
+    #[inline]
+    fn locate_data(&self, operation: Operation, sector: u64, length: u64) -> Result<Request, Refusal> {
+        match length > DATA_MAX {
+            true => Err(Refusal::Invalid("it has more data than a request takes")),
+            false => self.locate(operation, sector, length),
+        }
+    }
+
     /// `operation` on `length` bytes from `sector` on, if they are whole blocks of the disk.
     #[inline]
     fn locate(&self, operation: Operation, sector: u64, length: u64) -> Result<Request, Refusal> {
@@ -148,7 +165,7 @@ impl Segment {
         if self.flags != 0 {
             return Err(Refusal::Unsupported);
         }
-        self.locate(Operation::Discard, DISCARD_SECTORS_MAX, limits)
+        self.locate(Operation::Discard, limits.discard_sectors, limits)
     }
 
     fn write_zeroes(&self, limits: &Limits) -> Result<Request, Refusal> {
@@ -158,7 +175,7 @@ impl Segment {
             _ => return Err(Refusal::Unsupported),
         };
         let operation = Operation::WriteZeroes { may_unmap };
-        self.locate(operation, WRITE_ZEROES_SECTORS_MAX, limits)
+        self.locate(operation, limits.write_zeroes_sectors, limits)
     }
 
     #[inline]

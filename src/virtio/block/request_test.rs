@@ -4,6 +4,8 @@ const LIMITS: Limits = Limits {
     size: 8 * SECTOR_SIZE,
     block_size: SECTOR_SIZE,
     read_only: false,
+    discard_sectors: DISCARD_SECTORS_MAX,
+    write_zeroes_sectors: WRITE_ZEROES_SECTORS_MAX,
 };
 
 #[test]
@@ -68,12 +70,29 @@ fn a_range_is_no_longer_than_the_configuration_says() {
         sectors,
         flags: 0,
     };
-    assert!(segment(DISCARD_SECTORS_MAX).discard(&limits).is_ok());
-    assert!(segment(DISCARD_SECTORS_MAX + 1).discard(&limits).is_err());
-    assert!(segment(WRITE_ZEROES_SECTORS_MAX).write_zeroes(&limits).is_ok());
-    assert!(
-        segment(WRITE_ZEROES_SECTORS_MAX + 1)
-            .write_zeroes(&limits)
-            .is_err()
-    );
+    let smaller = Limits {
+        discard_sectors: 20,
+        write_zeroes_sectors: 10,
+        ..limits
+    };
+    for limits in [limits, smaller] {
+        let (discard, zeroes) = (limits.discard_sectors, limits.write_zeroes_sectors);
+        assert!(segment(discard).discard(&limits).is_ok());
+        assert!(segment(discard + 1).discard(&limits).is_err());
+        assert!(segment(zeroes).write_zeroes(&limits).is_ok());
+        assert!(segment(zeroes + 1).write_zeroes(&limits).is_err());
+    }
+}
+
+#[test]
+fn a_request_has_no_more_data_than_the_configuration_says() {
+    let limits = Limits {
+        size: 1 << 40,
+        ..LIMITS
+    };
+    for operation in [Operation::Read, Operation::Write] {
+        assert!(limits.locate_data(operation, 0, DATA_MAX).is_ok());
+        let refusal = limits.locate_data(operation, 0, DATA_MAX + 512).unwrap_err();
+        assert_eq!(refusal, Refusal::Invalid("it has more data than a request takes"));
+    }
 }

@@ -13,7 +13,7 @@ use super::chain::Chain;
 use super::image::Raw;
 use super::image::raw::{PUNCH_HOLE, is_unsupported, zeroing_mode};
 use super::queue::{self, DiskQueue, Failure, QueueError};
-use super::request::{Operation, Request};
+use super::request::{Operation, PIECE, Request};
 use super::sync;
 
 /// Places in the ring's table of files.
@@ -23,6 +23,9 @@ const NOTIFIER: Fixed = Fixed(1);
 const ENTER_GETEVENTS: u32 = 1;
 /// Requests past the page cache that are submitted together: a device works on them while the next ones are prepared.
 const DIRECT_BATCH: usize = 2;
+/// Bytes of requests that are submitted together: the kernel copies what is in the page cache in that call, and until it
+/// returns nobody looks whether the device is being reset.
+const BATCH: u64 = 8 * PIECE;
 /// What the completion of a read of the notifier is known by; those of requests by their slot.
 const NOTIFICATION: u64 = u64::MAX;
 
@@ -77,6 +80,7 @@ impl<'d> Ring<'d> {
             listening: false,
             count: Box::new(0),
             in_flight: 0,
+            pushed: 0,
             queue,
         };
         engine.serve()
@@ -104,6 +108,8 @@ struct Engine<'d, 'm> {
     count: Box<u64>,
     /// Entries that were pushed and whose completions were not taken yet.
     in_flight: u32,
+    /// Bytes of data in what was pushed since the last submission for their sake.
+    pushed: u64,
 }
 
 impl Engine<'_, '_> {
@@ -222,7 +228,10 @@ impl Engine<'_, '_> {
         // It has room for all slots and the notifier.
         pushed.map_err(|error| QueueError::Wait(io::Error::other(error)))?;
         self.in_flight += 1;
-        if self.ring.raw.is_direct() && self.ring.ring.submission().len() >= DIRECT_BATCH {
+        let is_batch = self.pushed >= BATCH
+            || self.ring.raw.is_direct() && self.ring.ring.submission().len() >= DIRECT_BATCH;
+        if is_batch {
+            self.pushed = 0;
             // What goes wrong goes wrong again in `enter`.
             let _ = self.ring.ring.submit();
         }
@@ -283,7 +292,7 @@ impl Engine<'_, '_> {
             length: left,
             ..request
         };
-        let result = sync::execute(self.queue.disk, &rest, chain, *durable);
+        let result = sync::execute(self.queue.disk, &rest, chain, *durable, self.queue.stop());
         // What was moved before counts too.
         let result = result.map(|written| match request.operation {
             Operation::Read => request.length,
@@ -295,15 +304,20 @@ impl Engine<'_, '_> {
     /// Submits what is left of `request`, which is in slot `index`.
     fn submit(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
         let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
+        self.pushed += match request.operation {
+            Operation::Read => chain.writable.length().min(PIECE),
+            Operation::Write => chain.readable.length().min(PIECE),
+            _ => 0,
+        };
         let entry = match request.operation {
             Operation::Read => {
                 let left = &chain.writable;
                 let offset = request.offset + (request.length - left.length());
-                match left.iovecs() {
-                    [one] => opcode::Read::new(IMAGE, one.iov_base.cast(), one.iov_len as u32)
+                match piece(left.iovecs()) {
+                    [one] => opcode::Read::new(IMAGE, one.iov_base.cast(), length(one))
                         .offset(offset)
                         .build(),
-                    more => opcode::Readv::new(IMAGE, more.as_ptr(), count(more))
+                    more => opcode::Readv::new(IMAGE, more.as_ptr(), more.len() as u32)
                         .offset(offset)
                         .build(),
                 }
@@ -312,12 +326,12 @@ impl Engine<'_, '_> {
                 let left = &chain.readable;
                 let offset = request.offset + (request.length - left.length());
                 let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-                match left.iovecs() {
-                    [one] => opcode::Write::new(IMAGE, one.iov_base.cast(), one.iov_len as u32)
+                match piece(left.iovecs()) {
+                    [one] => opcode::Write::new(IMAGE, one.iov_base.cast(), length(one))
                         .offset(offset)
                         .rw_flags(flags)
                         .build(),
-                    more => opcode::Writev::new(IMAGE, more.as_ptr(), count(more))
+                    more => opcode::Writev::new(IMAGE, more.as_ptr(), more.len() as u32)
                         .offset(offset)
                         .rw_flags(flags)
                         .build(),
@@ -381,10 +395,11 @@ impl Engine<'_, '_> {
                     _ => &mut slot.chain.readable,
                 };
                 left.advance(moved);
-                if left.length() > 0 {
-                    return self.submit(index, request);
+                match left.length() > 0 {
+                    true if self.queue.is_stopped() => return self.end(index, Err(Failure::Stopped)),
+                    true => return self.submit(index, request),
+                    false => Ok(()),
                 }
-                Ok(())
             }
             (Operation::Flush, outcome) => image.flushed(outcome.map(drop)),
             (Operation::Discard, Err(error)) if is_unsupported(&error) => Ok(()),
@@ -437,9 +452,22 @@ fn heard(result: i32) -> Result<(), QueueError> {
     }
 }
 
-/// As many of `iovecs` as one call takes.
-fn count(iovecs: &[libc::iovec]) -> u32 {
-    iovecs.len().min(libc::UIO_MAXIOV as usize) as u32
+/// As many of `iovecs`, from the first on, as are no more than a piece and as one call takes. The first alone may be more.
+fn piece(iovecs: &[libc::iovec]) -> &[libc::iovec] {
+    let mut room = PIECE;
+    let fits = |iovec: &&libc::iovec| {
+        let left = room.checked_sub(iovec.iov_len as u64);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let most = &iovecs[..iovecs.len().min(libc::UIO_MAXIOV as usize)];
+    let count = most.iter().take_while(fits).count();
+    &iovecs[..count.max(1).min(iovecs.len())]
+}
+
+/// Of a submission of one buffer.
+fn length(iovec: &libc::iovec) -> u32 {
+    (iovec.iov_len as u64).min(PIECE) as u32
 }
 
 fn fallocate(request: &Request, mode: i32) -> squeue::Entry {
@@ -448,3 +476,7 @@ fn fallocate(request: &Request, mode: i32) -> squeue::Entry {
         .mode(mode)
         .build()
 }
+
+#[cfg(test)]
+#[path = "uring_test.rs"]
+mod tests;

@@ -12,6 +12,8 @@ impl Image {
                 size,
                 block_size: SECTOR_SIZE,
                 read_only,
+                discard_sectors: DISCARD_SECTORS_MAX,
+                write_zeroes_sectors: WRITE_ZEROES_SECTORS_MAX,
             },
             physical_block_size: SECTOR_SIZE,
             data: Data::Raw(Raw::new(file, None, false)),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffers::Buffers;
 use super::qcow2::Qcow2;
-use super::request::{Limits, SECTOR_SIZE};
+use super::request::{DISCARD_SECTORS_MAX, Limits, SECTOR_SIZE, WRITE_ZEROES_SECTORS_MAX};
 use crate::config::{Disk, Format};
 pub use error::OpenError;
 use opening::{Opened, Purpose};
@@ -84,6 +84,11 @@ impl Image {
             let raw = Raw::new(file, direct, metadata.file_type().is_block_device());
             (Data::Raw(raw), size, opening::block_size(direct))
         };
+        let range_max = match &data {
+            Data::Qcow2(image) if !disk.ephemeral => image.range_max() / SECTOR_SIZE,
+            _ => u64::MAX,
+        };
+        let at_most = |sectors: u32| range_max.min(sectors.into()) as u32;
         let mut physical_block_size = physical_block_size.max(block_size);
         if disk.ephemeral {
             let directory = env::temp_dir();
@@ -105,6 +110,8 @@ impl Image {
                 size,
                 block_size,
                 read_only: disk.ro,
+                discard_sectors: at_most(DISCARD_SECTORS_MAX),
+                write_zeroes_sectors: at_most(WRITE_ZEROES_SECTORS_MAX),
             },
             physical_block_size,
             data,

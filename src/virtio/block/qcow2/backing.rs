@@ -8,6 +8,7 @@ use imago::raw::Raw;
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
 
 use super::Error;
+use super::budget::Budget;
 use super::header::Header;
 use super::host_file::HostFile;
 use super::permit::{self, Identity, Permitted};
@@ -23,6 +24,7 @@ pub struct Chain<'a> {
     permission: &'a Backing,
     files: Vec<PathBuf>,
     identities: Vec<Identity>,
+    budget: Budget,
 }
 
 impl<'a> Chain<'a> {
@@ -32,11 +34,23 @@ impl<'a> Chain<'a> {
             permission,
             files: vec![path.into()],
             identities: vec![(metadata.dev(), metadata.ino())],
+            budget: Budget::default(),
         })
     }
 
     pub fn into_files(self) -> Vec<PathBuf> {
         self.files
+    }
+
+    /// Takes what the tables of the chain's last file, which has this header, need of the chain's memory.
+    pub fn take_memory(&mut self, header: &Header, is_written: bool) -> Result<(), Error> {
+        match self.budget.take(header, is_written) {
+            true => Ok(()),
+            false => Err(Error::Tables {
+                image: self.files.first().cloned().unwrap_or_default(),
+                path: self.files.last().cloned().unwrap_or_default(),
+            }),
+        }
     }
 
     /// What `header` of the chain's last file says lies under it.
@@ -79,6 +93,7 @@ impl<'a> Chain<'a> {
             Format::Qcow2 => {
                 let header =
                     Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+                self.take_memory(&header, false)?;
                 let file = file.holding(&header);
                 let backing = self.open_backing(&header)?;
                 let builder = imago::qcow2::Qcow2::builder(file).write(false).backing(backing);

@@ -58,3 +58,7 @@ fn to_write(header: &Header) -> u64 {
     let entries = (l1.end - l1.start + table + others) / 8;
     table + (CACHED_REFCOUNT_BLOCKS << header.cluster_bits) + entries * KNOWN_CLUSTER
 }
+
+#[cfg(test)]
+#[path = "budget_test.rs"]
+mod tests;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::budget;
 use super::header::HeaderError;
 use super::permit::{Refusal, how_to_permit};
 use crate::plain_text::clean;
@@ -69,6 +70,12 @@ pub enum Error {
          rebase -u -b FILE -F FORMAT {image:?})"
     )]
     Circle { image: PathBuf, path: PathBuf },
+    #[error(
+        "disk image {image:?} and what lies under it may need more than {} MiB of memory for their tables, with {path:?} \
+         (put all into one image with tables of the usual size: qemu-img convert -O qcow2 {image:?} FILE)",
+        budget::TABLES >> 20
+    )]
+    Tables { image: PathBuf, path: PathBuf },
     #[error(
         "disk image {image:?} and what lies above it are 64 files, and its backing file {path:?} is one more (merge \
          some: qemu-img commit, or qemu-img convert)"

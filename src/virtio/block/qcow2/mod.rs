@@ -26,7 +26,7 @@ use metadata::Metadata;
 
 mod backing;
 mod barrier;
-pub mod budget;
+mod budget;
 mod buffers;
 mod clusters;
 mod error;
@@ -69,6 +69,7 @@ impl Qcow2 {
         let mut file = HostFile::new(path.into(), file).map_err(failed)?;
         let header =
             Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+        chain.take_memory(&header, !read_only)?;
         file = file.holding(&header);
         if !read_only {
             let metadata = Metadata::read(file.file(), &header, file.length())
@@ -124,6 +125,11 @@ impl Qcow2 {
             cluster.windows(bytes.len()).any(|window| window == bytes)
         });
         clusters.collect()
+    }
+
+    /// The most bytes of a discard, or of a write of zeroes: in them is a bounded number of clusters.
+    pub fn range_max(&self) -> u64 {
+        budget::CLUSTERS_IN_REQUEST * self.cluster_size
     }
 
     /// In bytes.
