@@ -1,14 +1,14 @@
-//! Address ranges to devices, for port I/O and for MMIO.
+//! Maps address ranges to devices, for port I/O and for MMIO.
 //!
-//! A bus is filled while the machine is built and never changes while it runs, so vCPUs look devices up
-//! without a lock; each device guards its own registers.
+//! Devices are attached while the machine is built. A bus never changes while the machine runs, so vCPUs look devices up
+//! without a lock. Each device locks its own registers.
 
 use std::sync::Arc;
 
-/// A device as a bus sees it: registers at offsets from the start of its range.
+/// A device on a bus: registers at offsets from the start of its range.
 ///
-/// Offsets and lengths come from the guest and may be anything inside the range. A read must fill `data`;
-/// it arrives filled with `0xff`, what an absent register reads as.
+/// Offsets and lengths come from the guest and may be anything inside the range. Before a read the bus fills `data` with
+/// `0xff`, which is what a register that does not exist reads as.
 pub trait BusDevice: Send + Sync {
     fn read(&self, offset: u64, data: &mut [u8]);
     fn write(&self, offset: u64, data: &[u8]);
@@ -53,7 +53,7 @@ impl Bus {
         Ok(())
     }
 
-    /// Reads from the device at `address`; addresses of no device read as all ones.
+    /// Reads from the device at `address`. If there is none, `data` becomes all ones.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let Some((device, offset)) = self.find(address, data.len()) {
@@ -61,14 +61,14 @@ impl Bus {
         }
     }
 
-    /// Writes to the device at `address`; writes to no device are lost, as on a real bus.
+    /// Writes to the device at `address`. If there is none the write is lost, as on a real bus.
     pub fn write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.find(address, data.len()) {
             device.write(offset, data);
         }
     }
 
-    /// The device that the whole access falls into. An access that leaves its range belongs to nobody.
+    /// The device whose range holds the whole access, and the offset in that range. None if the access reaches past the range.
     fn find(&self, address: u64, length: usize) -> Option<(&dyn BusDevice, u64)> {
         let index = self.entries.partition_point(|entry| entry.base <= address);
         let entry = &self.entries[index.checked_sub(1)?];

@@ -1,4 +1,4 @@
-//! One guest interrupt line, as a device holds it.
+//! An interrupt line of the guest, in the form in which a device gets it.
 
 use std::io;
 
@@ -6,12 +6,13 @@ use std::io;
 pub struct Interrupt(Box<dyn Fn() -> io::Result<()> + Send + Sync>);
 
 impl Interrupt {
-    /// A line whose edges are calls of `raise`: on any thread, and of several at once. It waits for nobody but them.
+    /// A line on which each call of `raise` is one edge. `raise` must work on any thread, and on several at once; it may block
+    /// only while another thread raises the same line.
     pub fn new(raise: impl Fn() -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Box::new(raise))
     }
 
-    /// Raises one edge. Callable from any thread; waits for none but those that raise it too.
+    /// Raises one edge. Can be called on any thread. Blocks only while another thread raises the same line.
     pub fn raise(&self) -> io::Result<()> {
         (self.0)()
     }

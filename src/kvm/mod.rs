@@ -1,4 +1,4 @@
-//! The only module that names KVM: what it offers the machine is a VM, its vCPUs and their exits.
+//! The only module that uses KVM. It offers a VM, its vCPUs and their exits.
 
 pub mod probe;
 mod run_page;
@@ -23,7 +23,7 @@ pub use vcpu::{Exit, ImmediateExit, Vcpu};
 
 use crate::interrupt::Interrupt;
 
-/// The API version that every KVM since Linux 2.6.22 answers.
+/// The API version of every KVM since Linux 2.6.22.
 const API_VERSION: i32 = 12;
 
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum Error {
     Call { what: &'static str, source: io::Error },
 }
 
-/// Words a failed KVM call.
+/// Makes the error of a KVM call that failed.
 fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
     move |error| Error::Call {
         what,
@@ -73,7 +73,7 @@ impl Kvm {
     pub fn create_vm(&self) -> Result<Vm, Error> {
         loop {
             match self.0.create_vm() {
-                // A signal that arrives in the middle of it interrupts the call.
+                // A signal interrupted the call.
                 Err(error) if error.errno() == libc::EINTR => (),
                 result => {
                     return result
@@ -85,14 +85,14 @@ impl Kvm {
     }
 }
 
-/// A VM: guest memory, interrupt controllers, and what is wired to them.
+/// A VM: guest memory, interrupt controllers, and the interrupts and notifications that are connected to it.
 pub struct Vm {
     fd: Arc<VmFd>,
 }
 
 impl Vm {
-    /// Makes `memory` the guest's. To be called before [`Vm::create_interrupt_controllers`]: after it, each
-    /// region costs a grace period of several milliseconds.
+    /// Makes `memory` the guest's. To be called before [`Vm::create_interrupt_controllers`]: after it, KVM waits for a grace
+    /// period of several milliseconds for each region.
     ///
     /// # Safety
     /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
@@ -105,7 +105,7 @@ impl Vm {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            // SAFETY: the region is a mapping of that size, which by this function's contract outlives the VM.
+            // SAFETY: the region is a mapping of that size, and the caller promises that it outlives the VM.
             unsafe { self.fd.set_user_memory_region(region) }.map_err(refused("take guest memory"))?;
         }
         Ok(())
@@ -129,7 +129,7 @@ impl Vm {
 
     /// Creates the PIT, the timer of PCs, inside KVM.
     pub fn create_timer(&self) -> Result<(), Error> {
-        // The speaker port is 0x61, which kernels poll while they calibrate timers.
+        // With this flag KVM also answers port 0x61, the speaker's, which kernels poll while they calibrate timers.
         let pit = kvm_pit_config {
             flags: KVM_PIT_SPEAKER_DUMMY,
             ..Default::default()
@@ -159,14 +159,15 @@ impl Vm {
         Vcpu::new(fd, self.fd.run_size()).map_err(|source| Error::Call { what, source })
     }
 
-    /// An input of the interrupt controllers. Once the VM is gone its edges reach nobody.
+    /// An input of the interrupt controllers. Raising it does nothing once the VM is dropped.
     ///
-    /// An irqfd would have a worker thread of the host deliver each edge, as it always does for pins of the IO-APIC: the
-    /// guest would wait for that thread's turn.
+    /// This makes a call for each edge. An irqfd would need none, but for pins of the IO-APIC the host delivers its edges on a
+    /// worker thread, and the guest would wait until that thread runs.
     pub fn interrupt(&self, line: u32) -> Interrupt {
         let fd = Mutex::new(Arc::downgrade(&self.fd));
         Interrupt::new(move || {
-            // KVM has one level for all who raise the line: what another thread raises while it is high is no edge.
+            // The lock is needed because KVM has one level for the line: if a second thread raised it while it is still high,
+            // there would be no second edge.
             let fd = fd.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(fd) = fd.upgrade() {
                 fd.set_irq_line(line, true)?;
@@ -176,7 +177,7 @@ impl Vm {
         })
     }
 
-    /// Makes a 4-byte guest write of `value` to an MMIO address signal `event` instead of exiting.
+    /// From here on a 4-byte write of `value` by the guest to this MMIO address signals `event`, and causes no exit.
     pub fn connect_notification(&self, event: &EventFd, address: u64, value: u32) -> Result<(), Error> {
         self.fd
             .register_ioevent(event, &IoEventAddress::Mmio(address), value)

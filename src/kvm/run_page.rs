@@ -38,11 +38,11 @@ pub enum Exit<'a> {
         address: u64,
         data: &'a [u8],
     },
-    /// A signal, or nothing to do yet.
+    /// A signal, or a vCPU that was just started by another one.
     Interrupted,
     /// Triple fault.
     Shutdown,
-    /// `instruction` is empty when KVM did not say which it was.
+    /// `instruction` is empty if KVM did not report it.
     InternalError {
         suberror: u32,
         instruction: Vec<u8>,

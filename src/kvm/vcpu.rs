@@ -19,7 +19,7 @@ ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 /// RFLAGS: maskable interrupts are on.
 const RFLAGS_IF: u64 = 1 << 9;
 
-/// A vCPU. It runs on the thread that owns it.
+/// A vCPU. The thread that owns it runs it.
 pub struct Vcpu {
     fd: VcpuFd,
     page: RunPage,
@@ -86,7 +86,7 @@ impl Vcpu {
         })
     }
 
-    /// KVM's counters, to be asked for before the vCPU runs. Kernels before 5.14 have none.
+    /// KVM's counters. To be called before the vCPU runs. Linux before 5.14 has none.
     pub fn statistics(&self) -> io::Result<Statistics> {
         Statistics::of(&self.fd)
     }
@@ -107,7 +107,7 @@ impl Vcpu {
         }
     }
 
-    /// Runs the guest until something needs us.
+    /// Runs the guest until an exit that Coracle must handle.
     pub fn run(&mut self) -> io::Result<Exit<'_>> {
         // SAFETY: the request takes no argument. KVM writes to guest memory, which by the contract of `Vm::set_memory`
         // is mapped, and to the shared page, which is only read and written through raw pointers.
@@ -115,8 +115,9 @@ impl Vcpu {
             0 => Ok(self.page.exit()),
             _ => match io::Error::last_os_error() {
                 error if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
-                    // The caller learns of this interruption, so it counts for one KVM_RUN only. Whoever wants the vCPU to
-                    // stay out of the guest says so in another place before the signal, and the caller looks there next.
+                    // The flag is for one interruption, of which the caller learns now. A stop is not lost by clearing it:
+                    // StopRequest::make records the stop before it sends the signal that sets the flag, and the caller checks
+                    // the record before it runs the vCPU again.
                     self.page.immediate_exit().set(false);
                     Ok(Exit::Interrupted)
                 }

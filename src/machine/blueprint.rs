@@ -14,18 +14,17 @@ use crate::timings::{Phase, Timeline};
 use crate::x86::acpi::{self, VirtioMmioWindow};
 use crate::x86::{layout, mp_table, pvh, zero_page};
 
-/// On every command line, before the text of the person: the serial console, and an end rather than a hang
-/// when the kernel panics.
+/// The start of every command line: the console is the serial port, and a kernel that panics resets instead of hanging.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
-/// Also for the built-in kernel, which is spared clearing memory that is zero already.
+/// For the built-in kernel only: `coracle.zeroed` tells it that fresh memory is zero, so it need not clear it.
 const BUILT_IN_COMMAND_LINE: &str = "quiet coracle.zeroed";
 
-/// Everything about a machine but KVM.
+/// A machine without KVM's part of it.
 pub struct Blueprint {
     pub kernel: Kernel,
     /// Where the guest finds each disk.
     pub disks: Vec<VirtioMmioWindow>,
-    /// Where the entropy device is: behind the disks, so that what a guest calls them does not change.
+    /// Where the entropy device is. It comes after the disks, so that it does not change the names that a guest gives them.
     pub entropy: VirtioMmioWindow,
     pub initrd: Option<Initrd>,
     pub command_line: String,
@@ -33,7 +32,8 @@ pub struct Blueprint {
 }
 
 impl Blueprint {
-    /// Fills fresh guest memory as the kernel of `files`, which are those of `config`, expects it at its entry.
+    /// Loads the kernel and initrd in `files` into `guest`, which must be fresh memory, and writes what the kernel expects to
+    /// find there at its entry. `files` are those that `config` names.
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
     pub fn new(
@@ -68,7 +68,8 @@ impl Blueprint {
         }
         match &config.kernel {
             Some(_) => line.append_virtio_mmio(GuestAddress(entropy.address), entropy.irq)?,
-            // The built-in kernel's own parameter, of the same form, for a device that the boot need not wait for.
+            // The built-in kernel looks for a device that this parameter names after the boot, so the boot does not wait for it.
+            // Its form is that of the other parameter.
             None => {
                 let VirtioMmioWindow { address, size, irq } = entropy;
                 line.append(&format!("virtio_mmio.last={size}@{address:#x}:{irq}"))?;
@@ -111,7 +112,7 @@ const _: () = assert!(
     "each disk needs a window and a line, and so does the entropy device"
 );
 
-/// Where the virtio device with this number is.
+/// The window and interrupt line of the virtio device with this number.
 fn window(index: usize) -> VirtioMmioWindow {
     VirtioMmioWindow {
         address: layout::VIRTIO_MMIO + index as u64 * layout::VIRTIO_MMIO_SIZE,
@@ -120,7 +121,7 @@ fn window(index: usize) -> VirtioMmioWindow {
     }
 }
 
-/// Without an initrd the first disk is the root file system, unless the person says otherwise.
+/// Without an initrd the first disk is the root file system, unless the command line names another root.
 fn root_parameters(config: &Config, has_initrd: bool) -> String {
     match config.disks.first() {
         Some(disk) if !has_initrd && !parameters::names(&config.cmdline, "root") => {

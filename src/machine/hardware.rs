@@ -1,6 +1,6 @@
 //! KVM's side of a machine: the VM, its interrupt controllers, its vCPUs.
 //!
-//! It needs guest memory but nothing in it, so it is made while the kernel is being loaded.
+//! It needs guest memory, but nothing that is in it, so it is made while another thread loads the kernel.
 
 use vm_memory::GuestMemoryMmap;
 
@@ -12,15 +12,16 @@ use crate::x86::cpuid::{self, Topology};
 use crate::x86::{layout, msrs};
 
 pub struct Hardware {
-    /// The one with APIC ID 0 first. Dropped before the VM.
+    /// In the order of their APIC IDs, from 0. Declared before the VM, so dropped before it.
     pub vcpus: Vec<Vcpu>,
     pub vm: Vm,
 }
 
 impl Hardware {
-    /// Memory first: a memory region that comes after the interrupt controllers costs milliseconds.
+    /// Creates the VM and its parts. Memory is registered before the interrupt controllers are created, because registering it
+    /// afterwards takes milliseconds.
     ///
-    /// `timer`: whether there is a PIT. Kernels that know KVM's clock do without.
+    /// `timer` says whether the VM has a PIT. Kernels that use KVM's clock do not need one.
     ///
     /// # Safety
     /// `memory` must stay mapped as long as the VM or one of its vCPUs exists.
@@ -37,7 +38,7 @@ impl Hardware {
             vm.remove_performance_counters();
         }
         timeline.mark(Phase::VmCreated);
-        // SAFETY: this function's contract is the same.
+        // SAFETY: the caller promises the same for this function.
         unsafe { vm.set_memory(memory) }?;
         timeline.mark(Phase::MemoryRegistered);
         vm.create_interrupt_controllers(layout::KVM_TSS, layout::KVM_IDENTITY_MAP)?;

@@ -1,4 +1,5 @@
-//! Guest memory: anonymous, never populated up front, huge pages asked for.
+//! Guest memory: an anonymous mapping whose pages the host provides when the guest first touches them, large ones where that
+//! is worth it.
 
 use std::io;
 use std::ops::Range;
@@ -12,8 +13,8 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::x86::layout;
 
-/// The processor's large pages, and what mappings are aligned to, so that a guest's large page can be one of
-/// the host's.
+/// The size of the processor's large pages. Mappings are aligned to it, so that a large page of the guest can be one large
+/// page of the host.
 const LARGE_PAGE: usize = 2 << 20;
 
 #[derive(Debug, thiserror::Error)]
@@ -24,15 +25,15 @@ pub enum Error {
     Describe(String),
 }
 
-/// Guest memory and the mappings behind it, which end with it.
+/// Guest memory, and the host's mappings that hold it. They are unmapped when this is dropped.
 pub struct Memory {
     guest: Arc<GuestMemoryMmap>,
     mappings: Vec<Mapping>,
 }
 
 impl Memory {
-    /// Maps `size` bytes, with the hole for devices below 4 GiB. Large pages are asked for, but for the guest addresses
-    /// `small`: where a guest touches little, they would cost more than they bring.
+    /// Maps `size` bytes, with the hole for devices below 4 GiB. Large pages are used everywhere but at the guest addresses
+    /// `small`: where a guest touches single pages, clearing a large page takes longer than it saves.
     pub fn allocate(size: u64, small: impl IntoIterator<Item = Range<u64>> + Clone) -> Result<Self, Error> {
         let mut regions = Vec::new();
         let mut mappings = Vec::new();
@@ -48,7 +49,7 @@ impl Memory {
                 let within = clamp(small.start) as usize..clamp(small.end) as usize;
                 mapping.advise(within, libc::MADV_NOHUGEPAGE);
             }
-            // SAFETY: the mapping is `length` bytes, and Drop keeps it as long as anybody holds the guest memory.
+            // SAFETY: the mapping is `length` bytes. Drop leaves it mapped if anything still holds the guest memory.
             let region = unsafe {
                 MmapRegionBuilder::new(length)
                     .with_raw_mmap_pointer(mapping.start.as_ptr())
@@ -74,8 +75,8 @@ impl Memory {
         &self.guest
     }
 
-    /// Has the host provide the pages of guest addresses `range`, which are below 4 GiB, before the guest touches them,
-    /// until `stop` is set or all are there.
+    /// Makes the host provide the pages of guest addresses `range`, which are below 4 GiB, before the guest touches them.
+    /// Returns when all are provided, or early when `stop` is set.
     pub fn provide(&self, range: Range<u64>, stop: &AtomicBool) {
         let Some(low) = self.mappings.first() else { return };
         let end = (range.end as usize).min(low.length);
@@ -83,7 +84,7 @@ impl Memory {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            // Kernels before Linux 5.14 do not know it: then the guest's first touch does the same.
+            // Linux before 5.14 does not know this advice. There the host provides each page when the guest first touches it.
             low.advise(start..end.min(start + LARGE_PAGE), libc::MADV_POPULATE_WRITE);
         }
     }
@@ -91,7 +92,7 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // A device that still held guest memory would find its mapping gone: then rather leak it.
+        // If a device still held guest memory, it would access what is unmapped. Leaking the mappings is the lesser evil.
         if Arc::get_mut(&mut self.guest).is_none() {
             log::error!("guest memory is still in use at its end");
             self.mappings.drain(..).for_each(std::mem::forget);
@@ -99,7 +100,7 @@ impl Drop for Memory {
     }
 }
 
-/// The ranges of guest addresses that `size` bytes of memory take: start and length.
+/// The start and length of each range of guest addresses that `size` bytes of memory take up.
 fn ranges(size: u64) -> Vec<(u64, u64)> {
     let low = size.min(layout::MMIO_HOLE);
     let high = size - low;
@@ -117,6 +118,8 @@ pub fn end(size: u64) -> u64 {
         .map_or(0, |(start, length)| start.saturating_add(*length))
 }
 
+/// Memory of the host. Between two of them there is always an unmapped gap or another mapping, because each is made with
+/// padding behind it, of which at least a page is unmapped again.
 struct Mapping {
     start: NonNull<u8>,
     length: usize,
@@ -131,7 +134,7 @@ impl Mapping {
     /// Maps `length` bytes from an address that is a multiple of [`LARGE_PAGE`].
     fn new(length: usize) -> io::Result<Self> {
         let padded = length.checked_add(LARGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice takes no memory from anybody.
+        // SAFETY: the kernel chooses an address at which nothing is mapped.
         let address = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -148,8 +151,8 @@ impl Mapping {
         };
         let before = address.align_offset(LARGE_PAGE);
         let after = LARGE_PAGE - before;
-        // SAFETY: `before` is below the padding, so the result stays inside the mapping; what is unmapped is the
-        // padding around `start..start + length`, which nobody uses.
+        // SAFETY: `before` is less than the padding, so `start..start + length` is inside the mapping. Only the padding around
+        // it is unmapped, and nothing uses that.
         let start = unsafe {
             let start = address.add(before);
             if before > 0 {
@@ -161,20 +164,20 @@ impl Mapping {
         Ok(Self { start, length })
     }
 
-    /// Gives the kernel advice about a part of the mapping. Where it is not taken the guest runs all the same.
+    /// Gives the host's kernel advice about a part of the mapping. The guest also runs if the kernel does not follow it.
     fn advise(&self, part: Range<usize>, advice: libc::c_int) {
         if part.is_empty() {
             return;
         }
         assert!(part.end <= self.length);
-        // SAFETY: the part is within the mapping, and these pieces of advice change nothing that is in it.
+        // SAFETY: the part is inside the mapping, and the advice given here changes no contents.
         unsafe { libc::madvise(self.start.add(part.start).as_ptr().cast(), part.len(), advice) };
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and Memory drops it only when nobody else holds the guest memory.
+        // SAFETY: the mapping is ours, and Memory drops it only when nothing else holds the guest memory.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }

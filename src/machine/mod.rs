@@ -1,4 +1,4 @@
-//! A [`Config`] becomes a running machine, and a running machine an [`Outcome`].
+//! Makes a machine of a [`Config`], runs it, and reports its [`Outcome`].
 
 mod address_width;
 mod blueprint;
@@ -86,7 +86,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a file that was named is not there.
+    /// Whether a file that the configuration names does not exist.
     pub fn is_missing_file(&self) -> bool {
         match self {
             Self::Boot(error) => error.is_missing(),
@@ -101,15 +101,15 @@ impl Error {
     }
 }
 
-/// A machine whose first vCPU stands at the kernel's entry.
+/// A machine that is ready to run: the registers of its first vCPU are set for the kernel's entry.
 pub struct Machine {
     vcpus: Vec<Vcpu>,
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
-    /// How many descriptors the devices open once their drivers drive them.
+    /// How many descriptors the devices open after the guest has started.
     later_descriptors: usize,
-    /// Dropped after all that use guest memory.
+    /// This and the memory are declared last, so they are dropped after everything that uses guest memory.
     vm: Vm,
     memory: Memory,
     command_line: String,
@@ -118,7 +118,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine of `config`, whose files are `opened`, its console output going to `console`.
+    /// Builds the machine of `config` with the files in `opened`. `console` gets the console's output.
     ///
     /// `console_hints` are kernel parameters that tell the built-in guest about the person's terminal.
     pub fn build(
@@ -131,7 +131,7 @@ impl Machine {
         let built_in = config.kernel.is_none();
         let memory = match built_in {
             true => Memory::allocate(config.memory.0, built_in::HARDLY_WRITTEN_AT_BOOT)?,
-            // The tables that a kernel finds at its entry are alone there.
+            // Before the kernel runs, only the boot tables are written below 1 MiB: a large page would be cleared for little.
             false => Memory::allocate(config.memory.0, Some(0..layout::HIGH_MEMORY))?,
         };
         let guest = memory.guest();
@@ -139,13 +139,14 @@ impl Machine {
         let kvm = Kvm::open()?;
         timeline.mark(Phase::KvmOpened);
         address_width::check(config.memory.0, &kvm)?;
-        // Making a VM is in good part waiting: for threads of KVM's, and for grace periods.
+        // KVM takes most of its time to make a VM by waiting, for its threads and for grace periods. The blueprint is made on
+        // another thread meanwhile.
         let made = AtomicBool::new(false);
         let (tell, processor) = mpsc::channel();
         let (hardware, blueprint) = thread::scope(|scope| {
             let (kvm, memory, made) = (&kvm, &memory, &made);
             let blueprint = move || {
-                // The other thread waits for it, or has gone for a reason that it tells.
+                // This fails only when the other thread has returned with an error, which is reported instead.
                 let _ = tell.send(Processor::ask(kvm, config.cpu));
                 timeline.mark(Phase::ProcessorKnown);
                 let blueprint = Blueprint::new(config, &opened.boot, console_hints, guest, timeline)?;
@@ -157,7 +158,8 @@ impl Machine {
             let blueprint = thread::Builder::new()
                 .name("blueprint".into())
                 .spawn_scoped(scope, blueprint);
-            // SAFETY: the machine, and what it becomes, drops the memory last.
+            // SAFETY: the memory was allocated before the VM, so a return or a panic here drops it after the VM. Machine and
+            // Running declare it last, and drop it last.
             let hardware =
                 unsafe { Hardware::create(kvm, guest, config.cpus, config.cpu, !built_in, timeline) };
             let hardware = hardware.map_err(Error::from).and_then(|hardware| {
@@ -231,7 +233,8 @@ impl Machine {
         self.has_initrd
     }
 
-    /// Makes what the devices will need, and starts a thread for each vCPU.
+    /// Makes what the devices will need, and then starts a thread for each vCPU. To be called after the signals that end a
+    /// run are blocked, because the threads inherit that.
     pub fn start(self) -> Result<Running, Error> {
         for transport in &self.transports {
             transport.prepare().map_err(system("start a device's thread"))?;
@@ -275,7 +278,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Readable once the run has ended.
+    /// Becomes readable when the run ends.
     pub fn ended(&self) -> &EventFd {
         self.board.stop.event()
     }
@@ -290,7 +293,7 @@ impl Running {
         self.board.stop.make(outcome);
     }
 
-    /// Waits for vCPUs and devices to stop, after the end, and says what the end was.
+    /// Stops the machine, waits until vCPUs and devices have stopped, and returns why the run ended.
     pub fn finish(mut self) -> Outcome {
         self.stop();
         self.board.stop.take_outcome().unwrap_or(Outcome::Quit)
@@ -313,7 +316,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, source }
 }
 
-/// Stands the first vCPU at the kernel's entry; the others wait for it to start them.
+/// Sets the registers of the first vCPU for the kernel's entry. The other vCPUs wait until the kernel starts them.
 fn set_entry(vcpu: &Vcpu, kernel: &Kernel, memory: &Memory) -> Result<(), Error> {
     let mut registers = vcpu.registers()?;
     let mut special = vcpu.special_registers()?;
@@ -338,7 +341,7 @@ fn attach_serial(vm: &Vm, ports: &mut Bus, console: Arc<dyn Sink>) -> Result<Arc
     Ok(serial)
 }
 
-/// The devices by which a guest ends itself.
+/// Attaches the devices by which a guest powers itself off or resets itself.
 fn attach_ends(ports: &mut Bus, stop: &Arc<StopRequest>) -> Result<(), Error> {
     let power_off = {
         let stop = stop.clone();
@@ -362,7 +365,7 @@ fn attach_ends(ports: &mut Bus, stop: &Arc<StopRequest>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Where a guest that is timed says how far it is.
+/// Attaches the port to which a guest writes how far its boot is, for `--timings`.
 fn attach_boot_clock(ports: &mut Bus, timeline: &Timeline) -> Result<(), Error> {
     let timeline = timeline.clone();
     let clock = BootClock::new(move |value| timeline.mark_of_guest(value));
@@ -370,7 +373,7 @@ fn attach_boot_clock(ports: &mut Bus, timeline: &Timeline) -> Result<(), Error> 
     Ok(())
 }
 
-/// A disk has a thread, which the guest's notifications wake without an exit to a vCPU's.
+/// Attaches a disk. The guest's notifications wake the disk's threads without an exit from the guest to Coracle.
 fn attach_disk(
     vm: &Vm,
     mmio: &mut Bus,

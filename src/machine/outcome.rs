@@ -1,4 +1,4 @@
-//! How a run ended, as the machine saw it.
+//! How a run ended, in terms of the machine.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use std::io;
 pub enum Outcome {
     /// The guest wrote the ACPI sleep control register.
     PoweredOff,
-    /// The guest reset itself through the keyboard controller: a reboot, or how a panicked Linux ends.
+    /// The guest reset itself through the keyboard controller. A reboot does that, and so does a Linux that panicked.
     Reset,
     /// No vCPU will ever go on: all execute `hlt` with interrupts off, or never started.
     Halted,
@@ -18,12 +18,12 @@ pub enum Outcome {
         /// `KVM_INTERNAL_ERROR_*`; 1 is an instruction that KVM could not emulate.
         suberror: u32,
         instruction_pointer: Option<u64>,
-        /// The bytes at the instruction pointer, as far as KVM or guest memory told them; at most 15.
+        /// The bytes at the instruction pointer, at most 15. Empty when neither KVM nor guest memory had them.
         instruction: Vec<u8>,
     },
     /// The processor refused the vCPU's state: `KVM_EXIT_FAIL_ENTRY` and the hardware's reason.
     EntryFailed { reason: u64 },
-    /// An exit that no x86 guest of ours should cause, by its `KVM_EXIT_*` number.
+    /// An exit that no guest should be able to cause here; its `KVM_EXIT_*` number.
     UnexpectedExit { reason: u32 },
     /// `KVM_RUN` itself failed.
     RunFailed(io::Error),
@@ -31,6 +31,6 @@ pub enum Outcome {
     Quit,
     /// A signal asked this process to end.
     Signal(i32),
-    /// Nobody takes the guest's console output any more.
+    /// The guest's console output cannot be written any more.
     ConsoleLost(io::Error),
 }

@@ -1,4 +1,4 @@
-//! A vCPU's thread: runs the guest, and carries its exits to the buses.
+//! A vCPU's thread: it runs the guest, and passes the guest's accesses to devices on to the buses.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -16,10 +16,10 @@ use crate::timings::{Phase, Tally, Timeline};
 
 /// Longest x86 instruction, in bytes.
 const INSTRUCTION_MAX: usize = 15;
-/// The instruction pointer of a processor after its reset, where no guest of ours has code.
+/// The instruction pointer of a processor after a reset. No guest of ours has code there.
 const RESET_VECTOR: u64 = 0xfff0;
-/// A vCPU that was out of the guest for so long tells the guest that it was stopped. A guest's watchdog is patient for ten
-/// seconds or more.
+/// A vCPU that was out of the guest for this long tells the guest that it was stopped. It is well below the ten seconds or
+/// more after which a guest's watchdog reports that a processor hangs.
 const LONG_AWAY: Duration = Duration::from_secs(1);
 
 /// The parts of a machine that its vCPUs use.
@@ -61,10 +61,10 @@ impl Thread {
     }
 }
 
-/// Runs the vCPU until somebody requests a stop. The vCPU enters the guest no more after that: the request comes before the
-/// kick, and the kick either ends the `KVM_RUN` that is under way or the next one before it reaches the guest.
+/// Runs the vCPU until a stop is requested. The vCPU does not enter the guest after that: the request is made before the
+/// kick, and the kick ends either the `KVM_RUN` that is under way or the next one before it enters the guest.
 fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
-    // SAFETY: the vCPU is dropped after what was declared later.
+    // SAFETY: variables are dropped before parameters, so the vCPU outlives this, also when a panic unwinds.
     let _kickable = unsafe { board.stop.vcpus.enter(vcpu.immediate_exit()) };
     let mut halts = board.halts.watch(index, &board.stop.vcpus);
     while !board.stop.is_made() {
@@ -77,12 +77,14 @@ fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
                     None => handle(exit, board),
                     Some(tally) => tally.time(exit, |exit| handle(exit, board)),
                 };
-                // The process was stopped meanwhile, or nobody read the guest's output.
+                // The process was stopped while the exit was handled, or the reader of the guest's output was slow.
                 was_stopped = coarse().saturating_sub(left) >= LONG_AWAY;
                 if is_interrupted {
                     match halts.interrupted(|| vcpu.stands_still()) {
                         Interruption::HaltedForGood => outcome = Some(Outcome::Halted),
                         Interruption::Ours => (),
+                        // The whole process was stopped: by SIGSTOP, a frozen cgroup, or a debugger. Other signals than
+                        // those that the watch sends are blocked in this thread.
                         Interruption::Foreign => was_stopped = true,
                     }
                 }
@@ -99,7 +101,7 @@ fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
     }
 }
 
-/// Answers an exit; an outcome when the guest cannot go on.
+/// Handles an exit. Returns an outcome if the guest cannot go on.
 fn handle(exit: Exit, board: &Board) -> Option<Outcome> {
     match exit {
         // A string instruction makes several accesses to the same port.
@@ -139,7 +141,7 @@ fn handle(exit: Exit, board: &Board) -> Option<Outcome> {
 fn with_instruction(mut outcome: Outcome, vcpu: &Vcpu, memory: &GuestMemoryMmap) -> Outcome {
     let rip = vcpu.registers().ok().map(|registers| registers.rip);
     match &mut outcome {
-        // KVM on AMD processors has reset the vCPU by now: where it was is lost.
+        // On AMD processors KVM has already reset the vCPU, so its instruction pointer is lost.
         Outcome::TripleFault { instruction_pointer } => {
             *instruction_pointer = rip.filter(|&rip| rip != RESET_VECTOR)
         }
@@ -169,7 +171,7 @@ fn read_instruction(rip: u64, vcpu: &Vcpu, memory: &GuestMemoryMmap) -> Vec<u8> 
         return Vec::new();
     };
     let mut bytes = vec![0; INSTRUCTION_MAX];
-    // An instruction at the end of memory is shorter.
+    // Near the end of memory fewer bytes can be read, which is enough for the shorter instruction there.
     let read = memory.read(&mut bytes, GuestAddress(address)).unwrap_or(0);
     bytes.truncate(read);
     bytes
