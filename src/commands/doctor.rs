@@ -1,4 +1,4 @@
-//! `coracle doctor`: can this host run guests, and what to do where it cannot.
+//! `coracle doctor`: reports whether this host can run guests, and what to do if it cannot.
 
 mod host;
 
@@ -13,11 +13,10 @@ use crate::kvm::{self, Kvm};
 use crate::machine;
 pub(super) use host::Host;
 
-/// Say whether this host can run guests, and what to do where it cannot
+/// Report whether this host can run guests, and what to do if it cannot
 ///
-/// Checks /dev/kvm, the capabilities of KVM that Coracle uses, how fast the kernel of a guest is on this host (a
-/// tiny guest is run and timed), huge pages, and what memory and processors there are. Nothing is changed. It
-/// takes some milliseconds.
+/// Checks /dev/kvm, the capabilities of KVM that Coracle uses, how fast the kernel of a guest is on this host (by
+/// running and timing a tiny guest), huge pages, memory and processors. Changes nothing, and takes some milliseconds.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Exit status:
@@ -50,7 +49,7 @@ pub fn execute(_: &Args) -> io::Result<u8> {
     }
 }
 
-/// What KVM offers here.
+/// What KVM offers on this host.
 pub(super) struct Offer {
     capabilities: Vec<Capability>,
     pub(super) speed: Result<Speed, kvm::Error>,
@@ -236,7 +235,7 @@ fn cannot_open(error: &io::Error, host: &Host) -> (String, &'static str) {
     }
 }
 
-/// Why a machine could not be built; without KVM also what to do, which is what the report says, too.
+/// Why a machine could not be built. If KVM is the reason, also what to do, in the words of the report.
 pub(super) fn with_advice(error: &machine::Error, host: impl FnOnce() -> Host) -> String {
     match error {
         machine::Error::Kvm(kvm::Error::Open { source }) => {
@@ -247,7 +246,7 @@ pub(super) fn with_advice(error: &machine::Error, host: impl FnOnce() -> Host) -
     }
 }
 
-/// The step after which a host without KVM has it.
+/// What the person can do so that a host without KVM has it.
 fn enable_kvm(host: &Host) -> &'static str {
     match (host.vmx, host.svm, host.is_virtual) {
         (true, ..) => "sudo modprobe kvm_intel",

@@ -1,4 +1,4 @@
-//! `--cpu`: what a guest's processors show beside the features that every guest gets.
+//! `--cpu`: the features of a guest's processors that are added to those of every guest.
 
 use std::fmt;
 use std::str::FromStr;
@@ -26,7 +26,7 @@ impl CpuFeature {
 
 /// The processors of a guest, written `host[,+FEATURE|,-FEATURE]...`.
 ///
-/// `host` is what programs and kernels commonly use of the host's processor. The default adds nothing to it.
+/// `host` stands for the features of the host's processor that programs and kernels commonly use. The default adds nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cpu {
     /// Whether each feature of [`CpuFeature::ALL`] is added.
@@ -49,8 +49,8 @@ impl Cpu {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(
-        "'{0}' is no kind of processor: write host, or host with features, for example host,+vmx (how many vCPUs there \
-         are is said by cpus)"
+        "'{0}' is no kind of processor: write host, or host with features, for example host,+vmx (the number of vCPUs is \
+         given by cpus)"
     )]
     Model(String),
     #[error("'{0}' adds or removes no feature: write +NAME or -NAME, NAME one of {names}", names = names())]
@@ -80,14 +80,14 @@ impl FromStr for Cpu {
             };
             let feature = CpuFeature::ALL.into_iter().find(|feature| feature.name() == name);
             let feature = feature.ok_or_else(|| Error::Feature(name.to_owned()))?;
-            // As everywhere on the command line, the last word counts.
+            // If a feature is named twice, the last one counts, as everywhere on the command line.
             cpu.added[feature as usize] = add;
         }
         Ok(cpu)
     }
 }
 
-/// As it is written on the command line.
+/// Writes the value as the command line has it.
 impl fmt::Display for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("host")?;

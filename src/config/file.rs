@@ -67,7 +67,7 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         name: "cpu",
-        form: "\"host\", or host with features, for example \"host,+vmx\" (how many vCPUs there are is said by \"cpus\")",
+        form: "\"host\", or host with features, for example \"host,+vmx\" (the number of vCPUs is given by \"cpus\")",
         set: |config, value| {
             let cpu = value.text()?.parse();
             config.cpu = cpu.map_err(|error: super::cpu::Error| Wrong::Because(error.to_string()))?;

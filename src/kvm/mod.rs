@@ -137,10 +137,10 @@ impl Vm {
         self.fd.create_pit2(pit).map_err(refused("create a timer"))
     }
 
-    /// Takes the performance counters away from vCPUs that are created from here on. On processors by AMD a guest finds
-    /// them without CPUID.
+    /// Takes the performance counters away from all vCPUs that are created later. Leaving them out of CPUID is not enough,
+    /// because a guest on an AMD processor finds them without CPUID.
     ///
-    /// KVM before Linux 5.18 cannot; nor is anything lost then but that a guest can count its own events.
+    /// KVM before Linux 5.18 cannot do this. Then a guest can count its own events, which does no harm.
     pub fn remove_performance_counters(&self) {
         let capability = kvm_enable_cap {
             cap: KVM_CAP_PMU_CAPABILITY,

@@ -56,7 +56,7 @@ pub enum Exit<'a> {
     },
 }
 
-/// The mapping, which ends with this.
+/// The mapping. Dropping it unmaps it.
 pub(super) struct RunPage {
     start: NonNull<kvm_run>,
     /// In bytes, at least a whole `kvm_run`.
@@ -164,14 +164,14 @@ impl ImmediateExit {
     /// Makes the next `KVM_RUN` return at once, or the one that a signal interrupts. A signal handler may call this.
     ///
     /// # Safety
-    /// The vCPU that this is of must exist.
+    /// The vCPU that has this flag must exist.
     pub unsafe fn request(self) {
         // SAFETY: this function's contract.
         unsafe { self.store(true) };
     }
 
     /// # Safety
-    /// The vCPU that this is of must exist.
+    /// The vCPU that has this flag must exist.
     unsafe fn store(self, exit: bool) {
         // SAFETY: the byte is mapped as long as the vCPU, and this process uses it only here, atomically.
         unsafe { AtomicU8::from_ptr(self.0.as_ptr()) }.store(exit.into(), Ordering::Relaxed);

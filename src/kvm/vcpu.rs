@@ -97,8 +97,8 @@ impl Vcpu {
     }
 
     /// Tells the guest that it was stopped for a while, so that its watchdog does not take the gap in its time for a
-    /// processor that hangs (KVM API, `KVM_KVMCLOCK_CTRL`). Only the guest's KVM clock can carry this word: `false` means
-    /// that the guest does not use one.
+    /// processor that hangs (KVM API, `KVM_KVMCLOCK_CTRL`). KVM tells it through the guest's KVM clock; `false` means that the
+    /// guest does not use that clock.
     pub fn tell_of_a_stop(&self) -> Result<bool, Error> {
         match self.fd.kvmclock_ctrl() {
             Ok(()) => Ok(true),

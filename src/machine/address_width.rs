@@ -4,7 +4,7 @@ use super::{Error, memory};
 use crate::kvm::{CpuId, Kvm};
 use crate::x86::layout;
 
-/// Guest addresses of so many bits are reached by every processor that KVM runs on.
+/// Every processor that KVM runs on reaches guest addresses of this many bits.
 const BITS_MIN: u32 = 36;
 /// The CPUID leaf of address sizes: in EAX the processor's in bits 0 to 7, and what KVM can give a guest in bits 16 to 23,
 /// or 0 where that is the same.
@@ -24,8 +24,8 @@ pub struct TooWide {
     fits: u64,
 }
 
-/// Checks that a guest of `memory` bytes has no memory where this host's processors do not reach. KVM is asked only when
-/// the guest is so large that it may.
+/// Checks that this host's processors reach all addresses of a guest with `memory` bytes. KVM is asked only for guests larger
+/// than every processor can reach.
 pub fn check(memory: u64, kvm: &Kvm) -> Result<(), Error> {
     match memory::end(memory) <= 1 << BITS_MIN {
         true => Ok(()),

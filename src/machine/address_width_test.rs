@@ -18,7 +18,7 @@ fn memory_fits_up_to_its_end_behind_the_hole_and_no_further() {
         (0x3027, 511),
         (0x3024, 63),
         (0x0028, 1023),
-        // Of 46 bits KVM can give the guest 39.
+        // The processor has 46 bits, of which KVM can give a guest 39.
         (0x27302e, 511),
     ] {
         let host = host(sizes);

@@ -15,10 +15,10 @@ use super::kick::{Kicks, Ticks};
 use crate::clock::{coarse, used_by_thread};
 use crate::kvm;
 
-/// A vCPU that used less of the host's processor since its last report did not run the guest. To leave KVM, to report and
-/// to go back takes a tenth of it.
+/// If a vCPU's thread has used less of the host's processor than this since its last report, the vCPU has not run the guest.
+/// Leaving KVM, reporting and going back takes a tenth of this time.
 const NOTHING: Duration = Duration::from_micros(200);
-/// Ticks come once a second.
+/// A tick that comes this long after the one before is late: ticks come once a second.
 const LATE: Duration = Duration::from_millis(1500);
 /// Reports in a row after which a vCPU counts as halted for good.
 const ENOUGH: u32 = 2;
@@ -36,7 +36,7 @@ struct Report {
     round: u64,
     /// Rounds in a row in which it stood still.
     still: u32,
-    /// What its thread had used of the host's processor.
+    /// How much time of the host's processor its thread had used.
     used: Duration,
 }
 
@@ -60,8 +60,8 @@ impl HaltWatch {
         reports.get(index).is_some_and(|report| report.round < round)
     }
 
-    /// Takes the report of a vCPU: whether it stands still, and what its thread has used of the host's processor. True
-    /// when by it all vCPUs have halted for good.
+    /// Takes the report of a vCPU: whether it stands still, and how much time of the host's processor its thread has used.
+    /// Returns whether, with this report, all vCPUs have halted for good.
     pub fn report(&self, index: usize, stands_still: bool, used: Duration) -> bool {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let round = self.round.load(Ordering::Relaxed);
@@ -85,7 +85,7 @@ pub struct Watcher<'a> {
     watch: &'a HaltWatch,
     index: usize,
     vcpus: &'a Kicks,
-    /// The first vCPU's.
+    /// The timer; only the first vCPU has one.
     ticks: Option<Ticks>,
     ticked: Duration,
 }
@@ -93,16 +93,16 @@ pub struct Watcher<'a> {
 /// Why `KVM_RUN` was interrupted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Interruption {
-    /// To look whether the vCPU stands still.
+    /// The watch interrupted it, and the guest has not halted for good.
     Ours,
-    /// The same, and the guest has halted for good.
+    /// The watch interrupted it, and the guest has halted for good.
     HaltedForGood,
-    /// Not by the watch.
+    /// Something else interrupted it.
     Foreign,
 }
 
 impl HaltWatch {
-    /// The part of the vCPU that the calling thread runs. `vcpus` are all of the machine.
+    /// The watcher of the vCPU that the calling thread runs. `vcpus` are all vCPUs of the machine.
     pub fn watch<'a>(&'a self, index: usize, vcpus: &'a Kicks) -> Watcher<'a> {
         let ticks = (index == 0).then(Ticks::start).transpose();
         let ticks = ticks.unwrap_or_else(|error| {
@@ -137,8 +137,8 @@ impl Watcher<'_> {
         if self.watch.awaits(self.index) && self.watch.report(self.index, stands_still, used_by_thread()) {
             return Interruption::HaltedForGood;
         }
-        // A tick that is late came while the whole process was stopped. A shorter stop that ends with a tick is not
-        // noticed; no guest minds so short a one.
+        // A tick is late if the whole process was stopped meanwhile. A stop of less than that is not noticed here, and is too
+        // short for a guest's watchdog.
         let now = coarse();
         let since = now.saturating_sub(mem::replace(&mut self.ticked, now));
         match has_ticked && since >= LATE {

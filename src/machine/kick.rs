@@ -1,5 +1,5 @@
-//! How a vCPU's thread is brought out of the guest: by a signal, whose handler makes `KVM_RUN` return. It is sent by
-//! whoever wants all vCPUs out, or by a timer once a second.
+//! Brings a vCPU's thread out of the guest, by a signal whose handler makes `KVM_RUN` return. The signal is sent by the
+//! functions of [`Kicks`], and once a second by the timer of [`Ticks`].
 //!
 //! The handler sets the vCPU's `immediate_exit`, so that a signal which comes just before `KVM_RUN` is not lost.
 
@@ -12,7 +12,7 @@ use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 use crate::kvm::ImmediateExit;
 
 thread_local! {
-    /// Of the vCPU that this thread runs, if it runs one.
+    /// The flag of the vCPU that this thread runs, if it runs one.
     static IMMEDIATE_EXIT: Cell<Option<ImmediateExit>> = const { Cell::new(None) };
     /// Whether the signal came from this thread's [`Ticks`].
     static HAS_TICKED: Cell<bool> = const { Cell::new(false) };
@@ -33,7 +33,7 @@ pub fn catch_signal() -> io::Result<()> {
     register_signal_handler(SIGRTMIN(), handle).map_err(Into::into)
 }
 
-/// The threads that run a vCPU at the moment.
+/// The threads that run a vCPU now.
 #[derive(Default)]
 pub struct Kicks(Mutex<Vec<libc::pthread_t>>);
 
@@ -55,12 +55,12 @@ impl Kicks {
         Kickable { kicks: self, thread }
     }
 
-    /// Makes the `KVM_RUN` that each thread is in return, or the next one of those that are in none.
+    /// Makes the current `KVM_RUN` of each thread return; if a thread is not in `KVM_RUN`, the next one returns at once.
     pub fn kick_all(&self) {
         self.kick(|_| true);
     }
 
-    /// The same for all threads but the calling one.
+    /// Does the same as [`Kicks::kick_all`], except for the calling thread.
     pub fn kick_others(&self) {
         // SAFETY: the call has no preconditions.
         let own = unsafe { libc::pthread_self() };

@@ -40,7 +40,7 @@ impl LimitReached {
             libc::EMFILE => Some(Self::OpenFiles {
                 limit: get(libc::RLIMIT_NOFILE)?,
             }),
-            // What starting a thread fails with.
+            // The error of starting a thread.
             libc::EAGAIN => Some(Self::Threads),
             libc::ENOMEM => match get(libc::RLIMIT_AS)? {
                 libc::RLIM_INFINITY => None,

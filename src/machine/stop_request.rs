@@ -1,4 +1,4 @@
-//! The request to stop a machine: anybody may make it, and the first one's outcome is that of the run.
+//! The request to stop a machine. Any thread may make it; the run has the outcome of the first request.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,12 +9,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::Outcome;
 use super::kick::Kicks;
 
-/// Shared by vCPUs, devices and whoever waits for the end of the run.
+/// Shared by the vCPUs, the devices, and the thread that waits for the end of the run.
 pub struct StopRequest {
     is_made: AtomicBool,
     outcome: Mutex<Option<Outcome>>,
     event: EventFd,
-    /// The threads that this brings out of the guest.
+    /// The threads of the vCPUs, which a request brings out of the guest.
     pub vcpus: Kicks,
 }
 
@@ -29,17 +29,17 @@ impl StopRequest {
         })
     }
 
-    /// Stops all vCPUs with this outcome, unless somebody did before. Does not wait for them.
+    /// Stops all vCPUs with this outcome, unless a stop was requested before. Does not wait for them.
     pub fn make(&self, outcome: Outcome) {
         let mut first = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_some() {
             return;
         }
         *first = Some(outcome);
-        // Before the kick: a vCPU that it brings out of the guest looks here before it goes back.
+        // This comes before the kick, because a vCPU that the kick brings out of the guest checks it before it goes back.
         self.is_made.store(true, Ordering::SeqCst);
         self.vcpus.kick_all();
-        // The counter cannot be full: this is its only write.
+        // This cannot fail: the counter is not full, since this is the only write to it.
         let _ = self.event.write(1);
     }
 
@@ -48,7 +48,7 @@ impl StopRequest {
         self.is_made.load(Ordering::SeqCst)
     }
 
-    /// Readable once the request is made.
+    /// Becomes readable when the request is made.
     pub fn event(&self) -> &EventFd {
         &self.event
     }

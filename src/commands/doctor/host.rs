@@ -1,4 +1,4 @@
-//! What Linux says about this host, as far as `coracle doctor` needs it.
+//! Reads from Linux what `coracle doctor` needs to know about this host.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::thread;
 pub struct Host {
     /// The processor's name.
     pub processor: String,
-    /// Whether it has hardware virtualization, by Intel (vmx) or by AMD (svm).
+    /// Whether the processor has the hardware virtualization of Intel (vmx) or of AMD (svm).
     pub vmx: bool,
     pub svm: bool,
     /// Whether a hypervisor runs below this host's kernel.

@@ -8,12 +8,12 @@
 //! - 0x1 ECX MONITOR, 0x5, 0x80000001 ECX MWAITX: a guest that waits that way would hold a processor of the host.
 //! - 0x1 EDX DS, 0x7 EDX ARCH_LBR, 0x14, 0x1c, 0x23, 0x8000001b: tracing and sampling of the host's processor.
 //! - 0x12 and its bits (SGX), 0x7 ECX KL and 0x19, 0x8000001f (encrypted memory): Coracle sets none of it up.
-//! - 0x7 EDX AMX bits, 0x1d, 0x1e: Linux wants to be asked before a guest uses so large a state.
+//! - 0x7 EDX AMX bits, 0x1d, 0x1e: a VMM must ask the host's kernel for permission before a guest uses so large a state.
 //! - 0x7 ECX SHSTK, EDX IBT: a new part of KVM, which no test of Coracle's has run yet.
 //! - 0x7 EBX MPX and PQM, 0xf, 0x10, 0x80000020: gone from processors, or the host's alone to set.
-//! - 0x6 but ARAT, 0x7 EDX HYBRID, 0x15, 0x16, 0x1a, 0x80000026: what the host is made of, and how warm it is.
+//! - 0x6 but ARAT, 0x7 EDX HYBRID, 0x15, 0x16, 0x1a, 0x80000026: they describe the host's hardware and its temperature.
 //! - 0x40000001 MSI_EXT_DEST_ID, HC_MAP_GPA_RANGE, MIGRATION_CONTROL: Coracle would have to do a part of the work.
-//! - Hyper-V's leaves: KVM emulates Hyper-V only for who asks it to.
+//! - Hyper-V's leaves: KVM emulates Hyper-V only if a VMM turns that on.
 
 use std::ops::RangeInclusive;
 
@@ -44,7 +44,7 @@ use Subleaf::{Any, Only};
 pub struct Row {
     pub leaves: RangeInclusive<u32>,
     pub subleaf: Subleaf,
-    /// Of EAX, EBX, ECX and EDX.
+    /// The bits of EAX, EBX, ECX and EDX.
     pub bits: [u32; 4],
     /// The feature that the person must have asked for.
     pub only_with: Option<CpuFeature>,

@@ -136,7 +136,7 @@ fn is_offered(supported: &CpuId, feature: CpuFeature) -> bool {
     }
 }
 
-/// Lowers what says how far leaves, subleaves and states go to those that are left.
+/// Lowers the numbers of the highest leaf, the highest subleaf and the largest state to those that are left.
 fn lower_limits(cpuid: &mut CpuId) {
     let entries = cpuid.as_slice().to_vec();
     for entry in cpuid.as_mut_slice() {
@@ -172,7 +172,7 @@ pub struct Topology {
     pub cpu: u8,
     /// Number of vCPUs, from 1.
     pub cpus: u8,
-    /// Whether the local APIC's timer has TSC-deadline mode: KVM tells that apart from its supported leaves.
+    /// Whether the local APIC's timer has TSC-deadline mode. KVM reports that separately from the leaves that it supports.
     pub tsc_deadline_timer: bool,
 }
 
