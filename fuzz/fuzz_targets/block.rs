@@ -6,14 +6,15 @@ mod hostile_driver;
 
 use std::sync::LazyLock;
 
-use coracle::config::{Disk, Engine};
+use coracle::config::{Cache, Disk, Engine};
 use coracle::virtio::block::Block;
 use coracle_fuzz::MemoryFile;
-use hostile_driver::{DISK_SECTORS, Driver, Step};
+use hostile_driver::{DISK_SECTORS, Driver, MOST_QUEUES, Step};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
 const SECTOR: usize = 512;
+const DIRECT_SECTORS: usize = 24;
 /// Behind the image in its file: not the disk's.
 const BEYOND: [u8; SECTOR] = [0x99; SECTOR];
 
@@ -23,13 +24,21 @@ static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
 struct Input {
     access: u8,
     uring: bool,
+    direct: bool,
+    queues: u8,
     /// Of those that are offered.
     features: u64,
     steps: Vec<Step>,
 }
 
 fuzz_target!(|input: Input| {
-    let before: Vec<u8> = (0..DISK_SECTORS as usize * SECTOR)
+    // Past the page cache an image has whole pages.
+    let sectors = if input.direct {
+        DIRECT_SECTORS
+    } else {
+        DISK_SECTORS as usize
+    };
+    let before: Vec<u8> = (0..sectors * SECTOR)
         .map(|offset| (offset / SECTOR * 16 + offset % 7) as u8)
         .collect();
     FILE.replace(&before);
@@ -38,6 +47,12 @@ fuzz_target!(|input: Input| {
         ro,
         ephemeral,
         engine: if input.uring { Engine::Uring } else { Engine::Sync },
+        cache: if input.direct {
+            Cache::Direct
+        } else {
+            Cache::Writeback
+        },
+        queues: Some(u16::from(input.queues % MOST_QUEUES) + 1),
         ..Disk::new(FILE.path())
     };
     let block = Block::open(&options, 1).expect("the image is whole");
@@ -48,7 +63,9 @@ fuzz_target!(|input: Input| {
     for step in &input.steps {
         driver.take(step);
     }
-    let first_sector = driver.read_after_a_reset();
+    // A device that is read past the page cache may have blocks of a page.
+    let length = if input.direct { 4096 } else { SECTOR };
+    let first = driver.read_after_a_reset(length as u32);
     driver.stop();
 
     let after = FILE.contents();
@@ -59,7 +76,7 @@ fuzz_target!(|input: Input| {
         "an image that is only read was written"
     );
     assert!(
-        first_sector.status == 0 && (ephemeral || first_sector.data == disk[..SECTOR]),
+        first.status == 0 && (ephemeral || first.data == disk[..length]),
         "the disk does not read what is in its image"
     );
 });

@@ -3,7 +3,9 @@
 
 use std::sync::LazyLock;
 
-use coracle::config::{Backing, Config, Disk, Error, MIB, Size};
+use clap::Parser;
+use coracle::commands::Cli;
+use coracle::config::{Backing, Config, Cpu, Disk, Error, MIB, Size};
 use coracle_fuzz::MemoryFile;
 use libfuzzer_sys::fuzz_target;
 
@@ -18,6 +20,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(text) = std::str::from_utf8(bytes) {
         parse_size(text);
         parse_disk(text);
+        parse_cpu(text);
+        parse_arguments(text);
     }
 });
 
@@ -84,5 +88,18 @@ fn parse_disk(text: &str) {
             assert_eq!(again.parse().ok(), Some(disk));
         }
         Err(error) => assert!(matches!(error, Error::Disk { .. })),
+    }
+}
+
+fn parse_cpu(text: &str) {
+    if let Ok(cpu) = text.parse::<Cpu>() {
+        assert_eq!(cpu.to_string().parse::<Cpu>().ok(), Some(cpu), "{text}");
+    }
+}
+
+/// A line of the text is an argument.
+fn parse_arguments(text: &str) {
+    if let Err(error) = Cli::try_parse_from(["coracle"].into_iter().chain(text.lines())) {
+        assert!(!error.to_string().is_empty());
     }
 }

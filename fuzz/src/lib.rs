@@ -27,6 +27,10 @@ impl MemoryFile {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
 
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+
     pub fn replace(&self, bytes: &[u8]) {
         self.0.set_len(0).expect("a file in memory shrinks");
         self.write_at(bytes, 0);

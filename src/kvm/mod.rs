@@ -18,6 +18,8 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use kvm_bindings::{CpuId, kvm_cpuid_entry2 as CpuIdEntry, kvm_msr_entry as Msr, kvm_segment as Segment};
 pub use kvm_bindings::{kvm_regs as Registers, kvm_sregs as SpecialRegisters};
+#[cfg(fuzzing)]
+pub use run_page::decode_exit;
 pub use statistics::Statistics;
 pub use vcpu::{Exit, ImmediateExit, Vcpu};
 

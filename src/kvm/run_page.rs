@@ -56,6 +56,14 @@ pub enum Exit<'a> {
     },
 }
 
+/// Decodes a page of somebody's making, the contents of a file of this size in bytes.
+#[cfg(fuzzing)]
+pub fn decode_exit(page: &impl AsRawFd, size: usize, look: impl FnOnce(Exit<'_>)) {
+    if let Ok(mut page) = RunPage::map(page, size) {
+        look(page.exit());
+    }
+}
+
 /// The mapping. Dropping it unmaps it.
 pub(super) struct RunPage {
     start: NonNull<kvm_run>,

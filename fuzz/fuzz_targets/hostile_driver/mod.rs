@@ -36,6 +36,10 @@ const INDIRECT: u64 = 0x4000;
 const BUFFERS: u64 = 0x5000;
 const STATUS: u64 = 0xfff0;
 const QUEUE_SIZE: u16 = 16;
+/// Each part of the next queue is so far behind this one's.
+const NEXT_QUEUE: u64 = 0x200;
+/// Queues that a driver uses of those that the device has.
+pub const MOST_QUEUES: u8 = 4;
 
 /// Size of the disk under attack: no whole number of pages.
 pub const DISK_SECTORS: u64 = 17;
@@ -63,8 +67,9 @@ pub struct Driver {
     /// Whether the device works beside the driver, and not while it is notified.
     has_thread: bool,
     queue_size: u16,
-    /// The available ring's index, as it was last moved.
-    available: Cell<u16>,
+    queues: u8,
+    /// The index of each available ring, as it was last moved.
+    available: [Cell<u16>; MOST_QUEUES as usize],
 }
 
 /// What came of a request.
@@ -80,12 +85,26 @@ impl Driver {
         GUEST.discard();
         let line = Interrupt::new(|| Ok(()));
         let largest = device.queue_max_sizes()[0];
+        let queues = device.queue_max_sizes().len();
         Self {
             has_thread: device.device_id() != VIRTIO_ID_RNG,
             queue_size: QUEUE_SIZE.min(largest),
             transport: MmioTransport::new(MEMORY.clone(), line, device).expect("eventfds"),
-            available: Cell::new(0),
+            queues: u8::try_from(queues).unwrap_or(MOST_QUEUES).min(MOST_QUEUES),
+            available: Default::default(),
         }
+    }
+
+    /// Lets the device work beside the driver's next steps.
+    pub fn without_waiting(self) -> Self {
+        Self {
+            has_thread: false,
+            ..self
+        }
+    }
+
+    pub fn transport(&self) -> &MmioTransport {
+        &self.transport
     }
 
     /// Most attacks begin with a device that works; a reset is a step too.
@@ -113,22 +132,29 @@ impl Driver {
                 self.start(features, size.into());
             }
             Step::Reset => self.reset(),
-            Step::Notify => self.notify(),
+            Step::Notify { queue } => self.notify(self.queue(*queue)),
             Step::Request {
+                queue,
                 kind,
                 sector,
                 sectors,
                 indirect,
                 announced,
             } => {
-                let table = if *indirect { INDIRECT } else { DESCRIPTORS };
-                self.request(table, ((*kind).into(), sector.into()), 512 * u32::from(sectors % 4));
+                let queue = self.queue(*queue);
+                let descriptors = DESCRIPTORS + NEXT_QUEUE * u64::from(queue);
+                let table = if *indirect { INDIRECT } else { descriptors };
+                self.request(
+                    table,
+                    ((*kind).into(), sector.into()),
+                    512 * u32::from(sectors % 4),
+                );
                 if *indirect {
-                    self.describe(DESCRIPTORS, 0, (INDIRECT, 3 * 16, F_INDIRECT, 0));
+                    self.describe(descriptors, 0, (INDIRECT, 3 * 16, F_INDIRECT, 0));
                 }
-                self.offer(0, 1);
+                self.offer(queue, 0, 1);
                 if *announced {
-                    self.notify();
+                    self.notify(queue);
                 }
             }
             Step::Describe {
@@ -142,20 +168,20 @@ impl Driver {
                 let descriptor = (address.into(), length.into(), *flags, (*next).into());
                 self.describe(table.into(), (*index).into(), descriptor);
             }
-            Step::Offer { head, count } => self.offer(*head, *count),
+            Step::Offer { queue, head, count } => self.offer(self.queue(*queue), *head, *count),
             Step::Poke { address, value } => self.put(address.into(), &value.to_le_bytes()),
         }
     }
 
-    /// What the device answers to a driver that comes after this one and asks for a disk's first sector.
-    pub fn read_after_a_reset(&self) -> Answer {
+    /// What the device answers to a driver that comes after this one and asks for a disk's first bytes.
+    pub fn read_after_a_reset(&self, length: u32) -> Answer {
         self.reset();
         self.put(DESCRIPTORS, &[0; (BUFFERS - DESCRIPTORS) as usize]);
         self.put(STATUS, &[0xff]);
         self.start(0, self.queue_size);
-        self.request(DESCRIPTORS, (VIRTIO_BLK_T_IN, 0), 512);
-        self.offer(0, 1);
-        self.notify();
+        self.request(DESCRIPTORS, (VIRTIO_BLK_T_IN, 0), length);
+        self.offer(0, 0, 1);
+        self.notify(0);
         // An engine may take a notification before it is done with what came before.
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.get(USED + 2, 2) == [0, 0] && Instant::now() < deadline {
@@ -168,7 +194,7 @@ impl Driver {
         );
         Answer {
             status: self.get(STATUS, 1)[0],
-            data: self.get(buffer(1), 512),
+            data: self.get(buffer(1), length as usize),
         }
     }
 
@@ -186,23 +212,26 @@ impl Driver {
 
     fn start(&self, features: u64, size: u16) {
         let features = features | 1 << VIRTIO_F_VERSION_1;
-        self.available.set(0);
-        self.put(AVAILABLE, &[0; 4]);
         self.add_status(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
         for (select, value) in [(0, features as u32), (1, (features >> 32) as u32)] {
             self.write(VIRTIO_MMIO_DRIVER_FEATURES_SEL, select);
             self.write(VIRTIO_MMIO_DRIVER_FEATURES, value);
         }
         self.add_status(VIRTIO_CONFIG_S_FEATURES_OK);
-        for (register, value) in [
-            (VIRTIO_MMIO_QUEUE_SEL, 0),
-            (VIRTIO_MMIO_QUEUE_NUM, size.into()),
-            (VIRTIO_MMIO_QUEUE_DESC_LOW, DESCRIPTORS as u32),
-            (VIRTIO_MMIO_QUEUE_AVAIL_LOW, AVAILABLE as u32),
-            (VIRTIO_MMIO_QUEUE_USED_LOW, USED as u32),
-            (VIRTIO_MMIO_QUEUE_READY, 1),
-        ] {
-            self.write(register, value);
+        for queue in 0..self.queues {
+            let place = NEXT_QUEUE * u64::from(queue);
+            self.available[usize::from(queue)].set(0);
+            self.put(AVAILABLE + place, &[0; 4]);
+            for (register, value) in [
+                (VIRTIO_MMIO_QUEUE_SEL, queue.into()),
+                (VIRTIO_MMIO_QUEUE_NUM, size.into()),
+                (VIRTIO_MMIO_QUEUE_DESC_LOW, (DESCRIPTORS + place) as u32),
+                (VIRTIO_MMIO_QUEUE_AVAIL_LOW, (AVAILABLE + place) as u32),
+                (VIRTIO_MMIO_QUEUE_USED_LOW, (USED + place) as u32),
+                (VIRTIO_MMIO_QUEUE_READY, 1),
+            ] {
+                self.write(register, value);
+            }
         }
         self.add_status(VIRTIO_CONFIG_S_DRIVER_OK);
     }
@@ -223,7 +252,10 @@ impl Driver {
             VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => {
                 self.put(buffer(1), &sector.to_le_bytes());
                 self.put(buffer(1) + 8, &(length / 512).to_le_bytes());
-                self.put(buffer(1) + 12, &u32::from(kind == VIRTIO_BLK_T_WRITE_ZEROES).to_le_bytes());
+                self.put(
+                    buffer(1) + 12,
+                    &u32::from(kind == VIRTIO_BLK_T_WRITE_ZEROES).to_le_bytes(),
+                );
                 (16, F_NEXT)
             }
             _ => (length, F_NEXT | F_WRITE),
@@ -241,15 +273,24 @@ impl Driver {
         self.put(descriptor + 14, &next.to_le_bytes());
     }
 
-    fn offer(&self, head: u16, count: u16) {
-        let slot = self.available.get() % self.queue_size;
-        self.put(AVAILABLE + 4 + 2 * u64::from(slot), &head.to_le_bytes());
-        self.available.set(self.available.get().wrapping_add(count));
-        self.put(AVAILABLE + 2, &self.available.get().to_le_bytes());
+    fn offer(&self, queue: u8, head: u16, count: u16) {
+        let (ring, index) = (
+            AVAILABLE + NEXT_QUEUE * u64::from(queue),
+            &self.available[usize::from(queue)],
+        );
+        let slot = index.get() % self.queue_size;
+        self.put(ring + 4 + 2 * u64::from(slot), &head.to_le_bytes());
+        index.set(index.get().wrapping_add(count));
+        self.put(ring + 2, &index.get().to_le_bytes());
     }
 
-    fn notify(&self) {
-        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    fn notify(&self, queue: u8) {
+        self.write(VIRTIO_MMIO_QUEUE_NOTIFY, queue.into());
+    }
+
+    /// One of the queues that there are.
+    fn queue(&self, number: u8) -> u8 {
+        number % self.queues
     }
 
     /// What is outside of guest memory is lost.
@@ -284,7 +325,7 @@ impl Driver {
 
     /// Waits until the device has served all there is, so that a run of the same steps is the same run.
     ///
-    /// The device takes its first notification when it is done with what came before, and the second one when
+    /// Each queue's thread takes its first notification when it is done with what came before, and the second one when
     /// it is done with what the first announced.
     fn settle(&self) {
         if !self.has_thread {
@@ -292,15 +333,14 @@ impl Driver {
         }
         // A device that feeds its own ring from its image is never done; then the reset has to end it.
         let deadline = Instant::now() + Duration::from_millis(500);
-        let [notifier, ..] = self.transport.queue_notifiers() else {
-            return;
-        };
-        for _ in 0..2 {
-            if !self.serving() || notifier.write(1).is_err() {
-                return;
-            }
-            while readable(notifier) && self.serving() && Instant::now() < deadline {
-                thread::yield_now();
+        for notifier in self.transport.queue_notifiers() {
+            for _ in 0..2 {
+                if !self.serving() || notifier.write(1).is_err() {
+                    return;
+                }
+                while readable(notifier) && self.serving() && Instant::now() < deadline {
+                    thread::yield_now();
+                }
             }
         }
     }

@@ -27,9 +27,12 @@ pub enum Step {
         size: QueueSize,
     },
     Reset,
-    Notify,
+    Notify {
+        queue: u8,
+    },
     /// Laid out as a driver in its right mind does it. Later steps may change it before it is announced.
     Request {
+        queue: u8,
         kind: Kind,
         sector: Sector,
         /// Of data.
@@ -47,6 +50,7 @@ pub enum Step {
     },
     /// A head for the available ring, and how far its index moves.
     Offer {
+        queue: u8,
         head: u16,
         count: u16,
     },
