@@ -11,7 +11,7 @@ use crate::config::{CPUS_MAX, Config, Cpu, Disk, OnReboot, Size};
 use crate::console::{
     Drain, End, Output, Session, Signals, Terminal, ignore_file_size_limit, tell, terminal_size,
 };
-use crate::diagnosis::{self, Facts, Verdict, exit_code};
+use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::machine::{DryRun, LimitReached, Machine, OpenFiles, Outcome};
 use crate::timings::{self, Destination, Phase, Timeline};
 
@@ -176,22 +176,22 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let opened = OpenFiles::open(&config)?;
     let mut signals = None;
     loop {
-        let verdict = boot(&config, &opened, &mut signals, &timeline);
+        let diagnosis = boot(&config, &opened, &mut signals, &timeline);
         let written = match (timings.take(), mem::take(&mut timeline).report()) {
             (Some(output), Some(report)) => output.write(&report),
             _ => Ok(()),
         };
-        let verdict = verdict?;
-        if verdict.exit_code == exit_code::REBOOTED && config.on_reboot == OnReboot::Restart {
+        let diagnosis = diagnosis?;
+        if diagnosis.exit_code == exit_code::REBOOTED && config.on_reboot == OnReboot::Restart {
             written?;
             log::info!("the guest rebooted");
             continue;
         }
-        if let Some(explanation) = &verdict.explanation {
+        if let Some(explanation) = &diagnosis.explanation {
             tell(explanation);
         }
         written?;
-        return Ok(verdict.exit_code);
+        return Ok(diagnosis.exit_code);
     }
 }
 
@@ -201,14 +201,15 @@ fn boot(
     opened: &OpenFiles,
     signals: &mut Option<Signals>,
     timeline: &Timeline,
-) -> Result<Verdict, Error> {
+) -> Result<Diagnosis, Error> {
     let output = Output::new().map_err(system("make the console"))?;
     let mut hints = console_hints();
     if timeline.is_on() {
         hints.push_str(" coracle.clock");
     }
-    let machine = Machine::build(config, opened, &hints, timeline.watch(output.sink()), timeline)?;
-    let facts = facts(config, &machine);
+    let console = InitrdWatch::new(timeline.watch(output.sink()));
+    let machine = Machine::build(config, opened, &hints, console.clone(), timeline)?;
+    let mut facts = facts(config, &machine);
     // After the slow part, which Ctrl-C may end, and before the threads that stay, which leave these signals to the
     // session.
     let signals = match signals {
@@ -253,6 +254,7 @@ fn boot(
     output.close(Drain::AtOnce);
     let tail = output.into_tail();
     drop(terminal);
+    facts.initrd_failure = console.reason();
     Ok(diagnosis::explain(&outcome, &tail, &facts))
 }
 
@@ -281,6 +283,7 @@ fn facts(config: &Config, machine: &Machine) -> Facts {
         has_disk: !config.disks.is_empty(),
         built_in: config.kernel.is_none(),
         command_line: machine.command_line().to_owned(),
+        initrd_failure: None,
     }
 }
 

@@ -36,10 +36,10 @@ fn with_disk(command_line: &str) -> Facts {
 }
 
 fn explained(outcome: Outcome, console: &str, facts: &Facts) -> (u8, String) {
-    let verdict = explain(&outcome, console.as_bytes(), facts);
+    let diagnosis = explain(&outcome, console.as_bytes(), facts);
     (
-        verdict.exit_code,
-        verdict
+        diagnosis.exit_code,
+        diagnosis
             .explanation
             .map(|explanation| explanation.to_string())
             .unwrap_or_default(),
@@ -52,14 +52,14 @@ fn panicked(message: &str) -> String {
 
 #[test]
 fn a_clean_power_off_needs_no_words() {
-    let verdict = explain(
+    let diagnosis = explain(
         &Outcome::PoweredOff,
         b"Kernel panic - not syncing: just a text\n",
         &facts(),
     );
     assert_eq!(
-        verdict,
-        Verdict {
+        diagnosis,
+        Diagnosis {
             exit_code: 0,
             explanation: None
         }
@@ -110,7 +110,10 @@ fn a_root_device_without_a_file_system_is_told_from_a_missing_one() {
         text.starts_with("coracle: the guest kernel panicked: the root file system cannot be mounted\n"),
         "{text}"
     );
-    assert!(text.contains("or holds a partition table"), "{text}");
+    assert!(
+        text.contains("none of the kernel's file systems (ext4), or a partition table"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -427,6 +430,80 @@ fn a_guest_cannot_drive_the_terminal_through_its_panic() {
     );
 }
 
+/// What a stock kernel printed with `noapic`: its first process is still the kernel's own.
+#[test]
+fn a_kernel_that_fails_before_init_is_not_inits_fault() {
+    let console = "overflow: 0000 [#1] PREEMPT SMP NOPTI\n\
+                   CPU: 0 PID: 1 Comm: swapper/0 Not tainted 6.1.0 #1\nRIP: 0010:serial8250_do_startup+0x1/0x2\n\
+                   Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b\n";
+    let (code, text) = explained(Outcome::Reset, console, &with_initrd());
+    assert_eq!(code, 102);
+    assert!(
+        text.starts_with("coracle: the guest kernel panicked: its own code failed before it started init\n"),
+        "{text}"
+    );
+    assert!(text.contains("\n  | overflow: 0000 [#1]"), "{text}");
+    assert!(text.contains("likely: a bug in the guest kernel"), "{text}");
+    assert!(!text.contains("init crashed"), "{text}");
+}
+
+#[test]
+fn an_oops_of_the_idle_task_is_the_kernels_fault() {
+    for (oops, message) in [
+        (
+            "stack segment: 0000 [#1] SMP\n",
+            "Attempted to kill the idle task!",
+        ),
+        ("", "Attempted to kill the idle task!"),
+        ("", "Fatal exception in interrupt"),
+        ("", "Aiee, killing interrupt handler!"),
+        (
+            "BUG: IRQ stack guard page was hit at 0 (stack is 1..2)\n",
+            "IRQ stack guard hit",
+        ),
+        ("PANIC: double fault, error_code: 0x0\n", "Machine halted."),
+    ] {
+        let console = format!("{oops}Kernel panic - not syncing: {message}\n");
+        let (code, text) = explained(Outcome::Reset, &console, &facts());
+        assert_eq!(code, 102);
+        assert!(text.contains("likely: a bug in the guest kernel"), "{text}");
+        assert!(!text.contains("init"), "{text}");
+    }
+}
+
+#[test]
+fn an_initrd_that_was_not_unpacked_whole_is_told_however_the_run_ends() {
+    let failed = Facts {
+        initrd_failure: Some("write error".into()),
+        ..with_initrd()
+    };
+    let (code, text) = explained(Outcome::PoweredOff, "", &failed);
+    assert_eq!(code, 0);
+    assert_eq!(
+        text,
+        "coracle: the guest powered off, but its kernel could not unpack all of the initrd: write error\n  \
+           try: more memory: --memory 256M"
+    );
+    let note = "\n  note: the kernel could not unpack all of the initrd: write error";
+    for outcome in [
+        Outcome::Quit,
+        Outcome::Reset,
+        Outcome::TripleFault {
+            instruction_pointer: None,
+        },
+    ] {
+        let (_, text) = explained(outcome, "x\n", &failed);
+        assert!(text.ends_with(note), "{text}");
+    }
+    // Where it is the cause, it is not told twice.
+    let (_, text) = explained(Outcome::Reset, NO_ROOT, &failed);
+    assert!(
+        text.contains("likely: the kernel could not unpack the initrd: write error"),
+        "{text}"
+    );
+    assert!(!text.contains("note:"), "{text}");
+}
+
 fn outcomes() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         Just(()).prop_map(|()| Outcome::PoweredOff),
@@ -456,7 +533,14 @@ fn consoles() -> impl Strategy<Value = Vec<u8>> {
             "Kernel panic - not syncing: ",
             "---[ end Kernel panic - not syncing: ",
             "Attempted to kill init! exitcode=0x",
-            "VFS: Unable to mount root fs on ",
+            "VFS: Unable to mount root fs on unknown-block(",
+            "VFS: Cannot open root device \"",
+            "error -",
+            "here are the available partitions:\n",
+            "No filesystem could mount root, tried: ",
+            "fe00 65536 vda\n",
+            "PID: 1 Comm: swapper/0\n",
+            ": 0000 [#1]",
             "Initramfs unpacking failed: ",
             "Requested init (error -",
             "No working init found",
@@ -486,10 +570,10 @@ proptest! {
         built_in: bool,
         command_line: String,
     ) {
-        let facts = Facts { memory_mib, has_initrd, has_disk, built_in, command_line };
-        let verdict = explain(&outcome, &console, &facts);
-        prop_assert_eq!(verdict.explanation.is_none(), matches!(outcome, Outcome::PoweredOff));
-        let Some(explanation) = verdict.explanation else { return Ok(()) };
+        let facts = Facts { memory_mib, has_initrd, has_disk, built_in, command_line, initrd_failure: None };
+        let diagnosis = explain(&outcome, &console, &facts);
+        prop_assert_eq!(diagnosis.explanation.is_none(), matches!(outcome, Outcome::PoweredOff));
+        let Some(explanation) = diagnosis.explanation else { return Ok(()) };
         prop_assert!(explanation.console.len() <= CONSOLE_LINES);
         for line in explanation.to_string().split('\n') {
             prop_assert!(!line.chars().any(char::is_control), "{:?}", line);

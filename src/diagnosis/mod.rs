@@ -1,20 +1,28 @@
-//! Why a run ended: an [`Outcome`] and the guest's last console lines into an exit code, one explanation and one
+//! Why a run ended: makes of an [`Outcome`] and the guest's last console lines an exit code, one explanation and one
 //! suggestion.
 //!
-//! What the console says is the guest's own word: it picks among explanations and is quoted, no more.
+//! A guest may print anything. What it prints chooses between explanations and is quoted in them; nothing else depends
+//! on it.
 
 /// The guest's last console lines, safe to show.
 mod console;
 /// The exit codes of `coracle`.
 pub mod exit_code;
+/// An initrd that the kernel could not unpack.
+mod initrd;
+/// Failures of the kernel's own code.
+mod oops;
 /// A Linux guest's panic.
 mod panic;
+/// A root file system that could not be mounted.
+mod root;
 
 use std::fmt;
 use std::io;
 
 use crate::boot::parameters;
 use crate::machine::Outcome;
+pub use initrd::InitrdWatch;
 use panic::Panic;
 
 /// How many console lines an explanation shows.
@@ -30,6 +38,8 @@ pub struct Facts {
     pub built_in: bool,
     /// The kernel's whole command line.
     pub command_line: String,
+    /// Why the kernel could not unpack the initrd, if it said so, as [`InitrdWatch`] found it.
+    pub initrd_failure: Option<String>,
 }
 
 impl Facts {
@@ -51,11 +61,11 @@ impl Facts {
     }
 }
 
-/// What a run's end means to whoever started it.
+/// What a run's end means to the person or the program that started it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Diagnosis {
     pub exit_code: u8,
-    /// None after a clean power-off.
+    /// None after a power-off about which there is nothing to say.
     pub explanation: Option<Explanation>,
 }
 
@@ -67,6 +77,8 @@ pub struct Explanation {
     pub console: Vec<String>,
     pub cause: Option<String>,
     pub next: Option<String>,
+    /// What else went wrong, and may be the reason.
+    pub note: Option<String>,
 }
 
 impl fmt::Display for Explanation {
@@ -81,20 +93,26 @@ impl fmt::Display for Explanation {
         if let Some(next) = &self.next {
             write!(formatter, "\n  try: {}", console::shorten(next))?;
         }
+        if let Some(note) = &self.note {
+            write!(formatter, "\n  note: {}", console::shorten(note))?;
+        }
         Ok(())
     }
 }
 
-/// Words an outcome. `console_tail` is the raw end of the guest's console output; 8 KiB of it are enough, and no
+/// Explains an outcome. `console_tail` is the raw end of the guest's console output; 8 KiB of it are enough, and no
 /// more is looked at.
-pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Verdict {
+pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Diagnosis {
     let lines = console::lines(console_tail);
     let panic = panic::find(&lines);
-    let (exit_code, explanation) = match (outcome, &panic) {
+    let (exit_code, mut explanation) = match (outcome, &panic) {
         (Outcome::PoweredOff, _) => {
-            return Verdict {
+            return Diagnosis {
                 exit_code: exit_code::POWERED_OFF,
-                explanation: None,
+                explanation: facts
+                    .initrd_failure
+                    .as_ref()
+                    .map(|reason| powered_off(reason, facts)),
             };
         }
         (Outcome::Halted, None) => halted(&lines, facts),
@@ -150,7 +168,17 @@ pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Verdict
         }
         (Outcome::ConsoleLost(error), _) => console_lost(error),
     };
-    Verdict {
+    // A panic about the root file system tells of it as its cause.
+    let is_told = |told: &Option<String>| {
+        told.as_ref()
+            .is_some_and(|text| text.contains("unpack the initrd"))
+    };
+    if let Some(reason) = &facts.initrd_failure
+        && !is_told(&explanation.cause)
+    {
+        explanation.note = Some(format!("the kernel could not unpack all of the initrd: {reason}"));
+    }
+    Diagnosis {
         exit_code,
         explanation: Some(explanation.limited()),
     }
@@ -161,6 +189,15 @@ impl Explanation {
         let surplus = self.console.len().saturating_sub(CONSOLE_LINES);
         self.console.drain(..surplus);
         self
+    }
+}
+
+/// A guest that powered off although a part of its initrd was missing.
+fn powered_off(reason: &str, facts: &Facts) -> Explanation {
+    Explanation {
+        what: format!("the guest powered off, but its kernel could not unpack all of the initrd: {reason}"),
+        next: Some(root::initrd_advice(reason, facts)),
+        ..Explanation::default()
     }
 }
 
@@ -233,7 +270,7 @@ fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Fact
             ..Explanation::default()
         };
     }
-    let cause = match panic::oops(lines) {
+    let cause = match oops::first(lines) {
         Some(oops) => Some(format!("the kernel failed first: {oops}")),
         None if facts.has_parameter("reboot", Some("t")) || facts.has_parameter("reboot", Some("triple")) => {
             Some("the command line's reboot=t makes every reboot a triple fault".into())
@@ -244,7 +281,7 @@ fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Fact
         what,
         console: last(lines),
         cause,
-        next: None,
+        ..Explanation::default()
     }
 }
 
@@ -299,6 +336,7 @@ fn internal_error(
         console: last(lines),
         cause: Some(cause.into()),
         next: Some(ADVICE.into()),
+        note: None,
     }
 }
 
@@ -325,10 +363,11 @@ fn run_failed(error: &io::Error, lines: &[String]) -> Explanation {
         console: last(lines),
         cause: cause.map(str::to_owned),
         next: Some("coracle doctor; the host's `dmesg` may say more".into()),
+        note: None,
     }
 }
 
-/// A run that a person or a program ended. A guest that had stood still says why.
+/// A run that a person or a program ended. When its kernel had panicked before and stood still, the panic is explained.
 fn stopped(by: &str, panic: Option<&Panic<'_>>, lines: &[String], facts: &Facts) -> Explanation {
     if let Some(panic) = panic {
         let what = format!(
@@ -405,6 +444,10 @@ fn silence(facts: &Facts) -> (Option<String>, Option<String>) {
 /// The last lines of the console.
 fn last(lines: &[String]) -> Vec<String> {
     lines[lines.len().saturating_sub(4)..].to_vec()
+}
+
+fn more_memory(facts: &Facts) -> String {
+    format!("more memory: --memory {}M", facts.memory_mib.saturating_mul(2))
 }
 
 fn at(instruction_pointer: Option<u64>) -> String {

@@ -1,6 +1,7 @@
 //! The panic of a Linux guest, read from its console. The texts are those of Linux 6.1 and hold for its neighbours.
 
-use super::{Explanation, Facts, exit_code};
+use super::root::Root;
+use super::{Explanation, Facts, exit_code, more_memory, oops};
 
 /// How Linux begins the line that says that it panicked (kernel/panic.c).
 const MARK: &str = "Kernel panic - not syncing: ";
@@ -11,22 +12,8 @@ const RESTARTING: &str = "reboot: Restarting system";
 /// The first line of every Linux boot.
 const BANNER: &str = "Linux version ";
 
-/// How the first line of an oops begins (arch/x86/mm/fault.c, arch/x86/kernel/traps.c, dumpstack.c).
-const OOPS: &[&str] = &[
-    "BUG: kernel NULL pointer dereference",
-    "BUG: unable to handle",
-    "kernel tried to execute NX-protected page",
-    "kernel BUG at ",
-    "general protection fault",
-    "PANIC: early exception ",
-    "traps: PANIC: double fault",
-    "Oops: ",
-    "invalid opcode: ",
-    "divide error: ",
-    "double fault: ",
-    "stack segment: ",
-    "int3: ",
-];
+/// How Linux names its first process until it becomes init: the kernel's own code is what fails until then.
+const NOT_YET_INIT: &str = "PID: 1 Comm: swapper/";
 
 /// The guest kernel's last panic.
 pub struct Panic<'a> {
@@ -42,6 +29,8 @@ enum Kind {
     NoInit,
     /// With the status that `wait` would give init's parent.
     InitDied(u32),
+    /// The first process died while it was still the kernel's own, on its way to init.
+    DiedBeforeInit,
     OutOfMemory,
     Other,
 }
@@ -59,24 +48,22 @@ pub fn find(lines: &[String]) -> Option<Panic<'_>> {
     let (_, message) = rest.first()?.split_once(MARK)?;
     let message = message.strip_suffix(" ]---").unwrap_or(message);
     let boot = before.iter().rposition(|line| line.contains(BANNER)).unwrap_or(0);
+    let before = before.get(boot..)?;
+    let mut since_boot = before.iter().chain(rest);
+    let kind = match Kind::of(message) {
+        Kind::InitDied(_) if since_boot.any(|line| line.contains(NOT_YET_INIT)) => Kind::DiedBeforeInit,
+        kind => kind,
+    };
     Some(Panic {
-        before: before.get(boot..)?,
+        before,
         message,
-        kind: Kind::of(message),
+        kind,
     })
 }
 
 /// Whether the guest said that it reboots because it was asked to.
 pub fn is_restarting(lines: &[String]) -> bool {
     lines.iter().any(|line| line.contains(RESTARTING))
-}
-
-/// The first line of the kernel's first oops.
-pub fn oops(lines: &[String]) -> Option<&str> {
-    lines
-        .iter()
-        .map(String::as_str)
-        .find(|line| OOPS.iter().any(|start| line.starts_with(start)))
 }
 
 impl Kind {
@@ -114,19 +101,17 @@ impl Panic<'_> {
             Kind::NoInit => exit_code::NO_INIT,
             Kind::InitDied(_) => exit_code::INIT_DIED,
             Kind::OutOfMemory => exit_code::OUT_OF_MEMORY,
-            Kind::Other => exit_code::PANICKED,
+            Kind::DiedBeforeInit | Kind::Other => exit_code::PANICKED,
         }
     }
 
     /// The panic in half a sentence.
     pub fn summary(&self) -> String {
         match self.kind {
-            Kind::NoRoot if self.find("No filesystem could mount root").is_some() => {
-                "the root file system cannot be mounted".into()
-            }
-            Kind::NoRoot => "no root device".into(),
+            Kind::NoRoot => self.root().summary().into(),
             Kind::NoInit => "no init that it can run".into(),
             Kind::InitDied(status) => format!("init died: {}", wait_status(status)),
+            Kind::DiedBeforeInit => "its own code failed before it started init".into(),
             Kind::OutOfMemory => "out of memory".into(),
             Kind::Other => self.message.into(),
         }
@@ -134,14 +119,17 @@ impl Panic<'_> {
 
     pub fn explain(&self, facts: &Facts) -> Explanation {
         let (cause, next) = match self.kind {
-            Kind::NoRoot => self.no_root(facts),
+            Kind::NoRoot => {
+                let (cause, next) = self.root().explain(facts);
+                (Some(cause), Some(next))
+            }
             Kind::NoInit => self.no_init(),
             Kind::InitDied(status) => self.init_died(status, facts),
             Kind::OutOfMemory => (
                 Some(format!("the guest has {} MiB of memory", facts.memory_mib)),
                 Some(more_memory(facts)),
             ),
-            Kind::Other => self.other(),
+            Kind::DiedBeforeInit | Kind::Other => self.other(),
         };
         let what = format!("the guest kernel panicked: {}", self.summary());
         Explanation {
@@ -149,52 +137,12 @@ impl Panic<'_> {
             console: self.evidence(),
             cause,
             next,
+            note: None,
         }
     }
 
-    fn no_root(&self, facts: &Facts) -> (Option<String>, Option<String>) {
-        if let Some((_, reason)) = self
-            .find("Initramfs unpacking failed: ")
-            .and_then(|line| line.rsplit_once(": "))
-        {
-            let next = match reason {
-                // init/initramfs.c says this when a file does not fit.
-                "write error" => more_memory(facts),
-                _ => {
-                    "an initrd made with `cpio -o -H newc`, compressed in a way that the kernel was built for"
-                        .into()
-                }
-            };
-            return (
-                Some(format!("the kernel could not unpack the initrd: {reason}")),
-                Some(next),
-            );
-        }
-        if self.find("No filesystem could mount root").is_some() {
-            return (
-                Some("the disk holds no file system that is built into the kernel, or holds a partition table".into()),
-                Some("--cmdline root=/dev/vda1 if the disk has partitions; a kernel with its file system built in".into()),
-            );
-        }
-        let (cause, next) = match (facts.root(), facts.has_disk, facts.has_initrd) {
-            (_, false, false) => (
-                "no disk was given and no initrd".into(),
-                "coracle run --disk ROOT.img --cmdline root=/dev/vda ..., or --initrd FILE",
-            ),
-            (_, false, true) => (
-                "the initrd has no /init, so the kernel looked for a root device".into(),
-                "put an executable /init at the top of the initrd, or name another with --cmdline rdinit=/PATH",
-            ),
-            (None, true, _) => (
-                "the command line names no root device".into(),
-                "--cmdline root=/dev/vda",
-            ),
-            (Some(root), true, _) => (
-                format!("the kernel has no device {root}: it lacks the driver, or has it as a module"),
-                "a kernel with CONFIG_VIRTIO_BLK=y and CONFIG_VIRTIO_MMIO=y, or an initrd that loads the modules",
-            ),
-        };
-        (Some(cause), Some(next.into()))
+    fn root(&self) -> Root<'_> {
+        Root::read(self.before, self.message)
     }
 
     fn no_init(&self) -> (Option<String>, Option<String>) {
@@ -229,7 +177,7 @@ impl Panic<'_> {
     }
 
     fn init_died(&self, status: u32, facts: &Facts) -> (Option<String>, Option<String>) {
-        if let Some(oops) = oops(self.before) {
+        if let Some(oops) = oops::first(self.before) {
             return (Some(format!("the kernel itself failed first: {oops}")), None);
         }
         if self.find("Out of memory: Killed process").is_some() {
@@ -284,15 +232,19 @@ impl Panic<'_> {
                 "IO-APIC + timer doesn't work",
                 "the guest's timer interrupts come too late: the host's KVM is slow",
             ),
-            (
-                "Fatal exception",
-                "a bug in the guest kernel or one of its modules",
-            ),
         ];
         let known = causes
             .iter()
             .find(|(start, _)| self.message.starts_with(start))
-            .map(|(_, cause)| *cause);
+            .map(|(_, cause)| *cause)
+            // The idle task, an interrupt handler or any other part of the kernel: no program of the guest's did it.
+            .or_else(|| oops::first(self.before).map(|_| BUG))
+            .or_else(|| {
+                FATAL
+                    .iter()
+                    .any(|start| self.message.starts_with(start))
+                    .then_some(BUG)
+            });
         let next = known
             .filter(|cause| cause.contains("host"))
             .map(|_| "coracle doctor".into());
@@ -309,6 +261,7 @@ impl Panic<'_> {
             ],
             Kind::NoInit => &["Failed to execute ", "couldn't execute it (error"],
             Kind::InitDied(_) => &["Out of memory: Killed process"],
+            Kind::DiedBeforeInit => &["RIP: "],
             Kind::OutOfMemory => &[
                 "invoked oom-killer",
                 "Out of memory: Killed process",
@@ -320,7 +273,8 @@ impl Panic<'_> {
             .iter()
             .filter_map(|text| self.before.iter().rposition(|line| line.contains(text)))
             .collect();
-        indices.extend(oops(self.before).and_then(|oops| self.before.iter().position(|line| line == oops)));
+        let first = oops::first(self.before);
+        indices.extend(first.and_then(|oops| self.before.iter().position(|line| line == oops)));
         if indices.is_empty() {
             // What was printed last before it: an init's own last words, most often.
             indices.extend(self.before.len().saturating_sub(3)..self.before.len());
@@ -347,9 +301,15 @@ impl Panic<'_> {
 const INIT_ADVICE: &str =
     "a static program at /sbin/init (at /init in an initrd), or --cmdline init=/PATH to name another";
 
-fn more_memory(facts: &Facts) -> String {
-    format!("more memory: --memory {}M", facts.memory_mib.saturating_mul(2))
-}
+const BUG: &str = "a bug in the guest kernel or one of its modules";
+/// Panics that come of an oops, which may be out of sight (kernel/exit.c, arch/x86/kernel/{traps,dumpstack}.c).
+const FATAL: &[&str] = &[
+    "Fatal exception",
+    "Attempted to kill",
+    "Aiee, killing interrupt handler",
+    "Oops",
+    "Machine halted.",
+];
 
 /// A process's end as `wait` tells it: exit status in bits 8 to 15, signal in bits 0 to 6.
 fn wait_status(status: u32) -> String {

@@ -97,18 +97,33 @@ fn what_an_earlier_boot_printed_does_not_explain_this_panic() {
          Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n",
     );
     let panic = find(&lines).unwrap();
-    assert_eq!(oops(panic.before), None);
+    assert_eq!(oops::first(panic.before), None);
 }
 
 #[test]
-fn a_fault_of_a_program_is_no_oops() {
-    assert_eq!(
-        oops(&lines(
-            "traps: sh[12] general protection fault ip:401000 sp:7ffe0000 error:0 in sh\n"
-        )),
-        None
-    );
-    assert_eq!(oops(&lines("sh[12]: segfault at 0 ip 0 sp 0 error 14\n")), None);
+fn a_first_process_that_died_before_it_became_init_is_not_init() {
+    let died = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b\n";
+    for (cpu, kind) in [
+        (
+            "CPU: 0 PID: 1 Comm: swapper/0 Tainted: G      D            6.1.0 #1\n",
+            Kind::DiedBeforeInit,
+        ),
+        (
+            "CPU: 1 UID: 0 PID: 1 Comm: swapper/0 Not tainted 6.12.0 #1\n",
+            Kind::DiedBeforeInit,
+        ),
+        (
+            "CPU: 0 PID: 1 Comm: init Not tainted 6.1.0 #1\n",
+            Kind::InitDied(0xb),
+        ),
+        (
+            "CPU: 0 PID: 0 Comm: swapper/0 Not tainted 6.1.0 #1\n",
+            Kind::InitDied(0xb),
+        ),
+    ] {
+        let lines = lines(&format!("{died}{cpu}"));
+        assert_eq!(find(&lines).map(|panic| panic.kind), Some(kind), "{cpu}");
+    }
 }
 
 #[test]
