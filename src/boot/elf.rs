@@ -1,7 +1,7 @@
 //! ELF kernels: the segments that go into guest memory and the entry that the notes or the header name.
 //!
-//! Nothing in the file is believed before it is checked: a program header is only acted upon when its bytes
-//! are in the file and its addresses in guest memory above 1 MiB.
+//! Every field is checked before it is used: the bytes of a program header's segment must be in the file, and its
+//! addresses in guest memory above 1 MiB.
 
 use linux_loader::elf::{
     EI_CLASS, EI_DATA, ELFCLASS64, ELFDATA2LSB, EM_X86_64, ET_EXEC, Elf64_Ehdr, Elf64_Nhdr, Elf64_Phdr, PF_W,
@@ -14,12 +14,14 @@ use super::error::{Problem, memory_size};
 use super::image::Source;
 use crate::x86::layout;
 
-/// Kernels have about five; more is not a kernel.
+/// Kernels have about five. A file with more than this is no kernel.
 const PROGRAM_HEADER_MAX: u16 = 64;
 /// Kernels have a few hundred bytes of notes.
 const NOTES_MAX: u64 = 0x1_0000;
-/// Position-independent executables, which the generated constants leave out.
+/// Position-independent executables. The crate's constants lack it.
 const ET_DYN: u16 = 3;
+/// From here up are the virtual addresses that kernels keep for themselves (canonical form, Intel SDM volume 1, 3.3.7.1).
+const UPPER_HALF: u64 = 0xffff_8000_0000_0000;
 /// Xen public interface, elfnote.h: the 32-bit physical entry point of a PVH guest.
 const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
 const XEN_NOTE_NAME: &[u8] = b"Xen\0";
@@ -73,9 +75,7 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
         .iter()
         .any(|segment| (segment.start..segment.end).contains(&entry))
     {
-        return Err(Problem::Header(format!(
-            "its {protocol} {entry:#x} is in none of its segments"
-        )));
+        return Err(stray_entry(protocol, entry, &program_headers));
     }
     let start = segments.iter().map(|segment| segment.start).min();
     let end = segments.iter().map(|segment| segment.end).max();
@@ -85,6 +85,26 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
         start: GuestAddress(start.unwrap_or(layout::HIGH_MEMORY)),
         end: GuestAddress(end.unwrap_or(layout::HIGH_MEMORY)),
     })
+}
+
+/// Says what an entry is that is in none of the segments as they are loaded.
+fn stray_entry(protocol: Protocol, entry: u64, headers: &[Elf64_Phdr]) -> Problem {
+    // A PVH entry is a guest address by definition.
+    let loaded = headers
+        .iter()
+        .filter(|header| protocol == Protocol::Linux64 && header.p_type == PT_LOAD);
+    let holder = loaded
+        .filter(|header| header.p_vaddr != header.p_paddr)
+        .find_map(|header| {
+            let offset = entry.checked_sub(header.p_vaddr)?;
+            (offset < header.p_memsz).then(|| header.p_paddr.wrapping_add(offset))
+        });
+    match holder {
+        Some(address) => Problem::VirtualAddress {
+            what: format!("its {protocol} is at {entry:#x} (guest address {address:#x})"),
+        },
+        None => Problem::Header(format!("its {protocol} {entry:#x} is in none of its segments")),
+    }
 }
 
 fn read_header(source: &mut impl Source, length: u64) -> Result<Elf64_Ehdr, Problem> {
@@ -177,7 +197,7 @@ fn check_segments(
             .iter()
             .filter(|header| header.p_type == PT_LOAD && header.p_memsz > 0)
     };
-    // What to tell a person whose guest is too small for any of them.
+    // Told to a person whose guest is too small for one of them: the memory that all of them need.
     let needs = loaded()
         .filter_map(|header| header.p_paddr.checked_add(header.p_memsz))
         .filter(|end| *end <= layout::MMIO_HOLE)
@@ -233,6 +253,9 @@ fn check_segment(
             needs,
             has: memory_size(memory),
         }),
+        Some(_) if p_paddr >= UPPER_HALF => Err(Problem::VirtualAddress {
+            what: format!("a segment is to be loaded at {p_paddr:#x}"),
+        }),
         _ => Err(Problem::Header(format!(
             "a segment of {p_memsz:#x} bytes at {p_paddr:#x}, where a guest has no memory"
         ))),
@@ -268,8 +291,8 @@ fn find_pvh_entry(
             )));
         }
         let mut notes = vec![0; p_filesz as usize];
-        // Linux links its notes into a loaded segment; a packed kernel is unpacked only once, so they are
-        // read where they now are.
+        // Linux links its notes into a segment that is loaded. A packed kernel can be read only once, so such notes are
+        // read from guest memory.
         let loaded = segments.iter().find(|segment| {
             segment.offset <= p_offset && p_offset + p_filesz <= segment.offset + segment.file_size
         });
@@ -301,7 +324,7 @@ fn pvh_entry(mut notes: &[u8], alignment: u64) -> Option<u64> {
             rest.split_at_checked((header.len() + name_size).next_multiple_of(alignment) - header.len())?;
         let descriptor = rest.get(..note.n_descsz as usize)?;
         if note.n_type == XEN_ELFNOTE_PHYS32_ENTRY && name.get(..name_size) == Some(XEN_NOTE_NAME) {
-            // Linux writes 8 bytes, the ABI asks for 4; the address has 32 bits.
+            // The ABI asks for 4 bytes and Linux writes 8, of which the upper 4 are zero.
             return descriptor
                 .first_chunk()
                 .map(|bytes| u32::from_le_bytes(*bytes).into());

@@ -4,6 +4,7 @@ use super::*;
 
 const P_TYPE: usize = 0;
 const P_OFFSET: usize = 8;
+const P_VADDR: usize = 16;
 const P_PADDR: usize = 24;
 const P_FILESZ: usize = 32;
 const P_MEMSZ: usize = 40;
@@ -218,4 +219,47 @@ fn notes_on_multiples_of_8_are_walked_as_such() {
     notes.extend(note(XEN_ELFNOTE_PHYS32_ENTRY, b"Xen\0", &PVH_ENTRY.to_le_bytes()));
     assert_eq!(pvh_entry(&notes, 8), Some(PVH_ENTRY.into()));
     assert_eq!(pvh_entry(&notes, 4), None);
+}
+
+/// Where kernels of the upper half have their code, which is loaded at [`CODE`].
+const VIRTUAL: u64 = 0xffff_ffff_8000_0000;
+
+#[test]
+fn a_virtual_entry_is_told_with_the_guest_address_behind_it() {
+    const E_ENTRY: usize = 24;
+    let mut file = elf_without_pvh();
+    let code = (0..2).find(|&index| {
+        let at = program_header(index, P_PADDR);
+        file[at..at + 8] == CODE.to_le_bytes()
+    });
+    let virtual_address = program_header(code.unwrap(), P_VADDR);
+    file = patched(file, virtual_address, VIRTUAL.to_le_bytes());
+    // By itself it is nobody's concern: nothing but page tables of the kernel's own uses it.
+    assert!(load_bytes(&file, &memory(32 * MIB)).is_ok());
+    file = patched(file, E_ENTRY, (VIRTUAL + 0x80).to_le_bytes());
+    let refused = refusal(&file);
+    assert!(
+        refused.contains("its 64-bit Linux entry is at 0xffffffff80000080 (guest address 0x1000080)"),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("virtual address") && refused.contains("PVH note"),
+        "{refused}"
+    );
+    assert!(!refused.contains("wrong header"), "{refused}");
+    // Beyond the segment it is just wrong.
+    let refused = refusal(&patched(file, E_ENTRY, (VIRTUAL + MIB).to_le_bytes()));
+    assert!(
+        refused.contains("wrong header: its 64-bit Linux entry"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_segment_that_is_to_be_loaded_at_a_virtual_address_is_told_so() {
+    let refused = refusal(&with_segment(0, P_PADDR, VIRTUAL));
+    assert!(
+        refused.contains("to be loaded at 0xffffffff80000000, which is a virtual address"),
+        "{refused}"
+    );
 }

@@ -51,6 +51,12 @@ pub enum Problem {
     },
     #[error("a kernel with a wrong header: {0} (build or download it again)")]
     Header(String),
+    #[error(
+        "{what}, which is a virtual address: Coracle loads and enters a kernel at guest addresses, before it has page \
+         tables of its own (link it with physical addresses for its segments and its entry, as Linux does, or give it \
+         a PVH note)"
+    )]
+    VirtualAddress { what: String },
     #[error("corrupt: {0} (copy or download it again)")]
     Corrupt(String),
     #[error("needs the first {} of guest memory, the guest has {} (give it more with --memory)", Mebibytes(*needs), Mebibytes(*has))]
