@@ -55,24 +55,45 @@ mod tests {
 
     use super::*;
 
+    /// Ports 0x60 and 0x64, as offsets from the first.
+    const DATA: u64 = 0;
+    const COMMAND: u64 = 4;
+    const PULSE_RESET_LINE: u8 = 0xfe;
+
     #[test]
-    fn only_the_reset_command_resets() {
+    fn only_the_reset_command_at_the_command_port_resets() {
         let count = AtomicUsize::new(0);
         let controller = KeyboardController::new(|| {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        for value in 0..=u8::MAX {
-            controller.write(0, &[value]);
-            controller.write(4, &[value]);
+        for offset in 0..=u8::MAX.into() {
+            for value in 0..=u8::MAX {
+                let before = count.load(Ordering::Relaxed);
+                controller.write(offset, &[value]);
+                let resets = count.load(Ordering::Relaxed) - before;
+                let expected = (offset, value) == (COMMAND, PULSE_RESET_LINE);
+                assert_eq!(resets, usize::from(expected), "{value:#x} at offset {offset}");
+            }
         }
-        assert_eq!(count.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn only_the_first_byte_of_a_wide_write_is_a_command() {
+        let count = AtomicUsize::new(0);
+        let controller = KeyboardController::new(|| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        controller.write(COMMAND, &[]);
+        controller.write(COMMAND, &[0, PULSE_RESET_LINE]);
+        controller.write(DATA, &[PULSE_RESET_LINE; 8]);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn it_never_says_that_it_is_busy() {
         let controller = KeyboardController::new(|| ());
         let mut status = [0xff];
-        controller.read(4, &mut status);
+        controller.read(COMMAND, &mut status);
         assert_eq!(status, [0]);
     }
 }
