@@ -10,6 +10,7 @@ crate::group!["disks":
     what_the_guest_writes_is_whole_on_the_host_after_power_off,
     several_disks_are_seen_in_order_with_their_ids,
     a_read_only_disk_stays_as_it_is_whatever_the_guest_does,
+    the_built_in_kernel_reads_a_pcs_partition_table,
 ];
 
 fn what_the_guest_writes_is_whole_on_the_host_after_power_off() {
@@ -74,4 +75,38 @@ fn a_read_only_disk_stays_as_it_is_whatever_the_guest_does() {
         .assert_prints("\nsecond write refused\n");
     let original = fs::read(place::guest_images().join("disk.ext4")).unwrap();
     assert!(fs::read(&disk).unwrap() == original, "the image changed");
+}
+
+/// An MBR with a primary partition and an extended one, and in that a logical one.
+fn the_built_in_kernel_reads_a_pcs_partition_table() {
+    const SECTOR: usize = 512;
+    const LINUX: u8 = 0x83;
+    const EXTENDED: u8 = 0x05;
+    let scratch = scratch();
+    let mut disk = vec![0; 8 << 20];
+    let table = |disk: &mut [u8], sector: usize, entries: &[(u8, u32, u32)]| {
+        let table = &mut disk[sector * SECTOR..][..SECTOR];
+        for (entry, (kind, start, length)) in table[0x1be..0x1fe].chunks_mut(16).zip(entries) {
+            entry[4] = *kind;
+            entry[8..12].copy_from_slice(&start.to_le_bytes());
+            entry[12..].copy_from_slice(&length.to_le_bytes());
+        }
+        table[0x1fe..].copy_from_slice(&[0x55, 0xaa]);
+    };
+    table(&mut disk, 0, &[(LINUX, 2048, 4096), (EXTENDED, 8192, 4096)]);
+    table(&mut disk, 8192, &[(LINUX, 64, 2048)]);
+    let mark = |sector: usize, text: &[u8]| (sector * SECTOR, text.to_vec());
+    for (at, text) in [
+        mark(2048, b"the primary one\n"),
+        mark(8192 + 64, b"the logical one\n"),
+    ] {
+        disk[at..at + text.len()].copy_from_slice(&text);
+    }
+    let disk = raw(&scratch, "disk", &disk);
+    Coracle::run()
+        .args(["--disk", disk.to_str().unwrap()])
+        .script("grep -o vda.* /proc/partitions; head -n 1 /dev/vda1; head -n 1 /dev/vda5")
+        .end()
+        .assert_powered_off()
+        .assert_prints("vda\nvda1\nvda2\nvda5\nthe primary one\nthe logical one\n");
 }
