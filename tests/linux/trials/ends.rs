@@ -5,7 +5,7 @@ use std::io::pipe;
 
 use libc::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::images::{ext4, initrd_with, scratch};
+use crate::images::{self, ext4, initrd_with, scratch, sparse};
 use crate::place;
 use crate::run::{Coracle, Finished};
 
@@ -17,6 +17,10 @@ crate::group!["ends":
     a_reboot_boots_again_when_asked_for,
     a_crash_is_102_with_the_kernels_words,
     a_kernel_without_a_root_device_is_103,
+    a_root_name_that_the_kernel_does_not_know_is_told_with_those_it_knows,
+    a_journal_that_a_read_only_disk_keeps_from_being_replayed_is_told,
+    a_disk_without_a_file_system_is_told_from_a_missing_one,
+    an_initrd_that_is_not_unpacked_whole_is_told_after_a_power_off,
     a_root_file_system_without_init_is_104,
     an_init_that_ends_is_105_with_its_status,
     an_init_that_is_killed_is_105_with_the_signal,
@@ -95,6 +99,59 @@ fn a_kernel_without_a_root_device_is_103() {
         .assert_explains("the guest kernel panicked: no root device\n")
         .assert_explains("| Kernel panic - not syncing: VFS: Unable to mount root fs")
         .assert_explains("likely: no disk was given and no initrd\n");
+}
+
+fn a_root_name_that_the_kernel_does_not_know_is_told_with_those_it_knows() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    built_in_kernel()
+        .args(["--disk", disk.to_str().unwrap(), "--cmdline", "root=/dev/sda1"])
+        .end()
+        .assert_code(103)
+        .assert_explains("the guest kernel panicked: no root device\n")
+        .assert_explains("likely: the kernel has no device /dev/sda1; it has vda\n");
+}
+
+fn a_journal_that_a_read_only_disk_keeps_from_being_replayed_is_told() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    let disk = disk.to_str().unwrap();
+    images::run("/sbin/debugfs", &["-w", "-R", "feature needs_recovery", disk]).unwrap();
+    built_in_kernel()
+        .args(["--disk", &format!("{disk},ro"), "--cmdline", "root=/dev/vda"])
+        .end()
+        .assert_code(103)
+        .assert_explains("the guest kernel panicked: the root file system cannot be mounted\n")
+        .assert_explains("likely: the file system was not unmounted: its journal must be written");
+}
+
+fn a_disk_without_a_file_system_is_told_from_a_missing_one() {
+    let scratch = scratch();
+    let disk = sparse(&scratch, "disk", 8 << 20);
+    built_in_kernel()
+        .args(["--disk", disk.to_str().unwrap(), "--cmdline", "root=/dev/vda"])
+        .end()
+        .assert_code(103)
+        .assert_explains("the guest kernel panicked: the root file system cannot be mounted\n")
+        .assert_explains("likely: the disk holds none of the kernel's file systems (");
+}
+
+fn an_initrd_that_is_not_unpacked_whole_is_told_after_a_power_off() {
+    let scratch = scratch();
+    let mut archive = std::fs::read(place::guest_images().join("initrd")).unwrap();
+    archive.extend(b"this is no archive");
+    let initrd = images::raw(&scratch, "initrd", &archive);
+    let finished = Coracle::run()
+        .args(["--initrd", initrd.to_str().unwrap()])
+        // More than the end of the console that is looked at after the run.
+        .script("seq 1 5000; echo the end")
+        .end();
+    finished
+        .assert_code(0)
+        .assert_prints("the end\n")
+        .assert_explains(
+            "coracle: the guest powered off, but its kernel could not unpack all of the initrd: ",
+        );
 }
 
 fn a_root_file_system_without_init_is_104() {
