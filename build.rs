@@ -1,24 +1,46 @@
 //! Builds the guest into the program if guest-images/ has been built.
 
 use std::env;
+use std::fs;
 use std::path::Path;
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(built_in_guest)");
     println!("cargo::rerun-if-env-changed=CORACLE_NO_BUILT_IN_GUEST");
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo tells build scripts where the package is");
-    let out = Path::new(&root).join("guest-images/out");
-    let built = ["vmlinux", "initrd"]
-        .iter()
-        .all(|image| out.join(image).is_file());
+    let images = Path::new(&root).join("guest-images");
+    let out = images.join("out");
+    let built = CARRIED.iter().all(|(_, file)| out.join(file).is_file());
     if built && env::var_os("CORACLE_NO_BUILT_IN_GUEST").is_none() {
         println!("cargo::rustc-cfg=built_in_guest");
-        for (name, image) in [("CORACLE_KERNEL", "vmlinux"), ("CORACLE_INITRD", "initrd")] {
-            let path = out.join(image);
+        for (name, file) in CARRIED {
+            let path = out.join(file);
             println!("cargo::rerun-if-changed={}", path.display());
             println!("cargo::rustc-env={name}={}", path.display());
         }
+        let patches = images.join("kernel/patches");
+        println!("cargo::rerun-if-changed={}", patches.display());
+        println!("cargo::rustc-env=CORACLE_KERNEL_PATCHES={}", names_in(&patches));
     } else {
         println!("cargo::rerun-if-changed=guest-images/out");
     }
+}
+
+/// What guest-images/build made, and the variables that tell the program's sources where it is.
+const CARRIED: [(&str, &str); 4] = [
+    ("CORACLE_KERNEL", "vmlinux"),
+    ("CORACLE_KERNEL_PACKAGES", "kernel.packages"),
+    ("CORACLE_INITRD", "initrd"),
+    ("CORACLE_INITRD_PACKAGES", "initrd.packages"),
+];
+
+/// The names of a directory's files, in order and separated by blanks.
+fn names_in(directory: &Path) -> String {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names.join(" ")
 }

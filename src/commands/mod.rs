@@ -3,6 +3,7 @@
 mod completions;
 mod doctor;
 mod habits;
+mod license;
 mod man;
 mod race;
 mod run;
@@ -52,6 +53,7 @@ enum Command {
     Race(race::Args),
     Completions(completions::Args),
     Man(man::Args),
+    License(license::Args),
 }
 
 /// Why a command failed.
@@ -107,6 +109,7 @@ impl Cli {
             Command::Race(args) => race::execute(args),
             Command::Completions(args) => completions::execute(args),
             Command::Man(args) => man::execute(args),
+            Command::License(args) => license::execute(args),
         }
     }
 }
