@@ -164,6 +164,27 @@ fn an_init_that_died_is_shown_with_its_last_words() {
 }
 
 #[test]
+fn the_built_in_init_says_itself_why_it_ended() {
+    let console = "coracle-init: there is no root device /dev/vdz; there are /dev/vda\n\
+                   Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n";
+    for (built_in, cause) in [
+        (
+            true,
+            "likely: there is no root device /dev/vdz; there are /dev/vda",
+        ),
+        (false, "likely: init must not end"),
+    ] {
+        let facts = Facts {
+            built_in,
+            ..with_initrd()
+        };
+        let (code, text) = explained(Outcome::Reset, console, &facts);
+        assert_eq!(code, 105);
+        assert!(text.contains(cause), "{text}");
+    }
+}
+
+#[test]
 fn an_init_that_crashed_is_told_by_its_signal() {
     let (code, text) = explained(
         Outcome::Reset,

@@ -189,6 +189,10 @@ impl Panic<'_> {
                 Some(more_memory(facts)),
             );
         }
+        let ours = self.find_last(|line| line.starts_with(BUILT_IN_INIT));
+        if let (true, Some(line)) = (facts.built_in, ours) {
+            return (Some(line[BUILT_IN_INIT.len()..].to_owned()), None);
+        }
         let (cause, next) = match (status & 0x7f, status >> 8 & 0xff) {
             (0, 127) => (
                 "status 127 is how a shell says that it did not find a command",
@@ -298,6 +302,8 @@ impl Panic<'_> {
     }
 }
 
+/// How the built-in guest's init begins a line about what went wrong (guest-images/init/src/say.rs).
+const BUILT_IN_INIT: &str = "coracle-init: ";
 const INIT_ADVICE: &str =
     "a static program at /sbin/init (at /init in an initrd), or --cmdline init=/PATH to name another";
 

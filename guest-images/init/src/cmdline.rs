@@ -7,20 +7,48 @@ pub struct Settings {
     pub terminal: bool,
     /// `coracle.size=ROWSxCOLS`: the size of that terminal, as rows and columns, neither zero.
     pub size: Option<(u16, u16)>,
+    /// `root=`, `rootfstype=`, `rootflags=`, `ro` and `rw`: what Linux would mount as its root without an initrd.
+    pub root: Option<Root>,
+    /// `init=`: the program that is to be PID 1 in this one's place.
+    pub init: Option<String>,
+}
+
+/// A root file system, as the kernel's parameters describe it (Linux admin-guide/kernel-parameters).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Root {
+    pub device: String,
+    /// The file system's type.
+    pub kind: Option<String>,
+    /// What the file system is told when it is mounted.
+    pub options: Option<String>,
+    /// Linux mounts a root read-only and leaves it to init to make it writable.
+    pub read_write: bool,
 }
 
 impl Settings {
     /// Reads the settings in `line`; the last of several wins, and one that makes no sense counts as absent.
     pub fn parse(line: &str) -> Self {
         let mut settings = Self::default();
+        let mut root = Root::default();
         let (before_dashes, _) = split_at_dashes(line);
         for word in before_dashes {
-            match word.split_once('=') {
-                Some(("coracle.console", value)) => settings.terminal = value == "terminal",
-                Some(("coracle.size", value)) => settings.size = parse_size(value),
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (word, None),
+            };
+            match (name, value.map(unquoted)) {
+                ("coracle.console", Some(value)) => settings.terminal = value == "terminal",
+                ("coracle.size", Some(value)) => settings.size = parse_size(value),
+                ("root", Some(value)) => root.device = value.into(),
+                ("rootfstype", Some(value)) => root.kind = Some(value.into()),
+                ("rootflags", Some(value)) => root.options = Some(value.into()),
+                ("rw", None) => root.read_write = true,
+                ("ro", None) => root.read_write = false,
+                ("init", Some(value)) => settings.init = Some(value.into()),
                 _ => {}
             }
         }
+        settings.root = (!root.device.is_empty()).then_some(root);
         settings
     }
 }
@@ -39,6 +67,14 @@ pub fn command(mut arguments: Vec<String>, kernel_command_line: &str) -> Vec<Str
             .count(),
     };
     arguments.split_off(unknown)
+}
+
+/// A value without the quotes that the kernel takes off, too.
+fn unquoted(value: &str) -> &str {
+    value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'))
+        .unwrap_or(value)
 }
 
 fn parse_size(text: &str) -> Option<(u16, u16)> {

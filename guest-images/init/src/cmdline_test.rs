@@ -13,7 +13,8 @@ fn a_terminal_and_its_size_are_read() {
         settings,
         Settings {
             terminal: true,
-            size: Some((24, 80))
+            size: Some((24, 80)),
+            ..Settings::default()
         }
     );
 }
@@ -96,4 +97,24 @@ proptest! {
         let settings = Settings::parse(&format!("coracle.size={rows}x{columns}"));
         prop_assert_eq!(settings.size, Some((rows, columns)));
     }
+}
+
+#[test]
+fn a_root_and_an_init_are_read_as_the_kernel_does() {
+    let line = "root=/dev/sda root=/dev/vda1 rootfstype=ext4 rootflags=\"noload,errors=remount-ro\" rw init=/bin/sh -- init=x";
+    let settings = Settings::parse(line);
+    assert_eq!(
+        settings.root,
+        Some(Root {
+            device: "/dev/vda1".into(),
+            kind: Some("ext4".into()),
+            options: Some("noload,errors=remount-ro".into()),
+            read_write: true,
+        })
+    );
+    assert_eq!(settings.init.as_deref(), Some("/bin/sh"));
+    let settings = Settings::parse("root=/dev/vda rw ro");
+    assert!(!settings.root.unwrap().read_write);
+    assert_eq!(Settings::parse("quiet rw -- root=/dev/vda").root, None);
+    assert_eq!(Settings::parse("root= init").root, None);
 }

@@ -1,10 +1,12 @@
 //! What the built-in guest does when it has neither a command nor a person: shows that it works.
+//!
+//! It writes to a disk of its own only, which its serial number says is one. Any other disk is a person's: it is read, and
+//! not mounted, because mounting alone may write.
 
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -15,7 +17,9 @@ use crate::say::say;
 use crate::since_boot;
 use crate::terminal::is_kernel_console;
 
-const DISK: &str = "/dev/vda";
+/// The serial number (`id=` of --disk) of a disk that is here to be written to.
+const SERIAL: &str = "demonstration";
+const DISKS: &str = "/sys/block";
 const MOUNT_POINT: &str = "/mnt";
 const FILE: &str = "/mnt/coracle-demonstration";
 /// Bytes written to the disk and read back.
@@ -38,93 +42,170 @@ pub fn run(boot_time: Duration) -> Result<(), String> {
     say(format_args!("  CPUs     {cpus} online"));
     let memory = memory_total(&read("/proc/meminfo")?).ok_or("/proc/meminfo says no MemTotal")?;
     say(format_args!("  memory   {} MiB", memory / 1024));
-    say(format_args!(
-        "  boot     {:.1} ms from kernel to init",
-        boot_time.as_secs_f64() * 1000.0
-    ));
-    if !Path::new(DISK).exists() || !is_kernel_console() {
-        say("  disk     none");
-        return Ok(());
+    // Whole numbers: what formats fractions would be a tenth of this program.
+    let tenths = (boot_time.as_micros() + 50) / 100;
+    let (whole, tenth) = (tenths / 10, tenths % 10);
+    say(format_args!("  boot     {whole}.{tenth} ms from kernel to init"));
+    let disks = match is_kernel_console() {
+        true => disks(),
+        false => Vec::new(),
+    };
+    let own = disks.iter().find(|disk| disk.serial == SERIAL);
+    let first = disks.iter().min_by(|one, other| one.name.cmp(&other.name));
+    match own.or(first) {
+        None => {
+            say("  disk     none");
+            Ok(())
+        }
+        Some(disk) if disk.serial != SERIAL => disk.read(""),
+        Some(disk) if disk.is_read_only => disk.read(" is read-only:"),
+        Some(disk) => disk.write(),
     }
-    if read("/sys/block/vda/ro")?.trim_end() == "1" {
-        return read_disk("read-only");
-    }
-    let _ = fs::create_dir(MOUNT_POINT);
-    match mount(
-        Some(DISK),
-        MOUNT_POINT,
-        Some("ext4"),
-        MsFlags::empty(),
-        None::<&str>,
-    ) {
-        Ok(()) => {}
-        Err(Errno::EINVAL) => return read_disk("without an ext4 file system"),
-        Err(why) => return Err(format!("cannot mount {DISK}: {why}")),
-    }
-    let checked = write_and_read_back();
-    let removed = fs::remove_file(FILE).map_err(failed("remove", FILE));
-    let unmounted = umount2(MOUNT_POINT, MntFlags::empty()).map_err(failed("unmount", MOUNT_POINT));
-    checked.and(removed).and(unmounted)
 }
 
-/// Reads the start of a disk that cannot be written.
-fn read_disk(what: &str) -> Result<(), String> {
-    let disk = File::open(DISK).map_err(failed("open", DISK))?;
-    let bytes = io::copy(&mut disk.take(AMOUNT as u64), &mut io::sink()).map_err(failed("read", DISK))?;
-    say(format_args!("  disk     {DISK} is {what}: {bytes} bytes read"));
-    Ok(())
+/// A disk of this guest.
+struct Disk {
+    /// Such as `vda`.
+    name: String,
+    serial: String,
+    is_read_only: bool,
 }
 
-fn write_and_read_back() -> Result<(), String> {
-    // A seed of its own, so that what an earlier run left on the disk does not pass for this run's.
-    let seed = since_boot().as_nanos() as u64;
-    let mut file = File::create(FILE).map_err(failed("create", FILE))?;
-    let mut pattern = Pattern::new(seed);
-    let mut piece = vec![0; PIECE];
-    for _ in 0..AMOUNT / PIECE {
-        pattern.fill(&mut piece);
-        file.write_all(&piece).map_err(failed("write", FILE))?;
-    }
-    file.sync_all().map_err(failed("flush", FILE))?;
-    drop(file);
+/// The disks, in no order.
+fn disks() -> Vec<Disk> {
+    let names = fs::read_dir(DISKS).into_iter().flatten();
+    names
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            let told = |what: &str| read(&format!("{DISKS}/{name}/{what}")).ok();
+            Some(Disk {
+                serial: told("serial")?.trim_end().to_owned(),
+                is_read_only: told("ro")?.trim_end() == "1",
+                name,
+            })
+        })
+        .collect()
+}
 
-    // Past the page cache, so that what is read back comes from the disk. That wants memory that begins on a block.
-    let read_before = sectors_read()?;
-    let mut file = File::options()
-        .read(true)
-        .custom_flags(OFlag::O_DIRECT.bits())
-        .open(FILE)
-        .map_err(failed("open", FILE))?;
-    let mut pattern = Pattern::new(seed);
-    let mut expected = vec![0; PIECE];
-    let mut room = vec![0; PIECE + BLOCK];
-    let start = room.as_ptr().align_offset(BLOCK);
-    let piece = &mut room[start..start + PIECE];
-    for number in 0..AMOUNT / PIECE {
-        pattern.fill(&mut expected);
-        file.read_exact(piece).map_err(failed("read", FILE))?;
-        if piece != expected {
-            let within = piece
-                .iter()
-                .zip(&expected)
-                .position(|(a, b)| a != b)
-                .unwrap_or_default();
-            return Err(format!(
-                "{FILE} differs from what was written at byte {}",
-                number * PIECE + within
-            ));
+/// Why writing and reading back did not work.
+enum Failure {
+    /// There is no room left on the file system.
+    Full,
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
+impl Disk {
+    fn device(&self) -> String {
+        format!("/dev/{}", self.name)
+    }
+
+    /// Reads the start of the disk. `why` it is not written is told, if there is a reason.
+    fn read(&self, why: &str) -> Result<(), String> {
+        let device = self.device();
+        let disk = File::open(&device).map_err(failed("open", &device))?;
+        let bytes =
+            io::copy(&mut disk.take(AMOUNT as u64), &mut io::sink()).map_err(failed("read", &device))?;
+        let colon = if why.is_empty() { ":" } else { why };
+        say(format_args!("  disk     {device}{colon} {bytes} bytes read"));
+        Ok(())
+    }
+
+    /// Writes a file to the disk and reads it back.
+    fn write(&self) -> Result<(), String> {
+        let device = self.device();
+        // A directory that is there already is as good.
+        let _ = fs::create_dir(MOUNT_POINT);
+        match mount(
+            Some(device.as_str()),
+            MOUNT_POINT,
+            Some("ext4"),
+            MsFlags::empty(),
+            None::<&str>,
+        ) {
+            Ok(()) => {}
+            Err(Errno::EINVAL) => return self.read(" is without an ext4 file system:"),
+            Err(why) => return Err(format!("cannot mount {device}: {why}")),
+        }
+        let checked = self.write_and_read_back();
+        let removed = match fs::remove_file(FILE) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(failed("remove", FILE)(why)),
+            _ => Ok(()),
+        };
+        let unmounted = umount2(MOUNT_POINT, MntFlags::empty()).map_err(failed("unmount", MOUNT_POINT));
+        match checked {
+            Ok(()) => removed.and(unmounted),
+            Err(Failure::Full) => removed.and(unmounted).and_then(|()| self.read(" is full:")),
+            Err(Failure::Other(why)) => Err(why),
         }
     }
-    let from_disk = (sectors_read()? - read_before) * SECTOR;
-    if from_disk < AMOUNT as u64 {
-        return Err(format!(
-            "only {from_disk} of {AMOUNT} bytes were read from {DISK}, the others from memory"
+
+    fn write_and_read_back(&self) -> Result<(), Failure> {
+        // A seed of its own, so that what an earlier run left on the disk does not pass for this run's.
+        let seed = since_boot().as_nanos() as u64;
+        let mut file = File::create(FILE).map_err(not_written("create"))?;
+        let mut pattern = Pattern::new(seed);
+        let mut piece = vec![0; PIECE];
+        for _ in 0..AMOUNT / PIECE {
+            pattern.fill(&mut piece);
+            file.write_all(&piece).map_err(not_written("write"))?;
+        }
+        file.sync_all().map_err(not_written("flush"))?;
+        drop(file);
+
+        // Past the page cache, so that what is read back comes from the disk. The kernel then asks for memory that begins
+        // on a block.
+        let read_before = self.sectors_read()?;
+        let mut file = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_DIRECT.bits())
+            .open(FILE)
+            .map_err(failed("open", FILE))?;
+        let mut pattern = Pattern::new(seed);
+        let mut expected = vec![0; PIECE];
+        let mut room = vec![0; PIECE + BLOCK];
+        let start = room.as_ptr().align_offset(BLOCK);
+        let piece = &mut room[start..start + PIECE];
+        for number in 0..AMOUNT / PIECE {
+            pattern.fill(&mut expected);
+            file.read_exact(piece).map_err(failed("read", FILE))?;
+            if piece != expected {
+                let within = piece
+                    .iter()
+                    .zip(&expected)
+                    .position(|(a, b)| a != b)
+                    .unwrap_or_default();
+                let byte = number * PIECE + within;
+                return Err(format!("{FILE} differs from what was written at byte {byte}").into());
+            }
+        }
+        let device = self.device();
+        let from_disk = (self.sectors_read()? - read_before) * SECTOR;
+        if from_disk < AMOUNT as u64 {
+            return Err(format!(
+                "only {from_disk} of {AMOUNT} bytes were read from {device}, the others from memory"
+            )
+            .into());
+        }
+        say(format_args!(
+            "  disk     {device}: {AMOUNT} bytes written, flushed, read back from the disk: identical"
         ));
+        Ok(())
     }
-    say(format_args!(
-        "  disk     {DISK}: {AMOUNT} bytes written, flushed, read back from the disk: identical"
-    ));
-    Ok(())
+
+    fn sectors_read(&self) -> Result<u64, String> {
+        let stat = read(&format!("{DISKS}/{}/stat", self.name))?;
+        let sectors = stat
+            .split_ascii_whitespace()
+            .nth(2)
+            .and_then(|number| number.parse().ok());
+        sectors.ok_or_else(|| format!("cannot tell the sectors read in `{}`", stat.trim_end()))
+    }
 }
 
 /// Bytes that look random and come out the same for the same seed (xorshift64).
@@ -145,21 +226,20 @@ impl Pattern {
     }
 }
 
-fn sectors_read() -> Result<u64, String> {
-    let stat = read("/sys/block/vda/stat")?;
-    let sectors = stat
-        .split_ascii_whitespace()
-        .nth(2)
-        .and_then(|number| number.parse().ok());
-    sectors.ok_or_else(|| format!("cannot tell the sectors read in `{}`", stat.trim_end()))
-}
-
 fn read(path: &str) -> Result<String, String> {
     fs::read_to_string(path).map_err(failed("read", path))
 }
 
 fn failed<E: Display>(what: &str, path: &str) -> impl FnOnce(E) -> String {
     move |why| format!("cannot {what} {path}: {why}")
+}
+
+/// The same of writing [`FILE`], which may have no room.
+fn not_written(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |why| match why.kind() {
+        io::ErrorKind::StorageFull => Failure::Full,
+        _ => Failure::Other(failed(what, FILE)(why)),
+    }
 }
 
 /// The number of CPUs in a list such as `0-3,6`.

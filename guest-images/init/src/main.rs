@@ -1,19 +1,21 @@
 //! PID 1 of Coracle's built-in guest.
 //!
 //! It says its first line (start.rs), mounts what a small system needs, sets the console up, runs one thing (a command, a
-//! shell or the demonstration), and powers the guest off when that ends. As the command of a container the same
-//! binary does what it is let do, and exits.
+//! shell or the demonstration), and powers the guest off when that ends. With `root=` or `init=` on the command line it
+//! changes to that root first, and gives its place as PID 1 to that init. As the command of a container the same binary
+//! does what a container allows, and exits.
 
 mod cmdline;
 mod demonstration;
 mod end;
 mod mounts;
+mod root;
 mod say;
 mod start;
 mod supervise;
 mod terminal;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,10 +24,11 @@ use nix::time::{ClockId, clock_gettime};
 
 use cmdline::Settings;
 use end::End;
-use say::say;
+use say::{complain, say};
 use supervise::Supervisor;
 
 const BUSYBOX: &str = "/bin/busybox";
+const SHELL: &str = "/bin/sh";
 
 fn main() -> ExitCode {
     let boot_time = since_boot();
@@ -40,15 +43,46 @@ fn main() -> ExitCode {
     let console = terminal::open(&settings);
     let console = console.as_ref();
 
+    // A container sees the command line of the kernel below, whose root is not its own.
+    let settings = match end::is_first_process() && terminal::is_kernel_console() {
+        true => settings,
+        false => Settings {
+            root: None,
+            init: None,
+            ..settings
+        },
+    };
+    let end = match &settings {
+        Settings {
+            root: None,
+            init: None,
+            ..
+        } => run(&supervisor, &settings, &command, console, boot_time),
+        _ => run_in_root(&supervisor, &settings, &command, console).unwrap_or_else(|why| {
+            complain(why);
+            End::Fail { status: 1 }
+        }),
+    };
+    end::end(end, &supervisor)
+}
+
+/// Runs the one thing that the guest is for.
+fn run(
+    supervisor: &Supervisor,
+    settings: &Settings,
+    command: &[String],
+    console: Option<&File>,
+    boot_time: Duration,
+) -> End {
     if settings.terminal || !command.is_empty() {
-        link_applets(&supervisor);
+        link_applets(supervisor);
     }
-    let end = match command.split_first() {
+    match command.split_first() {
         Some((program, arguments)) => supervisor.run(program, arguments, console),
         None if settings.terminal => {
             say("This is a Linux guest in Coracle: `poweroff`, or leaving this shell, ends it.");
             say("Ctrl-A x quits Coracle at once, Ctrl-A h shows what else Ctrl-A does.");
-            supervisor.run("/bin/sh", &[], console)
+            supervisor.run(SHELL, &[], console)
         }
         None => match demonstration::run(boot_time) {
             Ok(()) => {
@@ -56,12 +90,34 @@ fn main() -> ExitCode {
                 End::PowerOff { status: 0 }
             }
             Err(why) => {
-                say(format_args!("Demonstration failed: {why}"));
+                complain(format_args!("the demonstration failed: {why}"));
                 End::Fail { status: 1 }
             }
         },
-    };
-    end::end(end, &supervisor)
+    }
+}
+
+/// Runs what the person's root, or init, is for: the command, under this process as PID 1, or else the root's own init in
+/// its place. An error is a sentence.
+fn run_in_root(
+    supervisor: &Supervisor,
+    settings: &Settings,
+    command: &[String],
+    console: Option<&File>,
+) -> Result<End, String> {
+    match &settings.root {
+        Some(root) => root::enter(root)?,
+        None => link_applets(supervisor),
+    }
+    if let (None, Some((program, arguments))) = (&settings.init, command.split_first()) {
+        return Ok(supervisor.run(program, arguments, console));
+    }
+    let init = root::init(settings.init.as_deref())?;
+    // Linux takes a shell where there is no init. This process stays above it, so that leaving it is a power-off.
+    if settings.init.is_none() && init == SHELL {
+        return Ok(supervisor.run(SHELL, &[], console));
+    }
+    match supervisor.become_init(&init, command)? {}
 }
 
 /// Makes a link in /bin for each of busybox's commands. In the initrd they would delay every boot.

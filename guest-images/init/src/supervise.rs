@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::iter;
@@ -12,7 +13,9 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::sys::termios::tcdrain;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execvp, fork, setsid};
+use nix::unistd::{
+    ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execv, execvp, fork, setsid,
+};
 
 use crate::end::End;
 use crate::say::complain;
@@ -89,6 +92,17 @@ impl Supervisor {
         }
     }
 
+    /// Becomes `program`, which is PID 1 from then on, in the environment that the kernel gave. Comes back only with an
+    /// error.
+    pub fn become_init(&self, program: &str, arguments: &[String]) -> Result<Infallible, String> {
+        let failed = |why: &dyn Display| format!("cannot run {program} as init: {why}");
+        let words = words(program, arguments).map_err(|why| failed(&why))?;
+        let path = words.first().ok_or_else(|| failed(&Errno::EINVAL))?;
+        forget_signals(&self.awaited)
+            .and_then(|()| execv(path, &words))
+            .map_err(|why| failed(&why))
+    }
+
     /// Ends every other process: asks first, then after two seconds kills.
     pub fn end_all(&self) {
         let everyone = Pid::from_raw(-1);
@@ -126,11 +140,7 @@ fn spawn(
     terminal: Option<&File>,
     held_back: &SigSet,
 ) -> Result<Pid, String> {
-    let words: Result<Vec<_>, _> = iter::once(program)
-        .chain(arguments.iter().map(String::as_str))
-        .map(CString::new)
-        .collect();
-    let words = words.map_err(|why| why.to_string())?;
+    let words = words(program, arguments)?;
     // std's Command would not do: it wants a socket, and the guest's kernel may have none.
     // SAFETY: this process has one thread, so the child may do all that its parent may.
     match unsafe { fork() }.map_err(|why| why.to_string())? {
@@ -141,6 +151,21 @@ fn spawn(
             exit(CANNOT_RUN.into())
         }
     }
+}
+
+fn words(program: &str, arguments: &[String]) -> Result<Vec<CString>, String> {
+    iter::once(program)
+        .chain(arguments.iter().map(String::as_str))
+        .map(CString::new)
+        .collect::<Result<_, _>>()
+        .map_err(|why| why.to_string())
+}
+
+/// Leaves signals as a program expects them at its start.
+fn forget_signals(held_back: &SigSet) -> nix::Result<()> {
+    // SAFETY: installs no handler. Rust's start-up ignores SIGPIPE, which commands do not expect.
+    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
+    held_back.thread_unblock()
 }
 
 /// Turns this process into the command; comes back only with an error.
@@ -161,9 +186,7 @@ fn become_the_command(
             lead_session(child);
         }
     }
-    // SAFETY: installs no handler. Rust's start-up ignores SIGPIPE, which commands do not expect.
-    unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?;
-    held_back.thread_unblock()?;
+    forget_signals(held_back)?;
     for (name, value) in [
         ("PATH", PATH),
         ("HOME", "/root"),

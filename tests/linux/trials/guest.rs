@@ -1,14 +1,24 @@
 //! The built-in guest, and what Coracle prints beside it.
 
-use crate::images::{ext4, scratch};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::images::{assert_clean, ext4, run, scratch, sparse};
 use crate::place;
 use crate::run::Coracle;
 
 crate::group!["guest":
     the_doctor_is_content_where_linux_boots,
-    the_demonstration_writes_a_disk_and_powers_off,
+    the_demonstration_writes_a_disk_of_its_own_and_powers_off,
+    the_demonstration_only_reads_any_other_disk,
+    a_full_disk_of_the_demonstrations_is_read,
     the_demonstration_says_that_there_is_no_disk,
     a_command_after_two_dashes_is_what_the_guest_runs,
+    a_command_runs_in_the_root_that_is_named,
+    the_roots_own_init_is_run_in_place_of_the_built_in_one,
+    a_root_that_is_not_there_is_told,
     the_entropy_device_gives_random_bytes,
     verbose_messages_are_on_stderr_alone,
 ];
@@ -20,17 +30,50 @@ fn the_doctor_is_content_where_linux_boots() {
         .assert_code(0);
 }
 
-fn the_demonstration_writes_a_disk_and_powers_off() {
+fn the_demonstration_writes_a_disk_of_its_own_and_powers_off() {
     let scratch = scratch();
     let disk = ext4(&scratch, "disk");
     Coracle::run()
-        .args(["--cpus", "2", "--disk", disk.to_str().unwrap()])
+        .args([
+            "--cpus",
+            "2",
+            "--disk",
+            &format!("{},id=demonstration", disk.display()),
+        ])
         .end()
         .assert_powered_off()
         .assert_prints("Coracle guest: Linux ")
         .assert_prints("2 online")
-        .assert_prints("read back from the disk: identical")
+        .assert_prints(
+            "disk     /dev/vda: 4194304 bytes written, flushed, read back from the disk: identical",
+        )
         .assert_prints("Powering off.");
+    assert_clean(&disk);
+}
+
+fn the_demonstration_only_reads_any_other_disk() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    Coracle::run()
+        .args(["--disk", disk.to_str().unwrap()])
+        .end()
+        .assert_powered_off()
+        .assert_prints("disk     /dev/vda: 4194304 bytes read\n");
+    let original = fs::read(place::guest_images().join("disk.ext4")).unwrap();
+    assert!(fs::read(&disk).unwrap() == original, "the image changed");
+}
+
+fn a_full_disk_of_the_demonstrations_is_read() {
+    let scratch = scratch();
+    // Too small for what the demonstration writes.
+    let disk = sparse(&scratch, "disk", 3 << 20);
+    run("/sbin/mke2fs", &["-q", "-t", "ext4", disk.to_str().unwrap()]).unwrap();
+    Coracle::run()
+        .args(["--disk", &format!("{},id=demonstration", disk.display())])
+        .end()
+        .assert_powered_off()
+        .assert_prints("disk     /dev/vda is full: 3145728 bytes read\n");
+    assert_clean(&disk);
 }
 
 fn the_demonstration_says_that_there_is_no_disk() {
@@ -47,6 +90,99 @@ fn a_command_after_two_dashes_is_what_the_guest_runs() {
         .end()
         .assert_powered_off()
         .assert_prints("Linux x86_64\n");
+}
+
+/// A disk with the static busybox of the built-in guest, under these names.
+fn root_disk(scratch: &TempDir, names: &[&str]) -> PathBuf {
+    let disk = ext4(scratch, "root");
+    let script = format!(
+        "mkdir -p /mnt; mount /dev/vda /mnt; cd /mnt; mkdir -p sbin bin dev proc sys run; cp /bin/busybox bin/; \
+         for name in {}; do ln -s /bin/busybox $name; done; echo the root of the disk >marker",
+        names.join(" ")
+    );
+    Coracle::run()
+        .args(["--disk", disk.to_str().unwrap()])
+        .script(&script)
+        .end()
+        .assert_powered_off();
+    disk
+}
+
+fn a_command_runs_in_the_root_that_is_named() {
+    let scratch = scratch();
+    let disk = root_disk(&scratch, &["bin/sh", "bin/cat", "bin/touch"]);
+    let disk = disk.to_str().unwrap();
+    for (root, written) in [
+        ("root=/dev/vda", "it cannot be written\n"),
+        ("root=LABEL=coracle rw", "it is written\n"),
+        (
+            "root=UUID=c0c0ac1e-0000-4000-8000-000000000001 rw rootfstype=ext4",
+            "it is written\n",
+        ),
+    ] {
+        let script = "cat /marker; touch /new && echo it is written || echo it cannot be written; ls /proc/self >/dev/null && echo proc";
+        Coracle::run()
+            .args(["--disk", disk, "--cmdline"])
+            .args([format!("{root} -- /bin/busybox sh -c \"{script}\"")])
+            .end()
+            .assert_powered_off()
+            .assert_prints("the root of the disk\n")
+            .assert_prints(written);
+    }
+    assert_clean(Path::new(disk));
+}
+
+fn the_roots_own_init_is_run_in_place_of_the_built_in_one() {
+    let scratch = scratch();
+    let disk = root_disk(&scratch, &["sbin/init", "bin/echo", "bin/sh", "bin/poweroff"]);
+    let disk = disk.to_str().unwrap();
+    // busybox's init says so when there is no inittab for it, and its shell reads the console.
+    let mut running = Coracle::run()
+        .args(["--disk", disk, "--cmdline", "root=/dev/vda"])
+        .with_input()
+        .start();
+    running.wait_for("Please press Enter to activate this console.");
+    running.type_in("\n");
+    running.wait_for("/ #");
+    running
+        .type_in("/bin/busybox cat /marker; /bin/busybox readlink /proc/1/exe; /bin/busybox poweroff -f\n");
+    running
+        .end()
+        .assert_powered_off()
+        .assert_prints("the root of the disk\n");
+    // A program that is asked for is PID 1: the machine ends with it.
+    Coracle::run()
+        .args([
+            "--disk",
+            disk,
+            "--cmdline",
+            "root=/dev/vda init=/bin/echo -- I am init",
+        ])
+        .end()
+        .assert_code(105)
+        .assert_prints("I am init\n")
+        .assert_explains("init died: exit status 0\n");
+}
+
+fn a_root_that_is_not_there_is_told() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    Coracle::run()
+        .args(["--cmdline", "root=/dev/vda"])
+        .end()
+        .assert_code(105)
+        .assert_explains("likely: there is no root device /dev/vda; there is no disk at all (--disk FILE)\n");
+    let disk = disk.to_str().unwrap();
+    Coracle::run()
+        .args(["--disk", disk, "--cmdline", "root=/dev/vdb"])
+        .end()
+        .assert_code(105)
+        .assert_explains("likely: there is no root device /dev/vdb; there are /dev/vda\n");
+    Coracle::run()
+        .args(["--disk", disk, "--cmdline", "root=/dev/vda"])
+        .end()
+        .assert_code(105)
+        .assert_explains("likely: the root has none of /sbin/init, /etc/init, /bin/init, /bin/sh\n");
 }
 
 /// The built-in kernel looks for it once init runs.
