@@ -4,14 +4,14 @@ use std::fmt;
 
 use crate::config::Engine;
 
-/// An engine, never [`Engine::Auto`], and the reason for it.
+/// The engine of a disk, which is never [`Engine::Auto`], and the reason for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
     pub engine: Engine,
     reason: &'static str,
 }
 
-/// What `asked` means for a disk: `is_raw` says whether its bytes are in place in one file.
+/// Chooses the engine of a disk. `asked` is what the person asked for, and `is_raw` whether the disk is a raw image.
 pub fn choose(asked: Engine, is_raw: bool) -> Choice {
     let (engine, reason) = match asked {
         Engine::Auto | Engine::Uring if !is_raw => {

@@ -1,4 +1,4 @@
-//! What a disk would be, for `--dry-run`: its file is read, but neither locked nor opened for writing.
+//! What `--dry-run` tells about a disk. Its file is read, but neither locked nor opened for writing.
 
 use super::image::{Image, OpenError};
 use super::{engine, pad_id, queue_count};

@@ -1,4 +1,4 @@
-//! A set of a disk's blocks, which several threads read and add to.
+//! A set of blocks of a disk that several threads ask and add to at the same time.
 
 use std::io;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use vm_memory::{MmapRegion, VolatileMemory};
 const WORD: usize = size_of::<u64>();
 const WORD_BITS: u64 = u64::BITS as u64;
 
-/// A bit for each block. It takes memory only where blocks are in it.
+/// The set, as a bit for each block. Parts of it without blocks take up no memory.
 pub struct BlockSet(MmapRegion);
 
 impl BlockSet {
@@ -24,7 +24,8 @@ impl BlockSet {
         self.contains_all(block..block + 1)
     }
 
-    /// Whether all of `blocks` are in it. What was done before they were added is seen after this.
+    /// Whether all of `blocks` are in the set. If so, this thread sees whatever another thread did before it added
+    /// them.
     pub fn contains_all(&self, blocks: Range<u64>) -> bool {
         words(blocks).all(|(word, bits)| match self.word(word) {
             Some(word) => word.load(Ordering::Acquire) & bits == bits,
@@ -45,7 +46,7 @@ impl BlockSet {
     }
 }
 
-/// The words that have `blocks`, and their bits in each.
+/// The words that hold the bits of `blocks`, each with a mask of those bits.
 fn words(blocks: Range<u64>) -> impl Iterator<Item = (u64, u64)> {
     let words = match blocks.is_empty() {
         true => 0..0,

@@ -26,11 +26,11 @@ pub enum OpenError {
     )]
     InUse { path: PathBuf, holder: Busy },
     #[error(
-        "disk image {path:?} is a backing file of another disk of this guest, so it is not written (attach it, too, \
-         with ',ro' or ',ephemeral')"
+        "disk image {path:?} is a backing file of another disk of this guest, so it cannot be written \
+         (attach it with ',ro' or ',ephemeral')"
     )]
     UnderAnother { path: PathBuf },
-    #[error("{} (give it once, or add ',ro' or ',ephemeral' to both)", same_file(.first, .second))]
+    #[error("{} (give it once, or add ',ro' or ',ephemeral' to each)", same_file(.first, .second))]
     Twice { first: PathBuf, second: PathBuf },
     #[error(
         "block device {path:?} is in use by the host: mounted, swapped to, or a part of a volume or an array (see of \
@@ -93,11 +93,15 @@ impl OpenError {
     }
 }
 
-/// That two names of disks are one file.
+/// Words the complaint that two disks are one file.
 fn same_file(first: &Path, second: &Path) -> String {
     match first == second {
-        true => format!("disk image {first:?} is given twice, and written"),
-        false => format!("disk images {first:?} and {second:?} are the same file, and it is written"),
+        true => format!("disk image {first:?} is given twice, and a disk that is written cannot be shared"),
+        false => {
+            format!(
+                "disk images {first:?} and {second:?} are the same file, and a disk that is written cannot be shared"
+            )
+        }
     }
 }
 
@@ -115,7 +119,7 @@ pub fn advice(error: &io::Error, read_only: bool) -> &'static str {
     })
 }
 
-/// What to do when no file can be opened at all, because too many are.
+/// What to do when no more files can be opened, because a limit on their number is reached.
 pub fn limit_advice(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error()? {
         libc::EMFILE => {

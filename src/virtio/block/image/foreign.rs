@@ -1,17 +1,17 @@
-//! Files of other formats: each is known by bytes at a fixed place, and a disk only once it is converted.
+//! Recognises files of other formats, which have to be converted before they can be disks.
 //!
-//! File systems, partition tables and ISO 9660 are not among them: a disk begins with one of those.
+//! File systems, partition tables and ISO 9660 are not in the table, because a raw image can begin with one of them.
 
 use std::path::{Path, PathBuf};
 
 use crate::plain_text::shell_word;
 
-/// How much of a file's start tells what it is.
+/// How many bytes of a file's start are needed to recognise it.
 pub const START: usize = 512;
-/// How much of its end does, where the start is the disk's own.
+/// How many bytes of its end are needed: some formats are a raw image with a footer.
 pub const END: usize = 512;
 
-/// A format that is no disk as it is.
+/// A format that cannot be a disk as it is.
 #[derive(Debug)]
 pub struct Foreign {
     pub name: &'static str,
@@ -22,22 +22,22 @@ pub struct Foreign {
 
 #[derive(Debug, Clone, Copy)]
 enum Place {
-    /// That many bytes from the start.
+    /// This many bytes after the start of the file.
     Start(usize),
-    /// That many bytes before the end.
+    /// This many bytes before its end.
     End(usize),
 }
 
-/// What makes a disk of it.
+/// How a person makes a disk of such a file.
 #[derive(Debug)]
 enum Remedy {
-    /// `qemu-img convert` from this format of QEMU's.
+    /// With `qemu-img convert`, which has this name for the format.
     Convert(&'static str),
-    /// The command that writes what is in it to its output.
+    /// With a command that writes the unpacked file to its output.
     Unpack(&'static str),
-    /// The command that lists what is in it, and so the image that may be among it.
+    /// By taking an image out of it. The command lists what there is.
     List(&'static str),
-    /// Something else.
+    /// In another way, in words.
     Other(&'static str),
 }
 
@@ -63,7 +63,7 @@ impl Remedy {
     }
 }
 
-/// `disk.img.gz` becomes `disk.img`, and a name that does not say that it is packed becomes longer.
+/// The name of the unpacked file: `disk.img` for `disk.img.gz`. A name without such an ending becomes longer.
 fn unpacked(path: &Path) -> PathBuf {
     let is_packed = path.extension().is_some_and(|extension| {
         PACKED_NAMES
@@ -82,7 +82,7 @@ fn unpacked(path: &Path) -> PathBuf {
 
 const PACKED_NAMES: [&str; 9] = ["gz", "xz", "zst", "bz2", "lz4", "lz", "lzo", "z", "lzma"];
 
-/// What `start`, the first bytes of a file, and `end`, its last, say that it is.
+/// Finds the format of a file by its first bytes, `start`, and its last bytes, `end`.
 pub fn recognise(start: &[u8], end: &[u8]) -> Option<&'static Foreign> {
     FORMATS.iter().find(|format| {
         let from = match format.place {

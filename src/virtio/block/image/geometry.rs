@@ -1,4 +1,4 @@
-//! What the host says about the blocks behind a file.
+//! What the host tells about the blocks of a file or a device.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -8,20 +8,20 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use crate::virtio::block::request::SECTOR_SIZE;
 
-/// Where the host does not say: what every device and file system of today can do.
+/// The block size that is assumed where the host tells none. Every device and file system of today can do it.
 const BLOCK: u32 = 4096;
 
-/// What direct I/O asks of a request, in bytes: powers of two.
+/// What direct I/O demands of a request, in bytes. Both are powers of two.
 #[derive(Debug, Clone, Copy)]
 pub struct Direct {
-    /// Of the addresses and lengths of buffers.
+    /// The alignment of the addresses and lengths of buffers.
     pub memory_alignment: usize,
-    /// Of offsets and lengths on the disk.
+    /// The alignment of offsets and lengths on the disk.
     pub offset_alignment: u64,
 }
 
 impl Direct {
-    /// What `file`, opened for direct I/O, asks for.
+    /// Asks the host what it demands for `file`, which is open for direct I/O.
     pub fn of(file: &File) -> io::Result<Self> {
         // SAFETY: a statx of zeroes is a valid value.
         let mut statx: libc::statx = unsafe { mem::zeroed() };
@@ -44,7 +44,8 @@ impl Direct {
         let memory = or_block(statx.stx_dio_mem_align);
         let offset = or_block(statx.stx_dio_offset_align);
         Ok(Self {
-            // Lengths of single buffers must be whole blocks for some kernels, whatever the addresses.
+            // Some kernels demand that the length of each buffer is a multiple of the block size, although they demand
+            // less of its address.
             memory_alignment: memory.max(offset) as usize,
             offset_alignment: u64::from(offset).max(SECTOR_SIZE),
         })
@@ -60,10 +61,10 @@ pub fn set_status(file: &File, flags: libc::c_int) -> io::Result<()> {
     }
 }
 
-/// linux/stat.h; since Linux 6.1.
+/// From linux/stat.h; kernels before 6.1 do not know it.
 const STATX_DIOALIGN: u32 = 0x2000;
 
-/// The size of the blocks that the host writes as a whole, in bytes: a power of two from [`SECTOR_SIZE`] up.
+/// The size in bytes of the blocks that the host always writes whole: a power of two, at least [`SECTOR_SIZE`].
 pub fn physical_block_size(file: &File, metadata: &Metadata) -> u64 {
     let said = match metadata.file_type().is_block_device() {
         true => physical_block_of_device(file),

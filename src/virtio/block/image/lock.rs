@@ -1,10 +1,12 @@
-//! An image in use is locked: by its one writer, or shared by readers.
+//! Locks on images in use: an image has one writer, or any number of readers.
 //!
-//! Twice: with flock(2), whose holder the host names, and with the locks by which QEMU keeps others off.
+//! Each image has two kinds of lock. The one of flock(2) is between processes of Coracle, and the host tells who holds
+//! it. The other kind is the one that QEMU uses, so that QEMU and Coracle keep off each other's images.
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
+use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,28 +16,29 @@ use std::time::Duration;
 use super::qemu_locks;
 use crate::plain_text::clean;
 
-/// How often a lock that a dead process still has is tried, and how long after one another: 5 s, of which a host that
-/// stood still itself takes nothing away.
+/// How often the lock of a dead process is tried again, and how long the pauses between the tries are: at least 5 s in
+/// all. Tries are counted, and not time, because the host itself may stand still for longer than that.
 const TRIES: u32 = 5000;
 const PAUSE: Duration = Duration::from_millis(1);
-/// How often one is whose holder is not found: proc(5) locks leaves out some while others come and go.
+/// How often a lock whose holder is not found is tried again. /proc/locks can leave a lock out while other locks come
+/// and go.
 const TRIES_IF_UNKNOWN: u32 = 10;
 
-/// What an image is locked for.
+/// What the locks of an image permit its holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     Read,
     Write,
 }
 
-/// Somebody else has the file.
+/// The file is locked by somebody else.
 #[derive(Debug)]
 pub struct Busy {
     holder: Option<u32>,
 }
 
 impl Busy {
-    /// Whether it is this process that has it, by another descriptor.
+    /// Whether this process itself holds the lock, through another descriptor.
     pub fn is_own(&self) -> bool {
         self.holder == Some(std::process::id())
     }
@@ -54,27 +57,57 @@ impl fmt::Display for Busy {
     }
 }
 
-/// Locks `file`, which is at `path`, until it is closed.
-pub fn lock(file: &File, path: &Path, access: Access) -> Result<(), Busy> {
-    match lock_in_time(file, access) {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(Busy { holder: holder(file) }),
+/// A file whose locks are released when it is dropped. Closing alone is not enough: the file stays open for a moment in a
+/// ring that the kernel takes apart in the background, or in a process that was forked just now.
+#[derive(Debug)]
+pub struct Locked(File);
+
+impl From<File> for Locked {
+    fn from(file: File) -> Self {
+        Self(file)
+    }
+}
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        unlock(&self.0);
+    }
+}
+
+/// Locks `file`, which is at `path`.
+pub fn lock(file: File, path: &Path, access: Access) -> Result<Locked, Busy> {
+    match lock_in_time(&file, access) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Busy {
+                holder: holder(&file),
+            });
+        }
         // Some network file systems have no locks.
-        Err(TryLockError::Error(error)) => {
-            log::warn!("cannot lock disk image {path:?}: {error}");
-            Ok(())
+        Err(TryLockError::Error(error)) => log::warn!("cannot lock disk image {path:?}: {error}"),
+    }
+    Ok(file.into())
+}
+
+fn unlock(file: &File) {
+    for done in [qemu_locks::unlock(file), file.unlock()] {
+        if let Err(error) = done {
+            log::debug!("cannot unlock a disk image: {error}");
         }
     }
 }
 
-/// Lets go of all locks that `file` has.
-pub fn unlock(file: &File) -> io::Result<()> {
-    qemu_locks::unlock(file)?;
-    file.unlock()
-}
-
-/// A process that was killed has its files, and so its locks, until the host's kernel has finished what it had asked for;
-/// with io_uring that is after its parent has heard of its end. Nothing tells when: such a lock is tried again.
+/// Locks `file`, and waits for the lock of a process that is dead. A killed process keeps its files open, and so its
+/// locks, until the host's kernel has finished the requests that it had made. With io_uring this can be after its
+/// parent was told of its end, and there is no event to wait for. So the lock is tried again.
 fn lock_in_time(file: &File, access: Access) -> Result<(), TryLockError> {
     let mut unknown = 0;
     for _ in 1..TRIES {
@@ -97,44 +130,53 @@ fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
         Access::Read => file.try_lock_shared(),
         Access::Write => file.try_lock(),
     }?;
-    qemu_locks::try_lock(file, access).inspect_err(|_| {
-        // Whoever is about to be refused keeps nobody else off.
-        if let Err(error) = unlock(file) {
-            log::debug!("cannot unlock a disk image: {error}");
+    match qemu_locks::try_lock(file, access) {
+        Err(TryLockError::WouldBlock) => {
+            // This process is about to be refused, so it should not keep others off meanwhile.
+            unlock(file);
+            Err(TryLockError::WouldBlock)
         }
-    })
+        // A file system can have locks of the one kind and none of the other.
+        Err(TryLockError::Error(error)) => {
+            log::debug!("no locks of QEMU's kind here: {error}");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
-/// Whether there is no such process, or only its status is left for its parent: proc(5), /proc/PID/stat, `(NAME) STATE`.
+/// Whether the process does not exist, or has ended and only waits for its parent to ask for its status. /proc/PID/stat
+/// has the state behind the name: `(NAME) STATE`.
 fn is_dead(pid: u32) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => stat
             .rsplit_once(") ")
             .is_some_and(|(_, state)| state.starts_with(['Z', 'X'])),
-        // Or it went while its status was read.
+        // ESRCH: it ended while its status was being read.
         Err(error) => error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH),
     }
 }
 
-/// Who else has a lock on `file`.
+/// The process that holds a lock on `file`, besides this call's own descriptor.
 fn holder(file: &File) -> Option<u32> {
     holder_by_list(file).or_else(|| holder_by_descriptors(file))
 }
 
-/// By proc(5) locks: `1: FLOCK  ADVISORY  WRITE 1234 08:01:56789 0 EOF`. Locks of QEMU's kind have no process there.
+/// Finds it in /proc/locks: `1: FLOCK  ADVISORY  WRITE 1234 08:01:56789 0 EOF`. Locks of QEMU's kind have no process ID
+/// there.
 fn holder_by_list(file: &File) -> Option<u32> {
     let inode = format!(":{}", file.metadata().ok()?.ino());
     let locks = fs::read_to_string("/proc/locks").ok()?;
     locks.lines().find_map(|line| {
         let mut fields = line.split_whitespace().skip_while(|field| *field != "FLOCK");
         let (pid, place) = (fields.nth(3)?, fields.next()?);
-        // Devices are left out: some file systems show another one here than to stat(2).
+        // Only the inode is compared, because some file systems show another device number here than in stat(2).
         place.ends_with(&inode).then(|| pid.parse().ok())?
     })
 }
 
-/// By the descriptors of all processes, as far as this one may see them: proc(5), /proc/PID/fdinfo/FD shows the locks of
-/// an open file.
+/// Finds it among the descriptors of all processes, as far as this process may see them: /proc/PID/fdinfo/FD shows the
+/// locks of an open file.
 fn holder_by_descriptors(file: &File) -> Option<u32> {
     let wanted = file.metadata().ok()?;
     let is_other_lock = |pid: u32, descriptor: &fs::DirEntry| {

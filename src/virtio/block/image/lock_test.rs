@@ -22,7 +22,7 @@ fn locked_by_a_dead_process(seconds: &str) -> NamedTempFile {
 fn the_lock_of_a_dead_process_is_waited_for() {
     let image = locked_by_a_dead_process("0.3");
     let begin = Instant::now();
-    lock(image.as_file(), image.path(), Access::Write).unwrap();
+    lock(image.reopen().unwrap(), image.path(), Access::Write).unwrap();
     assert!(begin.elapsed() > Duration::from_millis(100), "nothing was locked");
 }
 
@@ -30,12 +30,12 @@ fn the_lock_of_a_dead_process_is_waited_for() {
 fn the_lock_of_a_living_process_is_not_waited_for() {
     let image = NamedTempFile::new().unwrap();
     let other = File::open(image.path()).unwrap();
-    lock(&other, image.path(), Access::Read).unwrap();
+    let _other = lock(other, image.path(), Access::Read).unwrap();
     let begin = Instant::now();
-    let refused = lock(image.as_file(), image.path(), Access::Write);
+    let refused = lock(image.reopen().unwrap(), image.path(), Access::Write);
     assert!(refused.is_err_and(|busy| busy.is_own()));
     assert!(begin.elapsed() < TRIES * PAUSE);
-    lock(image.as_file(), image.path(), Access::Read).unwrap();
+    lock(image.reopen().unwrap(), image.path(), Access::Read).unwrap();
 }
 
 #[test]

@@ -32,15 +32,15 @@ mod twice;
 pub struct Image {
     path: PathBuf,
     limits: Limits,
-    /// In bytes: what the host writes as a whole.
+    /// The size in bytes of the blocks that the host always writes whole.
     physical_block_size: u64,
     data: Data,
-    /// A flush failed. The host may have dropped the data and would call the next flush a success, so none
-    /// succeeds any more.
+    /// Whether a flush failed. The host may have dropped the data, and would report the next flush as a success all the
+    /// same, so every later flush fails here.
     lost_data: AtomicBool,
 }
 
-/// What a look at an image tells.
+/// What [`Image::look`] found out.
 pub struct Looked {
     pub format: Format,
     /// The backing file that the image names, as text for a person.
@@ -119,8 +119,8 @@ impl Image {
         })
     }
 
-    /// What the file that `disk` names says lies under it, read without locking it, and with all that can be wrong with
-    /// the file itself.
+    /// Finds out what the image of `disk` is and what it names, without locking it. Whatever is wrong with the file
+    /// itself is an error here as it is in [`Image::open`].
     pub fn look(disk: &Disk) -> Result<Looked, OpenError> {
         let Opened {
             file, size, format, ..
@@ -136,17 +136,17 @@ impl Image {
         &self.path
     }
 
-    /// What requests have to keep to.
+    /// The limits that every request has to keep.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// The size in bytes of the blocks that the host writes as a whole, a power of two.
+    /// The size in bytes of the blocks that the host always writes whole: a power of two.
     pub fn physical_block_size(&self) -> u64 {
         self.physical_block_size
     }
 
-    /// The file that has the disk's bytes in place, if there is one.
+    /// The raw image, if the disk is one: a file in which each byte of the disk has its own place.
     pub fn raw(&self) -> Option<&Raw> {
         match &self.data {
             Data::Raw(raw) => Some(raw),
@@ -159,7 +159,7 @@ impl Image {
         self.data.read(buffers, offset)
     }
 
-    /// Writes all of `buffers` from `offset` on: `durable` says, before it returns.
+    /// Writes all of `buffers` from `offset` on. With `durable`, the data is durable when this returns.
     pub fn write(&self, buffers: &mut Buffers, offset: u64, durable: bool) -> io::Result<()> {
         match &self.data {
             Data::Raw(raw) => raw.write(buffers, offset, durable),
@@ -179,13 +179,13 @@ impl Image {
                 self.may_flush()?;
                 self.flushed(raw.flush())
             }
-            // It knows which failures lose data: a full file system is none.
+            // It remembers lost data itself, because only it can tell: a full file system, for example, loses none.
             Data::Qcow2(image) => image.flush(),
             Data::Overlay(_) => Ok(()),
         }
     }
 
-    /// Lets go of what the range holds.
+    /// Gives up the data in the range.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         match &self.data {
             Data::Raw(raw) => raw.discard(offset, length),
@@ -194,7 +194,7 @@ impl Image {
         }
     }
 
-    /// Makes the range read as zeroes: `durable` says, before it returns.
+    /// Makes the range read as zeroes. With `durable`, that is durable when this returns.
     pub fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool, durable: bool) -> io::Result<()> {
         match &self.data {
             Data::Raw(raw) => raw.write_zeroes(offset, length, may_unmap)?,
@@ -204,7 +204,7 @@ impl Image {
         if durable { self.flush() } else { Ok(()) }
     }
 
-    /// Fails when a flush would promise what cannot be kept.
+    /// Fails if data was lost earlier, so that no flush may promise anything.
     pub fn may_flush(&self) -> io::Result<()> {
         match self.lost_data.load(Ordering::Relaxed) {
             true => Err(io::Error::other(
@@ -214,7 +214,7 @@ impl Image {
         }
     }
 
-    /// Takes note of how a flush ended.
+    /// Remembers whether a flush failed.
     pub fn flushed(&self, result: io::Result<()>) -> io::Result<()> {
         result.inspect_err(|_| self.lost_data.store(true, Ordering::Relaxed))
     }

@@ -1,31 +1,37 @@
-//! The file that a disk names: what it is, and whether it can be one.
+//! Opens the file of a disk, and finds out its format and whether it can be a disk at all.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use super::error::{OpenError, advice};
 use super::foreign;
 use super::geometry::{self, Direct};
-use super::lock::{self, Access};
+use super::lock::{self, Access, Locked};
 use crate::config::{Cache, Disk, Format};
 use crate::plain_text::shell_word;
 use crate::virtio::block::qcow2;
 use crate::virtio::block::request::SECTOR_SIZE;
 
+/// How often claiming a device whose lock is free is tried, and how long the pauses between the tries are.
+const TRIES_AFTER_LOCK: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// What a file is opened for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A guest's disk: locked, and open for writing unless it is only read.
+    /// To be a guest's disk. The file is locked, and open for writing unless the disk is only read.
     Use,
-    /// To tell what it is: not locked, and never written.
+    /// To tell what it is. The file is not locked, and cannot be written.
     Look,
 }
 
 /// A disk's own file, open.
 pub struct Opened {
-    pub file: File,
+    pub file: Locked,
     pub metadata: Metadata,
     /// In bytes.
     pub size: u64,
@@ -36,7 +42,8 @@ pub struct Opened {
 pub fn open(disk: &Disk, purpose: Purpose) -> Result<Opened, OpenError> {
     let path = disk.file.as_path();
     let failed = |source| cannot_open(disk, source);
-    // Before it is opened, which would wait for ever on a FIFO and set some devices off.
+    // The kind is checked before the file is opened, because opening a FIFO can wait for ever, and opening some
+    // character devices makes them do something.
     let before = path.metadata().map_err(failed)?;
     check_kind(path, &before)?;
     let is_block_device = before.file_type().is_block_device();
@@ -45,19 +52,20 @@ pub fn open(disk: &Disk, purpose: Purpose) -> Result<Opened, OpenError> {
         Purpose::Use => open_file(path, !disk.is_only_read(), 0).map_err(failed)?,
         Purpose::Look => open_file(path, false, 0).map_err(failed)?,
     };
-    if purpose == Purpose::Use {
-        lock_for(disk, &file)?;
-    }
+    let file = match purpose {
+        Purpose::Use => lock_for(disk, file)?,
+        Purpose::Look => file.into(),
+    };
     let metadata = file.metadata().map_err(failed)?;
-    // Another file may have come in its place.
+    // Between that check and the opening, another file may have taken its place.
     check_kind(path, &metadata)?;
     if metadata.file_type().is_block_device() != is_block_device {
         return Err(failed(io::Error::other("another file took its place meanwhile")));
     }
-    // Not waiting was for the FIFO that it might have been.
+    // O_NONBLOCK was for the case that a FIFO took its place. The engines need a file without it.
     geometry::set_status(&file, 0).map_err(failed)?;
-    // A block device has no size in its metadata; both have an end.
-    let size = (&file).seek(SeekFrom::End(0)).map_err(failed)?;
+    // The metadata of a block device has no size, so the size is where the end is.
+    let size = (&*file).seek(SeekFrom::End(0)).map_err(failed)?;
     if size == 0 {
         return Err(OpenError::Empty {
             path: path.into(),
@@ -73,7 +81,8 @@ pub fn open(disk: &Disk, purpose: Purpose) -> Result<Opened, OpenError> {
     })
 }
 
-/// Checks the size of a raw image. What direct I/O asks of it, if this is that: from here on it is.
+/// Checks the size of a raw image, and switches its file to direct I/O if the disk asks for that. The answer is what
+/// direct I/O demands of requests.
 pub fn prepare(disk: &Disk, file: &File, size: u64) -> Result<Option<Direct>, OpenError> {
     let direct = match disk.cache {
         Cache::Direct => Some(straight_to_device(disk, file)?),
@@ -83,7 +92,7 @@ pub fn prepare(disk: &Disk, file: &File, size: u64) -> Result<Option<Direct>, Op
     Ok(direct)
 }
 
-/// What the guest's requests are multiples of.
+/// The block size of the disk, of which the offset and the length of each request are multiples.
 pub fn block_size(direct: Option<Direct>) -> u64 {
     direct.map_or(SECTOR_SIZE, |direct| direct.offset_alignment)
 }
@@ -96,8 +105,8 @@ fn open_file(path: &Path, write: bool, flags: libc::c_int) -> io::Result<File> {
         .open(path)
 }
 
-/// Opens a block device for writing, unless the host has it: mounted, or as a part of something. From then on the host
-/// does not take it.
+/// Opens a block device for writing, unless the host itself uses it: as a mounted file system, for example. While the
+/// device is open, the host cannot start to use it.
 fn claim(disk: &Disk) -> Result<File, OpenError> {
     let path = disk.file.as_path();
     let failed = |source| cannot_open(disk, source);
@@ -107,17 +116,20 @@ fn claim(disk: &Disk) -> Result<File, OpenError> {
         Err(error) if is_busy(&error) => {}
         other => return other.map_err(failed),
     }
-    // Another guest may have claimed it, and has it locked then: one that is dead lets go of both soon.
+    // If another guest claimed the device, it has also locked it, and the lock tells which process that is. The lock of
+    // a process that died is waited for; the kernel frees the lock first, and the device a moment later.
     let file = open_file(path, false, 0).map_err(failed)?;
-    lock_for(disk, &file)?;
-    drop(file);
-    try_once().map_err(|error| match is_busy(&error) {
-        true => OpenError::Mounted { path: path.into() },
-        false => failed(error),
-    })
+    drop(lock_for(disk, file)?);
+    for _ in 0..TRIES_AFTER_LOCK {
+        match try_once() {
+            Err(error) if is_busy(&error) => thread::sleep(PAUSE),
+            other => return other.map_err(failed),
+        }
+    }
+    Err(OpenError::Mounted { path: path.into() })
 }
 
-fn lock_for(disk: &Disk, file: &File) -> Result<(), OpenError> {
+fn lock_for(disk: &Disk, file: File) -> Result<Locked, OpenError> {
     let access = match disk.is_only_read() {
         true => Access::Read,
         false => Access::Write,
@@ -144,7 +156,7 @@ fn cannot_open(disk: &Disk, source: io::Error) -> OpenError {
     }
 }
 
-/// The command that makes an empty image of what `disk` names.
+/// The command that makes an empty image at the path of `disk`.
 fn how_to_make(disk: &Disk) -> String {
     let word = shell_word(&disk.file);
     match disk.stated_format() {
@@ -153,7 +165,7 @@ fn how_to_make(disk: &Disk) -> String {
     }
 }
 
-/// From here on `file` is read and written past the page cache.
+/// Switches `file` to direct I/O: reads and writes bypass the page cache from here on.
 fn straight_to_device(disk: &Disk, file: &File) -> Result<Direct, OpenError> {
     geometry::set_status(file, libc::O_DIRECT).map_err(|source| OpenError::NotDirect {
         path: disk.file.clone(),
@@ -190,8 +202,9 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
     })
 }
 
-/// What the file is: as the person says, or else by its name, unless its own bytes say another thing. A guest writes the
-/// first bytes of a raw image, so they alone decide nothing.
+/// The format of the file. The option `format` decides it; without that option the file's name does, and a file whose
+/// bytes look like another format is refused. Bytes alone never decide that a file is a qcow2 image, because the guest
+/// can write the first bytes of its raw image.
 fn format_of(disk: &Disk, file: &File, size: u64) -> Result<Format, OpenError> {
     if let Some(format) = disk.format {
         return Ok(format);

@@ -1,4 +1,5 @@
-//! What is written to a disk and vanishes with it: a temporary file without a name, over a base that is only read.
+//! An ephemeral disk: what the guest writes goes to a temporary file without a name, and the base below it is only
+//! read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,25 +14,28 @@ use super::{Data, Raw};
 use crate::config::Size;
 use crate::virtio::block::buffers::Buffers;
 
-/// What the temporary file has or has not, in bytes: a guest's page, so that most first writes copy nothing.
+/// The size in bytes of the blocks that are either in the temporary file or in the base. It is the page size of a
+/// guest: most writes are whole pages, so their first write need not copy the rest of a block from the base.
 pub const BLOCK: u64 = 4096;
 
 pub struct Overlay {
     base: Box<Data>,
     /// In bytes.
     size: u64,
-    /// What was written, where it is on the disk.
+    /// Holds what was written, at the same offsets as on the disk.
     temporary: Raw,
-    /// The blocks that `temporary` has. None is ever taken out.
+    /// The blocks that are in `temporary`. No block is ever removed from the set.
     written: BlockSet,
-    /// Whoever adds to them: a block's first write copies the rest of it, which another one may be about to write.
+    /// Held while blocks are added to `written`. The first write to a part of a block copies the rest of it, and
+    /// another thread might be writing that rest.
     first_writes: Mutex<()>,
-    /// What `temporary` may take up.
+    /// Limits how much of the host's space `temporary` takes up.
     space: Space,
 }
 
 impl Overlay {
-    /// Over `base`, of `size` bytes. What is written goes to a file in `directory`, which takes up no more than `limit`.
+    /// Makes an overlay over `base`, which has `size` bytes. The temporary file is made in `directory`, and takes up no
+    /// more space than `limit`.
     pub fn new(base: Data, size: u64, Size(limit): Size, directory: &Path) -> io::Result<Self> {
         let file = temporary_file(directory)?;
         file.set_len(size)?;
@@ -71,13 +75,15 @@ impl Overlay {
         })
     }
 
-    /// Gives the host back what a range takes up, if it can take that. What is read there afterwards is unspecified.
+    /// Frees the host's space behind a range, if the file system can. What is read from the range afterwards is
+    /// unspecified.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.saturating_add(length);
         self.change(offset..end, || self.temporary.discard(offset, length))
     }
 
-    /// Zeroes a range. No space is kept for it, as none is for the rest of the disk.
+    /// Zeroes a range and frees the host's space behind it, even if the guest asks to keep it: nothing of an ephemeral
+    /// disk has space reserved.
     pub fn write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.saturating_add(length);
         self.change(offset..end, || {
@@ -91,12 +97,12 @@ impl Overlay {
         })
     }
 
-    /// Space for a write of `range`, whose blocks the host may not have yet.
+    /// Claims space for a write to `range`, which may make the temporary file take up more.
     fn claim(&self, range: Range<u64>) -> io::Result<Option<Claim<'_>>> {
         let blocks = blocks(&range);
         let length = (blocks.end - blocks.start) * BLOCK;
         match self.space.claim(length, || self.temporary.space())? {
-            // Where nothing is left, what is there may be written again.
+            // At the limit, a range that is there already can still be overwritten, since that takes no more space.
             None if !self.temporary.has_no_hole(&range) => Err(io::Error::other(format!(
                 "what is written to this ephemeral disk may take up {} MiB, and does (give it more: limit=SIZE)",
                 self.space.limit() >> 20
@@ -105,7 +111,8 @@ impl Overlay {
         }
     }
 
-    /// Whether the temporary file has the byte at `offset`, and for how many bytes, of `length` at most, it is the same.
+    /// Whether the byte at `offset` is in the temporary file, and for how many of the following bytes, `length` at
+    /// most, the answer is the same.
     fn same_from(&self, offset: u64, length: u64) -> (bool, u64) {
         let blocks = blocks(&(offset..offset.saturating_add(length)));
         let is_written = self.written.contains(blocks.start);
@@ -116,13 +123,14 @@ impl Overlay {
         (is_written, length.min(end - offset))
     }
 
-    /// Has `change` change a range of the temporary file, which then has all blocks of it.
+    /// Calls `change`, which changes a range of the temporary file, and makes sure that all blocks of the range are in
+    /// that file then.
     fn change(&self, range: Range<u64>, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if range.end > self.size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let blocks = blocks(&range);
-        // An empty range may lie in a block, and changes nothing.
+        // An empty range inside of a block has that block in `blocks`, but changes nothing.
         if range.is_empty() || self.written.contains_all(blocks.clone()) {
             return change();
         }
@@ -139,7 +147,7 @@ impl Overlay {
         Ok(())
     }
 
-    /// Copies a block from the base and adds it, unless the temporary file has it.
+    /// Copies a block from the base to the temporary file, unless it is there already.
     fn copy_block(&self, block: u64) -> io::Result<()> {
         if self.written.contains(block) {
             return Ok(());
@@ -155,12 +163,12 @@ impl Overlay {
     }
 }
 
-/// The blocks that have a part of `range`.
+/// The blocks that `range` touches.
 fn blocks(range: &Range<u64>) -> Range<u64> {
     range.start / BLOCK..range.end.div_ceil(BLOCK)
 }
 
-/// Nobody else can open it, and it is gone when it is closed, however that comes about.
+/// Makes a file without a name: no other process can open it, and it vanishes when this process ends in any way.
 fn temporary_file(directory: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
@@ -169,7 +177,7 @@ fn temporary_file(directory: &Path) -> io::Result<File> {
         .custom_flags(libc::O_TMPFILE | libc::O_EXCL)
         .open(directory);
     match unnamed.as_ref().map_err(io::Error::raw_os_error) {
-        // Some file systems have no files without names.
+        // Some file systems cannot make files without names. There the file has a name for a moment.
         Err(Some(libc::EOPNOTSUPP | libc::EISDIR)) => {
             let path = directory.join(format!("coracle-overlay-{}", std::process::id()));
             let file = options.create_new(true).open(&path)?;

@@ -1,9 +1,9 @@
-//! The locks by which QEMU's processes keep each other off an image (its block/file-posix.c), so that Coracle and QEMU
-//! do so too.
+//! Locks images in the way of QEMU (its block/file-posix.c), so that QEMU and Coracle keep off each other's images.
 //!
-//! A byte of the file stands for each thing that a process may do with it. Whoever does it has a shared lock on a byte
-//! from [`DOES`] on; whoever cannot bear that others do it has a shared lock on the byte from [`FORBIDS`] on. After
-//! taking its own, a process looks for locks of others that contradict them.
+//! For each thing that a process can do with an image there are two bytes of the file. A process that does the thing
+//! holds a shared lock on the byte in the group that starts at [`DOES`]. A process that forbids others to do it holds a
+//! shared lock on the byte in the group that starts at [`FORBIDS`]. After taking its own locks, each process looks for
+//! locks of others that contradict them.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -16,17 +16,16 @@ use super::lock::Access;
 const DOES: i64 = 100;
 const FORBIDS: i64 = 200;
 
-/// What is done with a file, in the order of the bytes. Between writing and resizing there is writing what is there
-/// already.
+/// The things that a process can do, as offsets in each group. Offset 2 is writing what is there already.
 const READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
-/// No other process writes in any way.
+/// Forbids others to write in any way, and to resize.
 const FORBIDDEN: Range<i64> = FORBIDS + WRITE..FORBIDS + RESIZE + 1;
 
 impl Access {
-    /// The bytes for what is done.
+    /// The bytes for what this process does.
     fn does(self) -> Range<i64> {
         match self {
             Self::Read => DOES + READ..DOES + READ + 1,
@@ -34,8 +33,8 @@ impl Access {
         }
     }
 
-    /// The bytes that nobody else may have: what is forbidden to others, and what they forbid. One range has them all,
-    /// because no byte between the two groups is in use.
+    /// The bytes on which no other process may have a lock: those for what is forbidden to others, and those for what
+    /// others forbid. One range is enough for both, because no byte between the two groups is in use.
     fn contradictions(self) -> Range<i64> {
         match self {
             Self::Read => DOES + WRITE..FORBIDS + READ + 1,
@@ -44,7 +43,8 @@ impl Access {
     }
 }
 
-/// Takes the locks for `access`, unless somebody has others that contradict them. What was taken stays then.
+/// Takes the locks for `access`, and fails if locks of others contradict them. Its own locks then stay until
+/// [`unlock`].
 pub fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
     for bytes in [access.does(), FORBIDDEN] {
         call(file, libc::F_OFD_SETLK, libc::F_RDLCK, bytes).map_err(|error| match error.raw_os_error() {
@@ -59,12 +59,12 @@ pub fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
     }
 }
 
-/// Lets go of all of them.
+/// Releases all of them.
 pub fn unlock(file: &File) -> io::Result<()> {
     call(file, libc::F_OFD_SETLK, libc::F_UNLCK, 0..i64::MAX).map(drop)
 }
 
-/// Calls fcntl(2) with a lock on `bytes`. The kind of lock that it leaves there.
+/// Calls fcntl(2) with a lock on `bytes`. The answer is the kind of lock that the call has put into its argument.
 fn call(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_int> {
     // SAFETY: a flock of zeroes is a valid value.
     let mut lock: libc::flock = unsafe { mem::zeroed() };

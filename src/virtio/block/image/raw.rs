@@ -1,30 +1,29 @@
-//! The disk's bytes as they are: in a file, or on a block device of the host.
+//! A raw image: a file or a block device of the host that has the disk's bytes and nothing else.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
 use super::geometry::Direct;
-use super::lock;
+use super::lock::Locked;
 use crate::virtio::block::buffers::Buffers;
 
-/// What is copied at a time where the guest's own buffers do not do, in bytes.
+/// How many bytes are copied at a time where the guest's buffers are not aligned as direct I/O demands.
 const PIECE: usize = 256 << 10;
 
 /// An open raw image.
 pub struct Raw {
-    file: File,
-    /// What direct I/O asks for, if this is that.
+    file: Locked,
+    /// What direct I/O demands, if the file is open for it.
     direct: Option<Direct>,
     is_block_device: bool,
 }
 
 impl Raw {
-    pub fn new(file: File, direct: Option<Direct>, is_block_device: bool) -> Self {
+    pub fn new(file: impl Into<Locked>, direct: Option<Direct>, is_block_device: bool) -> Self {
         Self {
-            file,
+            file: file.into(),
             direct,
             is_block_device,
         }
@@ -34,12 +33,12 @@ impl Raw {
         self.file.as_raw_fd()
     }
 
-    /// Whether reads and writes go past the page cache.
+    /// Whether reads and writes bypass the page cache.
     pub fn is_direct(&self) -> bool {
         self.direct.is_some()
     }
 
-    /// Whether the host's kernel takes `buffers` as they are.
+    /// Whether the host's kernel accepts `buffers` as they are aligned.
     #[inline]
     pub fn takes(&self, buffers: &Buffers) -> bool {
         self.direct
@@ -61,7 +60,7 @@ impl Raw {
         })
     }
 
-    /// Writes all of `buffers` from `offset` on: `durable` says, before it returns.
+    /// Writes all of `buffers` from `offset` on. With `durable`, the data is durable when this returns.
     pub fn write(&self, buffers: &mut Buffers, offset: u64, durable: bool) -> io::Result<()> {
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         if self.takes(buffers) {
@@ -80,7 +79,7 @@ impl Raw {
         self.file.sync_data()
     }
 
-    /// Gives the range back to the host, where it can be: a file system that cannot keeps it.
+    /// Frees the host's space behind the range. A file system that cannot do that keeps it, which is no error.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         let result = match self.is_block_device {
             true => self.discard_blocks(offset, length),
@@ -92,7 +91,7 @@ impl Raw {
         }
     }
 
-    /// Makes the range of a file a hole, which reads as zeroes, if the host can.
+    /// Makes a range of a file a hole, which reads as zeroes. The answer is whether the file system can do that.
     pub fn punch_hole(&self, offset: u64, length: u64) -> io::Result<bool> {
         match self.fallocate(PUNCH_HOLE, offset, length) {
             Err(error) if is_unsupported(&error) => Ok(false),
@@ -100,15 +99,15 @@ impl Raw {
         }
     }
 
-    /// Bytes that the file takes up on the host.
+    /// How many bytes the file takes up on the host.
     pub fn space(&self) -> io::Result<u64> {
-        // stat(2) counts in units of 512 bytes, whatever the blocks are.
+        // stat(2) counts in units of 512 bytes, whatever the file system's block size is.
         self.file
             .metadata()
             .map(|metadata| metadata.blocks().saturating_mul(512))
     }
 
-    /// Whether the host has data, zeroes or not, for every byte of `range`.
+    /// Whether no byte of `range` is in a hole of the file.
     pub fn has_no_hole(&self, range: &Range<u64>) -> bool {
         let Ok(start) = signed(range.start) else {
             return false;
@@ -126,7 +125,7 @@ impl Raw {
         }
     }
 
-    /// Writes zeroes: for where the host has no call that makes them.
+    /// Writes zeroes, for hosts that have no call for it.
     pub fn write_zero_bytes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
         let mut piece = self.piece();
         piece.first(PIECE).fill(0);
@@ -140,7 +139,8 @@ impl Raw {
         Ok(())
     }
 
-    /// Whether [`Raw::discard`] and [`Raw::write_zeroes`] begin with a fallocate(2) that another may make for them.
+    /// Whether [`Raw::discard`] and [`Raw::write_zeroes`] begin with a call of fallocate(2), so that an engine can make
+    /// that call in its own way.
     pub fn takes_fallocate(&self) -> bool {
         !self.is_block_device
     }
@@ -151,7 +151,7 @@ impl Raw {
             // SAFETY: `transfer` passes iovecs of live memory, which any writer may change at any time.
             unsafe {
                 match iovecs {
-                    // The host's kernel has less to look at.
+                    // For a single buffer this call is cheaper.
                     [one] => libc::pread(self.fd(), one.iov_base, one.iov_len, offset),
                     more => libc::preadv(self.fd(), more.as_ptr(), more.len() as i32, offset),
                 }
@@ -193,7 +193,7 @@ impl Raw {
         Piece::new(self.direct.map_or(1, |direct| direct.memory_alignment))
     }
 
-    /// Calls `each` for one piece of `buffers` after the other.
+    /// Calls `each` for one piece of `buffers` after the other, in order.
     fn in_pieces(
         &self,
         buffers: &mut Buffers,
@@ -210,20 +210,11 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // A ring that is gone holds its files, and so their locks, a moment longer than this.
-        if let Err(error) = lock::unlock(&self.file) {
-            log::debug!("cannot unlock a disk image: {error}");
-        }
-    }
-}
-
 /// linux/fs.h: `_IO(0x12, 119)`.
 const BLKDISCARD: libc::c_ulong = 0x1277;
 pub const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 
-/// The mode of fallocate(2) that makes zeroes.
+/// The mode with which fallocate(2) makes a range read as zeroes.
 pub fn zeroing_mode(may_unmap: bool) -> i32 {
     match may_unmap {
         true => PUNCH_HOLE,
@@ -231,7 +222,7 @@ pub fn zeroing_mode(may_unmap: bool) -> i32 {
     }
 }
 
-/// Whether the host says that it has no such call for this file.
+/// Whether the error means that the host has no such operation for this file.
 pub fn is_unsupported(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -250,7 +241,7 @@ fn signed(number: u64) -> io::Result<i64> {
     i64::try_from(number).map_err(io::Error::other)
 }
 
-/// Memory of ours that direct I/O takes.
+/// Memory of Coracle's own that is aligned as direct I/O demands.
 struct Piece {
     memory: Vec<u8>,
     start: usize,
@@ -268,7 +259,7 @@ impl Piece {
     }
 }
 
-/// Moves all of `buffers` with a vectored system call, as often as it takes.
+/// Transfers all of `buffers` with a vectored system call, which is repeated until nothing is left.
 #[inline]
 fn transfer(
     buffers: &mut Buffers,

@@ -1,12 +1,13 @@
-//! How much of the host's space a file may take up that a guest makes larger.
+//! Limits how much of the host's space a file takes up that grows with what a guest writes.
 
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What may be taken up, in bytes, and what is.
+/// A limit in bytes, and how much of it is left.
 ///
-/// The host is asked how much the file takes up, since holes come and go; but not before each write: what a write may add
-/// at most is taken from what was left when the host was asked last.
+/// Only the host knows how much a file takes up, since the guest makes holes in it, too. Asking before each write would
+/// be slow. So each write takes the most that it can add from what was left when the host was asked last, and the host
+/// is asked again when that is not enough.
 pub struct Space {
     limit: u64,
     state: Mutex<State>,
@@ -15,11 +16,11 @@ pub struct Space {
 #[derive(Default)]
 struct State {
     left: u64,
-    /// What writes that have not ended may add.
+    /// The most that the writes that have not ended yet can add.
     under_way: u64,
 }
 
-/// Space for one write, until it has ended.
+/// The space of one write. It is dropped when the write has ended.
 pub struct Claim<'a> {
     space: &'a Space,
     length: u64,
@@ -37,7 +38,7 @@ impl Space {
         self.limit
     }
 
-    /// Space for a write of `length` bytes, if there is so much. `used` asks the host how much is taken up.
+    /// Claims space for a write of `length` bytes, if so much is left. `used` asks the host how much the file takes up.
     pub fn claim(
         &self,
         length: u64,
@@ -45,7 +46,8 @@ impl Space {
     ) -> io::Result<Option<Claim<'_>>> {
         let mut state = self.state();
         if state.left < length {
-            // A write that ends meanwhile is counted twice, which is once too often and not once too few.
+            // A write that ends just now may be counted twice, which is safe: too little is left then, and not too
+            // much.
             let taken = used()?.saturating_add(state.under_way);
             state.left = self.limit.saturating_sub(taken);
         }

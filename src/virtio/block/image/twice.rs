@@ -1,4 +1,4 @@
-//! Disks that are the same file: a guest that has one of them for writing would write under the other.
+//! Refuses to give a guest the same file as two disks, when one of them would change under the other.
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -6,8 +6,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use super::error::OpenError;
 use crate::config::Disk;
 
-/// Refuses two disks that are one file, by whatever names, unless both are only read. A file that is missing or no image
-/// is told about where it is opened.
+/// Refuses two disks that are one file, whatever its names are, unless both only read it. A missing file is no error
+/// here, but later when it is opened.
 pub fn check_each_once(disks: &[Disk]) -> Result<(), OpenError> {
     if disks.len() < 2 {
         return Ok(());
@@ -30,7 +30,8 @@ pub fn check_each_once(disks: &[Disk]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// What two names of one file have in common: of a block device, its number, since its nodes are files of their own.
+/// What is the same for all names of one file. A block device can have several nodes, which are different files, so for
+/// a device it is the device's number.
 fn identity(metadata: &Metadata) -> (u64, u64) {
     match metadata.file_type().is_block_device() {
         true => (u64::MAX, metadata.rdev()),

@@ -13,14 +13,15 @@ use super::header::Header;
 use super::host_file::HostFile;
 use super::permit::{self, Identity, Permitted};
 use crate::config::{Backing, Format};
-use crate::virtio::block::image::lock::{self, Access};
+use crate::virtio::block::image::lock::{self, Access, Locked};
 
-/// Long before the stack ends; a person's chain has a handful.
+/// How many files a chain can have. Opening a chain is recursive, and this many fit on the stack by far. A useful chain
+/// has only a few.
 const MAX_FILES: usize = 64;
 
 /// The files of an image, the image itself first.
 pub struct Chain<'a> {
-    /// Which files the person lets an image name.
+    /// The files that the person permits.
     permission: &'a Backing,
     files: Vec<PathBuf>,
     identities: Vec<Identity>,
@@ -53,7 +54,7 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// What `header` of the chain's last file says lies under it.
+    /// Opens the backing file that `header` names, with all files under it. `header` is that of the chain's last file.
     pub fn open_backing(&mut self, header: &Header) -> Result<Option<FormatAccess<HostFile>>, Error> {
         let Some(backing) = &header.backing else {
             return Ok(None);
@@ -68,21 +69,22 @@ impl<'a> Chain<'a> {
         let (file, identity) = permitted
             .open(&self.identities)
             .map_err(|refusal| Error::refused(&image, &path, refusal))?;
-        if let Err(holder) = lock::lock(&file, &path, Access::Read) {
-            return Err(match holder.is_own() {
+        let file = lock::lock(file, &path, Access::Read).map_err(|holder| {
+            let (image, path) = (image.clone(), path.clone());
+            match holder.is_own() {
                 true => Error::BackingIsADisk { image, path },
                 false => Error::BackingInUse { image, path, holder },
-            });
-        }
+            }
+        })?;
         self.files.push(path.clone());
         self.identities.push(identity);
         self.open_layer(file, &path, backing.format).map(Some)
     }
 
-    /// A file that is only read, with all under it.
+    /// Makes a layer of a file that is only read, with all layers under it.
     fn open_layer(
         &mut self,
-        file: File,
+        file: Locked,
         path: &Path,
         format: Format,
     ) -> Result<FormatAccess<HostFile>, Error> {

@@ -50,7 +50,7 @@ pub enum Error {
         holder: Busy,
     },
     #[error(
-        "disk image {image:?} names '{name}' as its backing file, which it may not have opened by itself: {why} \
+        "disk image {image:?} names '{name}' as its backing file, which is not opened unasked: {why} \
          ({advice})"
     )]
     NotPermitted {

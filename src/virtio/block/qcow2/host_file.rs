@@ -20,6 +20,7 @@ use super::buffers::Cursor;
 use super::header::Header;
 use super::metadata::Metadata;
 use super::order::{Order, read_or_zeroes};
+use crate::virtio::block::image::lock::Locked;
 
 /// What the page cache of every Linux works in. Direct access to parts of it would race with metadata beside.
 const PAGE_BITS: u32 = 12;
@@ -28,7 +29,7 @@ const PAGE_BITS: u32 = 12;
 pub struct HostFile {
     path: PathBuf,
     /// Through the page cache.
-    file: File,
+    file: Locked,
     /// Past it, for the guest's data. The kernel keeps the two at one.
     direct: Option<File>,
     /// When it was opened, in bytes.
@@ -51,9 +52,10 @@ struct Written {
 }
 
 impl HostFile {
-    pub fn new(path: PathBuf, mut file: File) -> io::Result<Self> {
+    pub fn new(path: PathBuf, file: impl Into<Locked>) -> io::Result<Self> {
+        let file = file.into();
         // A block device has no size in its metadata; both have an end.
-        let size = file.seek(SeekFrom::End(0))?;
+        let size = (&*file).seek(SeekFrom::End(0))?;
         Ok(Self {
             path,
             file,

@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, ShallowMapping};
 
+use super::image::lock::Locked;
 use crate::config::{Cache, Disk};
 use backing::Chain;
 use buffers::Cursor;
@@ -61,7 +62,8 @@ pub struct Qcow2 {
 
 impl Qcow2 {
     /// `file` is what `disk` names, open for what it is to be used for, without O_DIRECT, and locked.
-    pub fn open(file: File, disk: &Disk) -> Result<Self, Error> {
+    pub fn open(file: impl Into<Locked>, disk: &Disk) -> Result<Self, Error> {
+        let file = file.into();
         let path = disk.file.as_path();
         let read_only = disk.is_only_read();
         let failed = |source| Error::io(path, source);
@@ -100,8 +102,8 @@ impl Qcow2 {
         })
     }
 
-    /// What the header of `file`, of `length` bytes and named by `disk`, says lies under the image: text for a person. No other file is
-    /// looked at.
+    /// The backing file that the header of `file` names, as text for a person. The file has `length` bytes, and `disk`
+    /// names it. No other file is looked at.
     pub fn look(file: &File, length: u64, disk: &Disk) -> Result<Option<String>, Error> {
         let path = disk.file.as_path();
         let header = Header::read(file, length).map_err(|source| Error::header(path, source))?;

@@ -1,7 +1,8 @@
-//! Which files an image may have opened: what the person named, or else what lies beside the image and is an image too.
+//! Decides which files an image may have opened: those that the person named, or else images in the image's own
+//! directory.
 //!
-//! An image comes from anywhere and names whatever it likes. Its names are compared as text with what the person
-//! permitted, so that nothing of the host is looked at for a name that was not.
+//! An image can come from anywhere and can name any file. The name is first compared, as text, with what the person
+//! permitted. For a name that is not permitted no file of the host is even looked at.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{File, FileType, OpenOptions};
@@ -16,26 +17,26 @@ use super::header::MAGIC;
 use crate::config::Backing;
 use crate::plain_text::{clean, shell_word};
 
-/// How the names of raw images end, so that a file beside an image is known as one.
+/// The endings of names by which a file beside an image counts as a raw image.
 const RAW_NAMES: [&str; 2] = ["img", "raw"];
 
 /// A file that an image names and that the person permits.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Permitted {
-    /// As the person named it, or permitted it by permitting everything.
+    /// A path that the person gave, or any path if the person permits every file.
     Named(PathBuf),
-    /// A name in a directory: links are not followed, and only an image is taken.
+    /// A file in the directory of the image. It is opened only if it is an image and no link.
     Beside { directory: PathBuf, name: OsString },
 }
 
 /// Why a file is not opened.
 #[derive(Debug)]
 pub enum Refusal {
-    /// The person did not permit it, and why that is asked for.
+    /// The person did not permit it. The text says in which way it differs from what is permitted.
     NotPermitted(&'static str),
     /// Neither a file nor a block device.
     Kind,
-    /// Device and inode are among those that were to be left out.
+    /// It is one of the files that the caller knows already.
     Known,
     Io(io::Error),
 }
@@ -46,11 +47,11 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Device and inode: what tells one file from another, whatever its names.
+/// Device and inode of a file: the same for all its names, and for no other file.
 pub type Identity = (u64, u64);
 
 impl Permitted {
-    /// What `name`, as `image` has it in its header, stands for.
+    /// The file that `name`, from the header of `image`, stands for, if `permission` permits it.
     pub fn by(permission: &Backing, image: &Path, name: &str) -> Result<Self, Refusal> {
         let path = named_by(image, name);
         match permission {
@@ -86,8 +87,9 @@ impl Permitted {
     pub fn open(&self, known: &[Identity]) -> Result<(File, Identity), Refusal> {
         match self {
             Self::Named(path) => {
-                // Before it is opened, which sets some devices off, and after it, in case that it was replaced; a FIFO
-                // put there meanwhile makes nobody wait.
+                // The kind is checked before the file is opened, because opening some devices makes them do something,
+                // and again after it, because another file may have taken its place. With O_NONBLOCK a FIFO that did so
+                // makes nobody wait.
                 let metadata = path.metadata()?;
                 check(metadata.file_type(), (metadata.dev(), metadata.ino()), known)?;
                 let file = OpenOptions::new()
@@ -101,7 +103,7 @@ impl Permitted {
     }
 }
 
-/// The file that `name` in `image` stands for, as text for a person: nothing is looked at, so it may be refused later.
+/// Describes the file that `name` in `image` stands for. No file is looked at, so a run may still refuse it.
 pub fn describe(permission: &Backing, image: &Path, name: &str) -> String {
     let path = named_by(image, name);
     let shown = clean(&path.to_string_lossy());
@@ -124,18 +126,21 @@ pub fn how_to_permit(image: &Path, path: &Path) -> String {
             shell_word(image)
         ),
         _ if name.contains(',') => {
-            format!("if it may read that file, say so in a --config file: \"backing\": [{path:?}]")
+            format!("if the image may read that file, say so in a --config file: \"backing\": [{path:?}]")
         }
-        _ => format!("if it may read that file, add ,backing={}", shell_word(path)),
+        _ => format!(
+            "if the image may read that file, add ,backing={}",
+            shell_word(path)
+        ),
     }
 }
 
-/// Where `name` is, as QEMU has it: relative to the directory of the image.
+/// The path that `name` in `image` stands for. As for QEMU, it is relative to the directory of the image.
 pub fn named_by(image: &Path, name: &str) -> PathBuf {
     image.parent().unwrap_or(Path::new("")).join(name)
 }
 
-/// The one of `files`, as the person wrote it, that is the same path as `path`.
+/// Finds `path` among `files`, which the person named. The answer is the path as the person wrote it.
 pub fn named_by_person<'a>(files: &'a [PathBuf], path: &Path) -> Option<&'a Path> {
     let wanted = plain(path);
     files
@@ -150,7 +155,7 @@ fn open_beside(directory: &Path, name: &OsStr, known: &[Identity]) -> Result<(Fi
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
         .open(directory)?;
     let c_name = CString::new(name.as_bytes()).map_err(io::Error::from)?;
-    // Opening sets some devices off, so the kind is asked for first.
+    // The kind is checked before the file is opened, because opening some devices makes them do something.
     // SAFETY: a stat of zeroes is a valid value.
     let mut stat: libc::stat = unsafe { mem::zeroed() };
     // SAFETY: the name is a C string, and the answer fits in `stat`.
@@ -174,7 +179,8 @@ fn open_beside(directory: &Path, name: &OsStr, known: &[Identity]) -> Result<(Fi
     if known.contains(&(stat.st_dev, stat.st_ino)) {
         return Err(Refusal::Known);
     }
-    // A name without a slash, and no link: nothing that is put there meanwhile leads out of the directory.
+    // The name has no slash and O_NOFOLLOW refuses a link, so the file that is opened is in the directory, even if
+    // somebody puts another file there at this moment.
     let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     // SAFETY: the name is a C string.
     let fd = unsafe { libc::openat(directory.as_raw_fd(), c_name.as_ptr(), flags) };
@@ -197,7 +203,7 @@ fn open_beside(directory: &Path, name: &OsStr, known: &[Identity]) -> Result<(Fi
 
 const LINK: Refusal = Refusal::NotPermitted("it is a link");
 
-/// A person's other files lie there too.
+/// Whether the file is an image. The person's other files may be in the same directory, and are not to be opened.
 fn is_image(file: &File, name: &OsStr) -> io::Result<bool> {
     if !file.metadata()?.is_file() {
         return Ok(false);
@@ -226,7 +232,7 @@ fn check(kind: FileType, identity: Identity, known: &[Identity]) -> Result<(), R
     }
 }
 
-/// `path` from the root on, without "." and "..", as text alone: no link in it is followed.
+/// `path` as an absolute path without "." and "..". Only its text is changed: no link in it is followed.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path::absolute(path).unwrap_or_default().components() {

@@ -112,23 +112,20 @@ fn a_file_that_is_exchanged_for_a_link_all_the_time_is_never_followed() {
     fs::write(&secret, b"secret").unwrap();
     let directory = TempDir::new().unwrap();
     let path = |name: &str| directory.path().join(name);
-    fs::write(path("plain"), b"plain!").unwrap();
-    symlink(&secret, path("link")).unwrap();
+    fs::write(path("base.img"), b"plain!").unwrap();
+    symlink(&secret, path("link.img")).unwrap();
+    let names = ["base.img", "link.img"].map(|name| CString::new(path(name).as_os_str().as_bytes()).unwrap());
     let is_done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
-                for source in ["plain", "link"] {
-                    let _ = fs::remove_file(path("new"));
-                    match source {
-                        "plain" => fs::hard_link(path("plain"), path("new")).unwrap(),
-                        _ => symlink(&secret, path("new")).unwrap(),
-                    }
-                    fs::rename(path("new"), path("base.img")).unwrap();
-                }
+                let (here, [one, other]) = (libc::AT_FDCWD, names.each_ref().map(|name| name.as_ptr()));
+                // SAFETY: both names are C strings.
+                let done = unsafe { libc::renameat2(here, one, here, other, libc::RENAME_EXCHANGE) };
+                assert_eq!(done, 0);
             }
         });
-        let mut opened = (0..5000).filter_map(|_| open_in(&directory, "base.img").ok());
+        let mut opened = (0..20000).filter_map(|_| open_in(&directory, "base.img").ok());
         let are_plain = opened.all(|(file, _)| {
             let mut bytes = [0; 6];
             file.read_exact_at(&mut bytes, 0).is_ok() && &bytes == b"plain!"
