@@ -1,18 +1,19 @@
-//! Bytes of guest memory in pieces, as the host's vectored calls take them.
+//! A stream of bytes in guest memory, as a list of pieces for the host's vectored system calls.
 
 use std::marker::PhantomData;
 
 use vm_memory::{GuestMemoryMmap, VolatileSlice};
 
-/// A stream of bytes in guest memory, none of its pieces empty. Emptied and filled again it does not allocate.
+/// A stream of bytes in guest memory. None of its pieces is empty. When it is emptied and filled again, it uses the memory that
+/// it has already allocated.
 #[derive(Default)]
 pub struct Buffers<'m> {
-    /// Each lies in memory that lives for 'm, and that nothing has a Rust reference to: guest memory, which the guest writes
-    /// at any time, or bytes that [`Buffers::of`] has borrowed for 'm alone.
+    /// Each piece is in memory that lives for 'm and to which no Rust reference exists: guest memory, which the guest may write
+    /// at any time, or bytes that [`Buffers::of`] has borrowed for 'm exclusively.
     iovecs: Vec<libc::iovec>,
-    /// Those before this one are used up.
+    /// The first piece that is not used up.
     first: usize,
-    /// Bytes in the rest.
+    /// How many bytes the stream still has.
     length: u64,
     memory: PhantomData<(&'m GuestMemoryMmap, &'m mut [u8])>,
 }
@@ -32,8 +33,8 @@ impl<'m> Buffers<'m> {
         }
         self.length += slice.len() as u64;
         let start: *mut libc::c_void = slice.ptr_guard_mut().as_ptr().cast();
-        // Pages that follow each other in guest memory are one piece for the host. They are of the same region, because two
-        // regions do not touch on the host: machine/memory.rs leaves a gap behind each.
+        // Pages that follow each other in guest memory become one piece. Both are in the same region: two regions are never
+        // adjacent in the host's memory, because machine/memory.rs leaves a gap behind each.
         if let Some(last) = self.iovecs.last_mut()
             && last.iov_base.wrapping_byte_add(last.iov_len) == start
         {
@@ -52,13 +53,13 @@ impl<'m> Buffers<'m> {
         self.length
     }
 
-    /// What is left of the stream. The guest may read and write these bytes at any time.
+    /// The bytes that the stream still has. The guest may read and write them at any time.
     #[inline]
     pub fn iovecs(&self) -> &[libc::iovec] {
         self.iovecs.get(self.first..).unwrap_or_default()
     }
 
-    /// Drops the first `count` bytes, or all when there are fewer.
+    /// Drops the first `count` bytes, or all if there are fewer.
     #[inline]
     pub fn advance(&mut self, count: u64) {
         let mut left = count.min(self.length);
@@ -75,7 +76,7 @@ impl<'m> Buffers<'m> {
         }
     }
 
-    /// Takes the first `count` bytes as a stream of their own.
+    /// Moves the first `count` bytes into a stream of their own.
     pub fn split_to(&mut self, count: u64) -> Self {
         let (mut first, mut left) = (Self::default(), count);
         for slice in self.slices() {
@@ -91,7 +92,7 @@ impl<'m> Buffers<'m> {
         first
     }
 
-    /// Takes the first `N` bytes; nothing when there are fewer.
+    /// Takes the first `N` bytes; none if there are fewer.
     #[inline]
     pub fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         if self.length < N as u64 {
@@ -103,7 +104,7 @@ impl<'m> Buffers<'m> {
         Some(taken)
     }
 
-    /// Takes the last byte's place.
+    /// Takes the last byte, as a place that can be written.
     #[inline]
     pub fn take_last(&mut self) -> Option<VolatileSlice<'m>> {
         let last = self.iovecs.last_mut().filter(|_| self.length > 0)?;
@@ -117,7 +118,7 @@ impl<'m> Buffers<'m> {
         Some(unsafe { VolatileSlice::new(place.cast(), 1) })
     }
 
-    /// Copies as much as fits into `bytes`, and says how much that is.
+    /// Copies as many bytes as fit into `bytes`, and returns how many these are.
     #[inline]
     pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
         let mut copied = 0;
@@ -130,7 +131,7 @@ impl<'m> Buffers<'m> {
         copied
     }
 
-    /// Copies as much of `bytes` as fits, and says how much that is.
+    /// Copies as much of `bytes` as fits into the stream, and returns how many bytes these are.
     pub fn copy_from(&self, bytes: &[u8]) -> usize {
         let mut copied = 0;
         for slice in self.slices() {
@@ -158,8 +159,8 @@ impl<'m> Buffers<'m> {
         })
     }
 
-    /// Bytes of this process's own memory, for pieces that had to be copied, and for tests. They are borrowed until the last
-    /// use of the result.
+    /// A stream of bytes in this process's own memory, for pieces that had to be copied, and for tests. The bytes are borrowed
+    /// until the last use of the result.
     pub fn of(bytes: &'m mut [u8]) -> Self {
         let mut buffers = Self::default();
         buffers.push(VolatileSlice::from(bytes));

@@ -1,5 +1,5 @@
-//! A descriptor chain as two byte streams (virtio 1.2 section 2.7.4: where one descriptor ends and the next
-//! begins means nothing).
+//! A descriptor chain as two byte streams. Where one descriptor ends and the next begins has no meaning (virtio 1.2 section
+//! 2.7.4).
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{GuestMemory, Permissions, VolatileSlice};
@@ -8,22 +8,22 @@ use super::buffers::Buffers;
 use crate::virtio::recent_memory::RecentMemory;
 use crate::virtio::split_queue::Table;
 
-/// The buffers of one request. Filled again and again it does not allocate.
+/// The buffers of one request. When it is filled again, it uses the memory that it has already allocated.
 #[derive(Default)]
 pub struct Chain<'m> {
     head: u16,
     pub readable: Buffers<'m>,
-    /// Without the status byte.
+    /// The writable buffers without the status byte.
     pub writable: Buffers<'m>,
-    /// Bytes that the driver gave for writing, the status byte aside.
+    /// How many writable bytes the driver gave, without the status byte.
     room: u64,
-    /// The last writable byte.
+    /// The status byte, which is the last writable byte.
     status: Option<VolatileSlice<'m>>,
-    /// Some descriptor leaves guest memory, so the streams have holes.
+    /// Whether a descriptor reaches out of guest memory, so that the streams have holes.
     pub has_holes: bool,
 }
 
-/// A chain without an end or without a status byte: nobody could be told what came of it.
+/// A chain has no end or no status byte, so the driver cannot be told the result of its request.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     #[error("a descriptor chain loops, is longer than its queue, or leaves its table")]
@@ -33,8 +33,8 @@ pub enum ChainError {
 }
 
 impl<'m> Chain<'m> {
-    /// Reads the chain that begins at `head` of a queue's `table`, at most as many descriptors as the queue's `size`
-    /// (section 2.7.5.3.1).
+    /// Reads the chain that begins at `head` of a queue's `table`. A chain has at most as many descriptors as the queue, which
+    /// has `size` (section 2.7.5.3.1).
     #[inline]
     pub fn fill(
         &mut self,
@@ -88,7 +88,7 @@ impl<'m> Chain<'m> {
         }
     }
 
-    /// Adds a descriptor's buffer to its stream. Says whether all of it is in guest memory.
+    /// Adds a descriptor's buffer to its stream. Returns whether all of it is in guest memory.
     #[inline]
     fn push(&mut self, memory: &mut RecentMemory<'m>, descriptor: &Descriptor) -> bool {
         let stream = match descriptor.is_write_only() {
@@ -96,7 +96,7 @@ impl<'m> Chain<'m> {
             false => &mut self.readable,
         };
         let (address, length) = (descriptor.addr(), descriptor.len() as usize);
-        // In one region, as nearly all are.
+        // Nearly every buffer is in one region.
         if let Some(slice) = memory.get_slice(address, length) {
             stream.push(slice);
             return true;
@@ -106,21 +106,22 @@ impl<'m> Chain<'m> {
             .is_ok()
     }
 
-    /// The chain's name in the used ring.
+    /// The index of the chain's first descriptor, by which the used ring names the chain.
     #[inline]
     pub fn head(&self) -> u16 {
         self.head
     }
 
-    /// Writes the status. Returns the length for the used ring: the bytes written from the start of the writable
-    /// stream, which are `written`, up to the first gap (section 2.7.8.2).
+    /// Writes the status. Returns the length for the used ring: how many bytes were written from the start of the writable
+    /// buffers without a gap (section 2.7.8.2). `written` bytes of data were written; if they fill the buffers, the status
+    /// byte follows them without a gap.
     #[inline]
     pub fn finish(&self, status: u8, written: u64) -> u32 {
         if let Some(byte) = &self.status {
             byte.copy_from(&[status]);
         }
         let status_follows = written == self.room;
-        // A chain is shorter than 4 GiB, or it is one without an end.
+        // This cannot overflow: `read` refuses chains longer than 4 GiB.
         written as u32 + u32::from(status_follows)
     }
 }

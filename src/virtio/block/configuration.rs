@@ -7,10 +7,10 @@ use super::request::{DATA_MAX, Limits, SECTOR_SIZE, SEGMENTS_MAX};
 
 /// Size of `struct virtio_blk_config` up to `write_zeroes_may_unmap` and its padding.
 pub const SIZE: usize = 60;
-/// Where `writeback` is in it.
+/// The offset of the field `writeback`.
 pub const WRITEBACK: u64 = 32;
 
-/// Feature bits of a disk with so many queues.
+/// The feature bits of a disk with this number of queues.
 pub fn features(limits: &Limits, queues: usize) -> u64 {
     let always = 1 << VIRTIO_BLK_F_SIZE_MAX
         | 1 << VIRTIO_BLK_F_SEG_MAX
@@ -24,7 +24,7 @@ pub fn features(limits: &Limits, queues: usize) -> u64 {
     always | by_access | u64::from(queues > 1) << VIRTIO_BLK_F_MQ
 }
 
-/// The fields that are not constant.
+/// What the fields of the configuration depend on.
 pub struct Configuration<'a> {
     pub image: &'a Image,
     pub queues: u16,
@@ -33,7 +33,7 @@ pub struct Configuration<'a> {
 }
 
 impl Configuration<'_> {
-    /// `struct virtio_blk_config`.
+    /// The configuration as `struct virtio_blk_config`.
     pub fn bytes(&self) -> [u8; SIZE] {
         let limits = self.image.limits();
         let physical = self.image.physical_block_size();
@@ -42,9 +42,9 @@ impl Configuration<'_> {
             |offset: usize, field: &[u8]| bytes[offset..offset + field.len()].copy_from_slice(field);
         // capacity
         set(0, &(limits.size / SECTOR_SIZE).to_le_bytes());
-        // size_max: as many segments of it as a request can have are no more than the data that it may have.
+        // size_max: if every segment of a request has this size, the request has no more data than it may have.
         set(8, &((DATA_MAX / u64::from(self.queue_size)) as u32).to_le_bytes());
-        // seg_max: a request is a header, its data and a status.
+        // seg_max: two descriptors of a request are for its header and its status, the others for data.
         set(12, &u32::from(self.queue_size - 2).to_le_bytes());
         // blk_size
         set(20, &(limits.block_size as u32).to_le_bytes());

@@ -1,4 +1,4 @@
-//! Which engine a disk's requests take, and why.
+//! Chooses the engine that carries out a disk's requests, and says why.
 
 use std::fmt;
 

@@ -31,7 +31,7 @@ mod worker;
 #[cfg(test)]
 mod test_disk;
 
-/// A MiB of a guest's pages is two requests.
+/// Large enough for a MiB of single pages in two requests.
 const QUEUE_SIZE: u16 = 256;
 
 /// A serial number, padded with NUL.
@@ -43,7 +43,7 @@ pub struct Block {
     queue_sizes: Vec<u16>,
     /// Feature bits that the driver accepted.
     accepted: u64,
-    /// One for each queue, once the device is prepared.
+    /// The thread of each queue. None before the device is prepared.
     workers: Vec<Worker>,
 }
 
@@ -54,16 +54,16 @@ pub struct Disk {
     queues: u16,
     id: Id,
     log: LogLimit,
-    /// What the person chose: every write is durable when it completes, whatever the driver says.
+    /// Whether the person chose that every write is durable when it completes, whatever the driver chooses.
     always_writes_through: bool,
-    /// What the driver chose: every write is durable when it completes, until it says otherwise.
+    /// Whether the driver has chosen that every write is durable when it completes.
     driver_writes_through: AtomicBool,
-    /// The log knows that there is no io_uring here.
+    /// Whether the log already says that io_uring cannot be used here.
     warned: AtomicBool,
 }
 
 impl Block {
-    /// A device of a disk that it alone holds.
+    /// A device with a disk that nothing else uses.
     pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
         Ok(Self::new(Arc::new(Disk::open(disk, cpus)?)))
     }
@@ -78,7 +78,7 @@ impl Block {
         }
     }
 
-    /// Serves what is available in `queue` on the caller's thread, once. Says whether the queue is still usable.
+    /// Serves, once and on the caller's thread, what is available in `queue`. Returns whether the queue is still usable.
     #[cfg(fuzzing)]
     pub fn serve_once(&self, queue: virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
         let line = crate::interrupt::Interrupt::new(|| Ok(()));
@@ -102,14 +102,14 @@ fn pad_id(id: Option<&str>) -> Result<Id, OpenError> {
     }
 }
 
-/// How many request queues a guest of `cpus` vCPUs finds.
+/// How many request queues a disk has in a guest with `cpus` vCPUs.
 fn queue_count(disk: &config::Disk, cpus: u8) -> u16 {
     let default = u16::from(cpus).min(DISK_QUEUES_DEFAULT_MAX);
     disk.queues.unwrap_or(default)
 }
 
 impl Disk {
-    /// Opens what `disk` names, for a machine of `cpus` vCPUs.
+    /// Opens the file of `disk` for a machine with `cpus` vCPUs.
     pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
         let id = pad_id(disk.id.as_deref())?;
         Ok(Self::of(Image::open(disk)?, id, disk, cpus))
@@ -129,7 +129,7 @@ impl Disk {
         }
     }
 
-    /// "disk-" and the id, or else the image's file name. Linux shows the first 15 bytes of it.
+    /// "disk-" and the id, or the image's file name if there is no id. Linux shows the first 15 bytes of it.
     fn thread_name(&self) -> String {
         let id = self.id.split(|byte| *byte == 0).next().unwrap_or_default();
         let name = match id {
@@ -152,7 +152,7 @@ impl Disk {
         }
     }
 
-    /// The image, if its requests go through io_uring.
+    /// The image, if io_uring carries out its requests.
     fn raw_for_uring(&self) -> Option<&Raw> {
         match self.engine.engine {
             Engine::Uring => self.image.raw(),
@@ -167,12 +167,12 @@ impl Disk {
         }
     }
 
-    /// Whether a write must be durable when it completes, even for a driver that flushes.
+    /// Whether a write must be durable when it completes, although the driver can flush.
     fn writes_through(&self) -> bool {
         self.always_writes_through || self.driver_writes_through.load(Ordering::Relaxed)
     }
 
-    /// The configuration's `writeback`: whether a write may complete before it is durable (section 5.2.5).
+    /// Sets `writeback` of the configuration: whether a write may complete before it is durable (section 5.2.5).
     fn set_writeback(&self, writeback: bool) {
         self.driver_writes_through.store(!writeback, Ordering::Relaxed);
     }
@@ -193,7 +193,7 @@ impl VirtioDevice for Block {
 
     fn features_accepted(&mut self, features: u64) {
         self.accepted = features;
-        // Section 5.2.5.2: writeback begins as 0 for a driver that cannot flush.
+        // Section 5.2.5.2: writeback is 0 at first if the driver cannot flush.
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
         self.disk
             .set_writeback(flushes && !self.disk.always_writes_through);
@@ -216,7 +216,7 @@ impl VirtioDevice for Block {
         }
     }
 
-    /// `writeback` alone is the driver's to write.
+    /// Takes a write of the driver to `writeback`, the only field that it may write.
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let negotiated = self.accepted & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
         if let (configuration::WRITEBACK, &[value], true) = (offset, data, negotiated) {
@@ -255,7 +255,7 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
-        // All are stopped before the first is waited for, so that they finish their requests at the same time.
+        // All threads are told to stop before the first is waited for, so that they finish their requests at the same time.
         self.workers.iter().for_each(Worker::stop);
         self.workers.iter_mut().for_each(Worker::wait);
         self.accepted = 0;

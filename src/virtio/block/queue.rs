@@ -1,4 +1,4 @@
-//! One of a disk's queues, as an engine works through it.
+//! One of a disk's queues: an engine takes requests from it and completes them.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,20 +16,20 @@ use crate::virtio::VirtioInterrupt;
 use crate::virtio::recent_memory::RecentMemory;
 use crate::virtio::split_queue::{self, SplitQueue};
 
-/// A queue that the driver made ready, and whom to tell of it.
+/// A queue that the driver made ready, with what is needed to take, check and complete its requests.
 pub struct DiskQueue<'m> {
     pub disk: &'m Disk,
     queue: SplitQueue<'m>,
     memory: RecentMemory<'m>,
     interrupt: &'m VirtioInterrupt,
-    /// The driver never flushes, so every write is to be durable when it completes (virtio 1.2 section 5.2.6.2).
+    /// Whether the driver cannot flush. Then every write must be durable when it completes (virtio 1.2 section 5.2.6.2).
     is_never_flushed: bool,
     stop: &'m AtomicBool,
-    /// Completions that the driver may still have to be told of.
+    /// Whether requests were completed of which the driver has not been notified yet.
     used: bool,
 }
 
-/// What a driver did to its queue that only a reset repairs (section 2.1.2).
+/// A fault after which the device needs a reset (section 2.1.2).
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     #[error(transparent)]
@@ -46,11 +46,11 @@ pub enum Failure {
     Refused(Refusal),
     /// The image failed.
     Io(Request, io::Error),
-    /// The device is being reset, and the driver hears nothing more.
+    /// The device is being reset. The driver is not told of this request.
     Stopped,
 }
 
-/// Waits for a notification of the driver, or for the end.
+/// Waits for a notification by the driver, or until the device is to stop.
 pub fn wait(notifier: &EventFd) -> Result<(), QueueError> {
     match notifier.read() {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(QueueError::Wait(error)),
@@ -80,7 +80,7 @@ impl<'m> DiskQueue<'m> {
         })
     }
 
-    /// The most requests that it can hold.
+    /// How many requests the queue can hold.
     pub fn size(&self) -> u16 {
         self.queue.size()
     }
@@ -90,7 +90,7 @@ impl<'m> DiskQueue<'m> {
         self.stop
     }
 
-    /// Whether the device is being reset: then it begins no further request.
+    /// Whether the device is being reset. Then it begins no further request.
     #[inline]
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
@@ -115,8 +115,8 @@ impl<'m> DiskQueue<'m> {
         Ok(true)
     }
 
-    /// Tells the driver what came of the request in `chain`: the bytes written to the start of its writable stream,
-    /// or why it failed.
+    /// Reports the result of the request in `chain` to the driver: how many bytes were written to the start of its writable
+    /// stream, or why it failed.
     pub fn complete(&mut self, chain: &Chain, result: Result<u64, Failure>) -> Result<(), QueueError> {
         let (status, written) = match result {
             Ok(written) => (VIRTIO_BLK_S_OK, written),
@@ -139,19 +139,20 @@ impl<'m> DiskQueue<'m> {
         Ok(())
     }
 
-    /// Sends the driver a used buffer notification for what completed since the last one, if it wants one.
+    /// Notifies the driver of the requests that completed since the last notification, if there are any and it wants that.
     pub fn notify_used(&mut self) {
         if std::mem::take(&mut self.used) && self.queue.needs_notification() {
             self.interrupt.notify_used();
         }
     }
 
-    /// From here the driver need not tell of what it makes available.
+    /// Tells the driver that it need not notify the device of available requests.
     pub fn ignore_notifications(&mut self) {
         self.queue.ignore_notifications();
     }
 
-    /// From here the driver tells of what it makes available. Says whether it made something available before that.
+    /// Tells the driver to notify the device of available requests. Returns whether requests became available before the driver
+    /// could know that.
     pub fn want_notifications(&mut self) -> bool {
         self.queue.want_notifications()
     }

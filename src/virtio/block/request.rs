@@ -1,4 +1,4 @@
-//! One request of a disk's driver, and what it may not ask for (virtio 1.2 section 5.2.6).
+//! Parses a request of a disk's driver, and refuses requests that a driver must not make (virtio 1.2 section 5.2.6).
 
 use std::fmt;
 
@@ -6,52 +6,53 @@ use virtio_bindings::virtio_blk::*;
 
 use super::chain::Chain;
 
-/// What sectors count in, whatever the block size (section 5.2).
+/// The size of a sector in bytes. It does not depend on the disk's block size (section 5.2).
 pub const SECTOR_SIZE: u64 = 512;
 
-/// The most bytes of data that one request takes. A driver can name the same page of memory in many of its descriptors,
-/// so the size of guest memory is no limit.
+/// The most bytes of data that one request may have. Without this limit a request could have more data than guest memory,
+/// because a driver can name the same page in many descriptors.
 pub const DATA_MAX: u64 = 64 << 20;
-/// Bytes of data that are read or written before the engine looks whether the device is being reset.
+/// How many bytes of data are read or written before the engine checks whether the device is being reset.
 pub const PIECE: u64 = 2 << 20;
-/// The most that one DISCARD takes: a system call, however long the range.
+/// The most sectors that one DISCARD may have. It is one system call, however long the range is.
 pub const DISCARD_SECTORS_MAX: u32 = 1 << 22;
-/// The most that one WRITE_ZEROES takes: where the host has no call for it these are written, one buffer after the other.
+/// The most sectors that one WRITE_ZEROES may have. If the host has no call for it, zeroes are written buffer by buffer.
 pub const WRITE_ZEROES_SECTORS_MAX: u32 = 1 << 17;
-/// Ranges in a DISCARD or WRITE_ZEROES request.
+/// How many ranges a DISCARD or WRITE_ZEROES request may have.
 pub const SEGMENTS_MAX: u32 = 1;
 
-/// What the requests of a disk have to keep to.
+/// The limits that the requests of a disk must keep.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The disk's size in bytes.
     pub size: u64,
-    /// What offsets and lengths of data are multiples of, in bytes: a power of two from [`SECTOR_SIZE`] on.
+    /// Offsets and lengths of data must be multiples of this, in bytes. It is a power of two and at least [`SECTOR_SIZE`].
     pub block_size: u64,
     pub read_only: bool,
-    /// The most sectors that a DISCARD takes, and a WRITE_ZEROES.
+    /// The most sectors that a DISCARD may have.
     pub discard_sectors: u32,
+    /// The most sectors that a WRITE_ZEROES may have.
     pub write_zeroes_sectors: u32,
 }
 
-/// A request that the disk can be asked to carry out.
+/// A request that has been checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     pub operation: Operation,
-    /// Where on the disk, in bytes.
+    /// Offset on the disk in bytes.
     pub offset: u64,
-    /// Bytes there, all of them on the disk.
+    /// Number of bytes from there. All of them are on the disk.
     pub length: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Into the chain's writable stream, which is `length` bytes.
+    /// Reads into the chain's writable stream, which has `length` bytes.
     Read,
-    /// The chain's readable stream, which is `length` bytes.
+    /// Writes the chain's readable stream, which has `length` bytes.
     Write,
     Flush,
-    /// The disk's serial number, into the chain's writable stream.
+    /// Copies the disk's serial number into the chain's writable stream.
     Identify,
     Discard,
     WriteZeroes {
@@ -59,17 +60,17 @@ pub enum Operation {
     },
 }
 
-/// Why a request is not carried out.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The driver asked for what no request may ask for: VIRTIO_BLK_S_IOERR.
+    /// A driver must not make such a request. Its status becomes VIRTIO_BLK_S_IOERR.
     Invalid(&'static str),
-    /// This device has no such request: VIRTIO_BLK_S_UNSUPP.
+    /// This device does not know the type of the request. Its status becomes VIRTIO_BLK_S_UNSUPP.
     Unsupported,
 }
 
 impl Request {
-    /// Takes the request's header off `chain`, and what follows it but data.
+    /// Takes the request's header from `chain`, and the range of a DISCARD or WRITE_ZEROES. Data stays in the chain.
     #[inline]
     pub fn parse(chain: &mut Chain, limits: &Limits) -> Result<Self, Refusal> {
         if chain.has_holes {
@@ -108,7 +109,7 @@ impl Request {
 }
 
 impl Limits {
-    /// [`Limits::locate`], if a request may have so much data.
+    /// Like [`Limits::locate`], and also refuses more data than a request may have.
     #[inline]
     fn locate_data(&self, operation: Operation, sector: u64, length: u64) -> Result<Request, Refusal> {
         match length > DATA_MAX {
@@ -117,7 +118,7 @@ impl Limits {
         }
     }
 
-    /// `operation` on `length` bytes from `sector` on, if they are whole blocks of the disk.
+    /// The request for `operation` on `length` bytes from `sector` on, if these are whole blocks of the disk.
     #[inline]
     fn locate(&self, operation: Operation, sector: u64, length: u64) -> Result<Request, Refusal> {
         let inside = |offset: &u64| offset.checked_add(length).is_some_and(|end| end <= self.size);
@@ -161,7 +162,7 @@ impl Segment {
     }
 
     fn discard(&self, limits: &Limits) -> Result<Request, Refusal> {
-        // Section 5.2.6.2: the flag unmap, too, is one that a discard cannot have.
+        // Section 5.2.6.2: a discard cannot have any flag, not even the flag unmap.
         if self.flags != 0 {
             return Err(Refusal::Unsupported);
         }

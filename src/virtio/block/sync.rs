@@ -1,4 +1,4 @@
-//! The engine `sync`: one request after the other, a system call each.
+//! The engine `sync`: it carries out one request after the other, with a system call for each.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,10 @@ pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
         loop {
             queue.ignore_notifications();
             let served = serve_batch(&mut queue, &mut chain);
-            // Completions before a broken chain count too.
+            // The driver is notified also of the requests that completed before a broken chain.
             queue.notify_used();
             served?;
-            // Chains made available up to this point came without a notification: once more, then.
+            // For requests that became available before this point no notification comes, so they are served now.
             if queue.is_stopped() || !queue.want_notifications() {
                 break;
             }
@@ -31,7 +31,8 @@ pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
     Ok(())
 }
 
-/// Serves what is available, but no more than a queue full: the driver hears of the first only after the last.
+/// Serves the available requests, at most as many as the queue holds. That limit is needed because the driver is notified only
+/// when this returns.
 pub fn serve_batch<'m>(queue: &mut DiskQueue<'m>, chain: &mut Chain<'m>) -> Result<(), QueueError> {
     for _ in 0..queue.size() {
         if !queue.next(chain)? {
@@ -49,8 +50,8 @@ pub fn serve_batch<'m>(queue: &mut DiskQueue<'m>, chain: &mut Chain<'m>) -> Resu
     Ok(())
 }
 
-/// Carries `request` out. Returns how many bytes it wrote to the start of the writable stream. Gives up between two
-/// pieces of data once `stop` is true.
+/// Carries `request` out. Returns how many bytes it wrote to the start of the writable stream. Stops between two pieces of data
+/// when `stop` is true.
 pub fn execute(
     disk: &Disk,
     request: &Request,
@@ -84,8 +85,8 @@ pub fn execute(
     }
 }
 
-/// Calls `each` for one piece of `buffers` after the other; nothing when `stop` became true in between. What nearly all
-/// requests have is one piece, and allocates nothing.
+/// Calls `each` for one piece of `buffers` after the other. Returns none if `stop` became true in between. Nearly all requests
+/// have one piece, for which this allocates no memory.
 #[inline]
 fn in_pieces<'m>(
     buffers: &mut Buffers<'m>,

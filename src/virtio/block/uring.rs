@@ -1,4 +1,4 @@
-//! The engine `uring`: many requests at once, submitted and completed in batches.
+//! The engine `uring`: it works on many requests at the same time, and submits and completes them in batches.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -16,17 +16,17 @@ use super::queue::{self, DiskQueue, Failure, QueueError};
 use super::request::{Operation, PIECE, Request};
 use super::sync;
 
-/// Places in the ring's table of files.
+/// The ring's table of files has the image at this place, and the notifier at the next.
 const IMAGE: Fixed = Fixed(0);
 const NOTIFIER: Fixed = Fixed(1);
 /// linux/io_uring.h.
 const ENTER_GETEVENTS: u32 = 1;
-/// Requests past the page cache that are submitted together: a device works on them while the next ones are prepared.
+/// How many direct requests are submitted together. The host's device works on them while the next ones are prepared.
 const DIRECT_BATCH: usize = 2;
-/// Bytes of requests that are submitted together: the kernel copies what is in the page cache in that call, and until it
-/// returns nobody looks whether the device is being reset.
+/// How many bytes of requests are submitted together. The kernel copies data that is in the page cache during that call, and
+/// a reset of the device is not noticed before the call returns.
 const BATCH: u64 = 8 * PIECE;
-/// What the completion of a read of the notifier is known by; those of requests by their slot.
+/// Marks the completion of a read of the notifier. The completion of a request is marked by the request's slot.
 const NOTIFICATION: u64 = u64::MAX;
 
 const OPCODES: [u8; 6] = [
@@ -38,7 +38,7 @@ const OPCODES: [u8; 6] = [
     opcode::Fallocate::CODE,
 ];
 
-/// A ring of the host's kernel for one queue. To be made by the thread that uses it.
+/// A ring of the host's kernel for one queue. The thread that uses it must create it.
 pub struct Ring<'d> {
     ring: IoUring,
     raw: &'d Raw,
@@ -46,9 +46,9 @@ pub struct Ring<'d> {
 }
 
 impl<'d> Ring<'d> {
-    /// A ring for `depth` requests at once. Fails where the kernel is too old, or where it is forbidden.
+    /// A ring for `depth` requests at once. Fails if the kernel is too old, or if io_uring is forbidden.
     pub fn new(raw: &'d Raw, notifier: &'d EventFd, depth: u16) -> io::Result<Self> {
-        // One more for the notifier.
+        // One entry more than requests, for the read of the notifier.
         let entries = u32::from(depth) + 1;
         let ring = match IoUring::builder()
             .setup_single_issuer()
@@ -56,7 +56,7 @@ impl<'d> Ring<'d> {
             .setup_taskrun_flag()
             .build(entries)
         {
-            // Before Linux 6.1.
+            // Linux before 6.1 does not know these flags.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries)?,
             ring => ring?,
         };
@@ -87,28 +87,28 @@ impl<'d> Ring<'d> {
     }
 }
 
-/// A request on its way through the ring.
+/// A request that the ring works on.
 #[derive(Default)]
 struct Slot<'m> {
     chain: Chain<'m>,
     request: Option<Request>,
-    /// It is to be durable when it completes.
+    /// Whether it must be durable when it completes.
     durable: bool,
 }
 
 struct Engine<'d, 'm> {
     ring: Ring<'d>,
     queue: DiskQueue<'m>,
-    /// As many as the queue has descriptors. The kernel reads the lists of buffers in their chains until it completes their
-    /// requests; dropping the engine waits for that.
+    /// One slot for each descriptor of the queue. The kernel reads the list of buffers in a slot's chain until it completes the
+    /// request; dropping the engine waits for that.
     slots: Vec<Slot<'m>>,
     free: Vec<u16>,
-    /// The kernel waits for the notifier, and will write `count`.
+    /// Whether a read of the notifier is in the ring. It writes to `count`.
     listening: bool,
     count: Box<u64>,
-    /// Entries that were pushed and whose completions were not taken yet.
+    /// How many entries were pushed whose completions were not taken yet.
     in_flight: u32,
-    /// Bytes of data in what was pushed since the last submission for their sake.
+    /// How many bytes of data were pushed since `BATCH` bytes were last submitted.
     pushed: u64,
 }
 
@@ -117,19 +117,20 @@ impl Engine<'_, '_> {
         while !self.queue.is_stopped() {
             self.queue.ignore_notifications();
             let begun = self.begin_available();
-            // What is in the page cache is complete as soon as it is submitted, and other things may be by now.
+            // Reads from the page cache are complete as soon as they are submitted, and other requests may be complete, too.
             let entered = match self.has_completions_to_fetch() {
                 true => self.enter(0),
                 false => Ok(()),
             };
-            // What needed no ring is complete, too, and completions before a broken chain count.
+            // Requests that needed no ring are complete, too. The driver is notified also of those that completed before a
+            // broken chain.
             let completed = self.complete();
             begun.and(entered.map_err(QueueError::Wait)).and(completed)?;
-            // Chains made available up to this point came without a notification: once more, then.
+            // For requests that became available before this point no notification comes, so they are served now.
             if self.queue.want_notifications() && !self.free.is_empty() {
                 continue;
             }
-            // The ring may just have read the notification that says that this is the end.
+            // The ring may have read the notification that announces the reset.
             if self.queue.is_stopped() {
                 break;
             }
@@ -144,26 +145,26 @@ impl Engine<'_, '_> {
         Ok(())
     }
 
-    /// Whether there may be some that the kernel gives only to who asks.
+    /// Whether there may be completions that the kernel hands over only when it is called.
     fn has_completions_to_fetch(&mut self) -> bool {
         let is_direct = self.ring.raw.is_direct();
         let submission = self.ring.ring.submission();
         submission.taskrun() || !is_direct && !submission.is_empty()
     }
 
-    /// Whether the kernel works on nothing that was pushed.
+    /// Whether the kernel works on no entry that was pushed.
     fn is_idle(&self) -> bool {
         self.in_flight == 0
     }
 
-    /// Takes what is complete, and tells the driver.
+    /// Takes the completions that are there, and notifies the driver.
     fn complete(&mut self) -> Result<(), QueueError> {
         let reaped = self.reap();
         self.queue.notify_used();
         reaped
     }
 
-    /// Waits until the kernel uses neither guest memory nor anything of this.
+    /// Waits until the kernel uses neither guest memory nor the memory of this engine.
     fn drain(&mut self) {
         if self.listening
             && let Err(error) = self.ring.notifier.write(1)
@@ -172,14 +173,14 @@ impl Engine<'_, '_> {
         }
         while !self.is_idle() {
             if let Err(error) = self.enter(1) {
-                // The kernel would go on to write memory that is the guest's, or nobody's.
+                // If this returned, the kernel would write to memory that has been freed.
                 log::error!("cannot wait for a disk's requests: {error}");
                 process::abort();
             }
             match thread::panicking() {
-                // What belongs to a request may be half changed, so nothing but the number of completions is used.
+                // After a panic the slots may be half changed, so only the number of completions is used.
                 true => self.in_flight -= self.ring.ring.completion().count() as u32,
-                // An error means that the driver broke its queue. It hears nothing more of it.
+                // An error means that the driver broke its queue. The queue is not used after this, so the error is ignored.
                 false => drop(self.reap()),
             }
         }
@@ -188,14 +189,14 @@ impl Engine<'_, '_> {
         }
     }
 
-    /// Submits what was pushed, and waits until so many completions are there.
+    /// Submits the entries that were pushed, and waits until at least this many completions are there.
     fn enter(&mut self, completions: usize) -> io::Result<()> {
         loop {
             match self.ring.ring.submit_and_wait(completions) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                // The kernel is short of something: it may have completions that make room, and gives them in a call
-                // that submits nothing.
+                // The kernel lacks memory or room for completions. A call that submits nothing makes it hand over
+                // completions, which makes room.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
                     let submitter = self.ring.ring.submitter();
                     // SAFETY: the call gets no pointer, and what is in the ring was pushed by `push`.
@@ -221,25 +222,25 @@ impl Engine<'_, '_> {
 
     /// # Safety
     ///
-    /// What the entry points to stays in place until its completion.
+    /// The memory that the entry points to must stay in place until its completion.
     unsafe fn push(&mut self, entry: squeue::Entry) -> Result<(), QueueError> {
         // SAFETY: the caller's promise.
         let pushed = unsafe { self.ring.ring.submission().push(&entry) };
-        // It has room for all slots and the notifier.
+        // This cannot fail: the ring has room for all slots and the notifier.
         pushed.map_err(|error| QueueError::Wait(io::Error::other(error)))?;
         self.in_flight += 1;
         let is_batch = self.pushed >= BATCH
             || self.ring.raw.is_direct() && self.ring.ring.submission().len() >= DIRECT_BATCH;
         if is_batch {
             self.pushed = 0;
-            // What goes wrong goes wrong again in `enter`.
+            // The error is ignored because `enter` will meet it again.
             let _ = self.ring.ring.submit();
         }
         Ok(())
     }
 
-    /// Takes requests from the queue as long as there are some, and room for them, but no more than a queue full: the
-    /// driver hears of what needed no ring only afterwards.
+    /// Takes requests from the queue while there are requests and free slots, at most as many as the queue holds. That limit is
+    /// needed because the driver is notified of requests without the ring only when this returns.
     fn begin_available(&mut self) -> Result<(), QueueError> {
         for _ in 0..self.queue.size() {
             let Some(&index) = self.free.last() else { break };
@@ -260,13 +261,14 @@ impl Engine<'_, '_> {
         Ok(())
     }
 
-    /// Submits the request in slot `index`, or carries it out here when the ring is not for it.
+    /// Submits the request in slot `index`, or carries it out here if the ring does not suit it.
     fn begin(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
         let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
         let (raw, disk) = (self.ring.raw, self.queue.disk);
         let for_ring = match request.operation {
             Operation::Read => raw.takes(&chain.writable),
-            // The page cache takes a write at once, and most file systems would have a ring give it to a worker thread.
+            // A write into the page cache completes at once. For most file systems a ring would hand it to a worker thread of
+            // the kernel, which takes longer.
             Operation::Write => (raw.is_direct() || *durable) && raw.takes(&chain.readable),
             Operation::Flush => disk.image.may_flush().is_ok(),
             Operation::Identify => false,
@@ -279,7 +281,7 @@ impl Engine<'_, '_> {
         }
     }
 
-    /// Does what is left of `request`, which is in slot `index`, without the ring.
+    /// Carries out the rest of `request`, which is in slot `index`, without the ring.
     fn carry_out(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
         let Slot { chain, durable, .. } = &mut self.slots[usize::from(index)];
         let left = match request.operation {
@@ -293,7 +295,7 @@ impl Engine<'_, '_> {
             ..request
         };
         let result = sync::execute(self.queue.disk, &rest, chain, *durable, self.queue.stop());
-        // What was moved before counts too.
+        // The bytes that the ring moved before count, too.
         let result = result.map(|written| match request.operation {
             Operation::Read => request.length,
             _ => written,
@@ -301,7 +303,7 @@ impl Engine<'_, '_> {
         self.end(index, result)
     }
 
-    /// Submits what is left of `request`, which is in slot `index`.
+    /// Submits the rest of `request`, which is in slot `index`.
     fn submit(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
         let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
         self.pushed += match request.operation {
@@ -367,7 +369,7 @@ impl Engine<'_, '_> {
         }
     }
 
-    /// Goes on with the request that `completion` is of.
+    /// Continues or ends the request to which `completion` belongs.
     fn advance(&mut self, completion: &cqueue::Entry) -> Result<(), QueueError> {
         let index = completion.user_data() as u16;
         let slot = &mut self.slots[usize::from(index)];
@@ -383,7 +385,7 @@ impl Engine<'_, '_> {
             (_, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {
                 return self.submit(index, request);
             }
-            // The ring would say the same again and again; a system call waits.
+            // The ring would return the same error again; a system call waits instead.
             (_, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 return self.carry_out(index, request);
             }
@@ -434,14 +436,14 @@ impl Engine<'_, '_> {
     }
 }
 
-/// Also when a panic unwinds: what the kernel still writes to is freed next.
+/// Also when a panic unwinds: the memory that the kernel may still write to is freed after this.
 impl Drop for Engine<'_, '_> {
     fn drop(&mut self) {
         self.drain();
     }
 }
 
-/// What became of the read of the notifier.
+/// The result of the read of the notifier.
 fn heard(result: i32) -> Result<(), QueueError> {
     match result {
         0.. => Ok(()),
@@ -452,7 +454,8 @@ fn heard(result: i32) -> Result<(), QueueError> {
     }
 }
 
-/// As many of `iovecs`, from the first on, as are no more than a piece and as one call takes. The first alone may be more.
+/// The first of `iovecs`: as many as one call takes, and together no longer than a piece. If the first one alone is longer, it
+/// is the only one.
 fn piece(iovecs: &[libc::iovec]) -> &[libc::iovec] {
     let mut room = PIECE;
     let fits = |iovec: &&libc::iovec| {
@@ -465,7 +468,7 @@ fn piece(iovecs: &[libc::iovec]) -> &[libc::iovec] {
     &iovecs[..count.max(1).min(iovecs.len())]
 }
 
-/// Of a submission of one buffer.
+/// The length that a submission of this one buffer has.
 fn length(iovec: &libc::iovec) -> u32 {
     (iovec.iov_len as u64).min(PIECE) as u32
 }

@@ -14,25 +14,25 @@ use super::queue::{DiskQueue, QueueError};
 use super::{sync, uring};
 use crate::virtio::{ActiveQueue, VirtioInterrupt};
 
-/// In bytes. The thread's calls are not deep: the default of 2 MiB would be address space for nothing.
+/// In bytes. The thread's calls are not nested deeply, so the default of 2 MiB would waste address space.
 const STACK_SIZE: usize = 128 << 10;
 
-/// A queue and whom to tell of it: what a thread works with from the driver's DRIVER_OK to the device's reset.
+/// What a thread works with from the driver's DRIVER_OK to the device's reset: a queue, and how to notify the driver.
 pub struct Job {
     pub queue: ActiveQueue,
     pub memory: Arc<GuestMemoryMmap>,
-    /// Those that the driver accepted.
+    /// The feature bits that the driver accepted.
     pub features: u64,
     pub interrupt: VirtioInterrupt,
 }
 
-/// An I/O thread of a disk. It lives as long as this, and waits while no driver drives the disk.
+/// An I/O thread of a disk. Dropping this ends the thread. While no driver uses the disk, the thread waits for a job.
 pub struct Worker {
     /// None only while this is being dropped, which ends the thread.
     jobs: Option<Sender<(Job, Arc<AtomicBool>)>>,
-    /// The thread has finished a job, and dropped it.
+    /// Receives a message each time that the thread has finished a job and dropped it.
     finished: Receiver<()>,
-    /// The job that was given last and not waited for.
+    /// The last job, until its end has been waited for.
     current: Option<CurrentJob>,
     thread: Option<JoinHandle<()>>,
 }
@@ -52,7 +52,7 @@ impl Worker {
             .spawn(move || {
                 for (job, stop) in given {
                     carry_out(&disk, &job, &stop);
-                    // Whoever waits for the end of the job may take guest memory away.
+                    // The job is dropped before its end is announced, because guest memory may be unmapped after that.
                     drop(job);
                     if finish.send(()).is_err() {
                         break;
@@ -67,7 +67,7 @@ impl Worker {
         })
     }
 
-    /// Has the thread serve a queue until [`Worker::stop`].
+    /// Makes the thread serve a queue until [`Worker::stop`].
     pub fn serve(&mut self, job: Job) -> io::Result<()> {
         self.wait();
         let current = CurrentJob {
@@ -81,11 +81,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Tells the thread to begin no further request of its job. Does not wait for those that it has begun.
+    /// Tells the thread to begin no further request of its job. Does not wait for the requests that it has begun.
     pub fn stop(&self) {
         let Some(job) = &self.current else { return };
         job.stop.store(true, Ordering::SeqCst);
-        // The thread waits for this eventfd, and looks at `stop` when it becomes readable.
+        // The thread waits for this eventfd, and checks `stop` when it becomes readable.
         if let Err(error) = job.notifier.write(1) {
             log::error!("cannot wake a disk's I/O thread to stop it: {error}");
         }
