@@ -5,41 +5,27 @@
 //! An input is steps and the file: what is changed in a valid image reaches far.
 #![no_main]
 
+mod image_place;
+
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::LazyLock;
 use std::thread;
 
 use coracle::config::{Backing, Cache, Disk};
 use coracle::virtio::block::qcow2::Qcow2;
+use image_place::Place;
 use libfuzzer_sys::fuzz_target;
 
 const STEP: usize = 4;
 const STEPS: usize = 16;
 const LONGEST: usize = 64 << 10;
-const BASE: [u8; 8192] = [0xba; 8192];
 /// What the guest writes, over and over.
 const MARK: [u8; 16] = *b"a guest's data..";
 /// Where the header says where the refcount table is, which may grow.
 const REFCOUNT_TABLE: std::ops::Range<usize> = 48..60;
 
-/// The image and what it may name as its backing file.
-struct Place {
-    image: PathBuf,
-    base: PathBuf,
-}
-
-static PLACE: LazyLock<Place> = LazyLock::new(|| {
-    let directory = PathBuf::from(format!("/dev/shm/coracle-fuzz-qcow2-{}", std::process::id()));
-    fs::create_dir_all(&directory).expect("there is memory for files");
-    let place = Place {
-        image: directory.join("image"),
-        base: directory.join("base"),
-    };
-    fs::write(&place.base, BASE).expect("a file in memory is written");
-    place
-});
+static PLACE: LazyLock<Place> = LazyLock::new(|| Place::new("qcow2"));
 
 /// How the image is used.
 #[derive(Clone, Copy)]
@@ -149,11 +135,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(with_mark.contains(&table), "a guest's data is in the table in cluster {table}");
         }
     }
-    let mut base = BASE;
-    File::open(&place.base)
-        .and_then(|file| file.read_exact_at(&mut base, 0))
-        .expect("the base is there");
-    assert!(base == BASE, "the base was written");
+    place.assert_base_is_as_it_was();
     if mode.ro {
         assert!(
             fs::read(&place.image).expect("the image is there") == file,

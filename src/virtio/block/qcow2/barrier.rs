@@ -255,6 +255,6 @@ fn contains(outer: &Range<u64>, inner: &Range<u64>) -> bool {
 
 fn damaged(what: &str) -> io::Error {
     io::Error::other(format!(
-        "the image is damaged: {what} (repair it: qemu-img check -r all)"
+        "the image is damaged: {what} (repair it: qemu-img check -r all IMAGE)"
     ))
 }

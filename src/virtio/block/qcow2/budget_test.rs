@@ -55,7 +55,7 @@ fn image(path: &Path, entries: u64, tables: u64, backing: Option<&str>) {
             .unwrap();
     }
     for table in 0..tables {
-        let entry = 1 << 63 | (first_table + table) * CLUSTER;
+        let entry = (1 << 63) | ((first_table + table) * CLUSTER);
         file.write_all_at(&entry.to_be_bytes(), 3 * CLUSTER + 8 * table)
             .unwrap();
     }

@@ -72,7 +72,7 @@ pub enum Error {
     Circle { image: PathBuf, path: PathBuf },
     #[error(
         "disk image {image:?} and what lies under it may need more than {} MiB of memory for their tables, with {path:?} \
-         (put all into one image with tables of the usual size: qemu-img convert -O qcow2 {image:?} FILE)",
+         (put all into one image with tables of the usual size: qemu-img convert -O qcow2 {image:?} NEW)",
         budget::TABLES >> 20
     )]
     Tables { image: PathBuf, path: PathBuf },

@@ -47,46 +47,50 @@ pub enum HeaderError {
     Read(#[from] io::Error),
     #[error("it is no qcow2 file (a raw image takes 'format=raw')")]
     Magic,
-    #[error("it is qcow2 version {0}, and only 2 and 3 are known (convert it: qemu-img convert -O qcow2)")]
+    #[error(
+        "it is qcow2 version {0}, and only 2 and 3 are known (convert it: qemu-img convert -O qcow2 IMAGE NEW)"
+    )]
     Version(u32),
     #[error(
         "it is marked as in use or not closed cleanly, so its reference counts may be wrong (close whatever uses it, \
-         then repair it: qemu-img check -r all)"
+         then repair it: qemu-img check -r all IMAGE)"
     )]
     Dirty,
-    #[error("it is marked as corrupt (repair it: qemu-img check -r all)")]
+    #[error("it is marked as corrupt (repair it: qemu-img check -r all IMAGE)")]
     Corrupt,
     #[error(
         "its data is in another file, which an image must not choose for its reader (put all into one: \
-         qemu-img convert -O qcow2)"
+         qemu-img convert -O qcow2 IMAGE NEW)"
     )]
     ExternalDataFile,
-    #[error("it is compressed with something else than zlib (convert it: qemu-img convert -O qcow2)")]
+    #[error(
+        "it is compressed with something else than zlib (convert it: qemu-img convert -O qcow2 IMAGE NEW)"
+    )]
     CompressionType,
-    #[error("it has subclusters (convert it: qemu-img convert -O qcow2 -o extended_l2=off)")]
+    #[error("it has subclusters (convert it: qemu-img convert -O qcow2 IMAGE NEW)")]
     ExtendedL2,
-    #[error("it needs a feature that is not known: {0} (convert it: qemu-img convert -O qcow2)")]
+    #[error("it needs a feature that is not known: {0} (convert it: qemu-img convert -O qcow2 IMAGE NEW)")]
     UnknownFeature(FeatureName),
-    #[error("it is encrypted (decrypt it: qemu-img convert -O qcow2)")]
+    #[error("it is encrypted (decrypt it: qemu-img convert -O qcow2 IMAGE NEW)")]
     Encrypted,
-    #[error("its virtual size is 0 (give it one: qemu-img resize)")]
+    #[error("its virtual size is 0 (give it one: qemu-img resize IMAGE SIZE)")]
     Empty,
     #[error(
-        "its virtual size of {0} bytes is no multiple of the sector size 512 (round it up: qemu-img resize)"
+        "its virtual size of {0} bytes is no multiple of the sector size 512 (round it up: qemu-img resize IMAGE SIZE)"
     )]
     PartialSector(u64),
     #[error(
         "its virtual size of {size} bytes is more than its L1 table of {entries} entries maps (is the file damaged? \
-         look: qemu-img check)"
+         look: qemu-img check IMAGE)"
     )]
     Size { size: u64, entries: u32 },
-    #[error("its header is damaged: {0} (is it a whole qcow2 file? look: qemu-img check)")]
+    #[error("its header is damaged: {0} (is it a whole qcow2 file? look: qemu-img check IMAGE)")]
     Damaged(&'static str),
-    #[error("its {table} is damaged: {what} (repair it: qemu-img check -r all)")]
+    #[error("its {table} is damaged: {what} (repair it: qemu-img check -r all IMAGE)")]
     Table { table: &'static str, what: &'static str },
     #[error(
-        "its snapshots and bitmaps have more than {} MiB of tables (delete some: qemu-img snapshot -d, qemu-img bitmap \
-         --remove)",
+        "its snapshots and bitmaps have more than {} MiB of tables (delete some: qemu-img snapshot -d NAME IMAGE, \
+         qemu-img bitmap --remove IMAGE NAME)",
         budget::OTHER_TABLES >> 20
     )]
     OtherTables,

@@ -155,7 +155,7 @@ impl HostFile {
         if offset >> cluster_bits == 0 || last << cluster_bits >= self.end.load(Ordering::Relaxed) {
             return Err(io::Error::other(
                 "the image is damaged: its tables say that this data lies in the header or behind the end of the file \
-                 (repair it: qemu-img check -r all)",
+                 (repair it: qemu-img check -r all IMAGE)",
             ));
         }
         Ok(())

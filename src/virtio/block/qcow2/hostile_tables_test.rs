@@ -246,6 +246,8 @@ fn a_cluster_that_is_in_use_and_counted_as_free_becomes_a_table_or_keeps_its_dat
     assert!(!tables.at(victim).windows(MARK.len()).any(|bytes| bytes == MARK));
 }
 
+type Change<'a> = &'a dyn Fn(&Tables);
+
 #[test]
 fn tables_in_one_place_or_not_counted_are_refused() {
     if !can_make_images() {
@@ -264,7 +266,7 @@ fn tables_in_one_place_or_not_counted_are_refused() {
         let error = try_open(&disk(&tables.path)).err();
         error.expect("the image was opened").to_string()
     };
-    let cases: [(&dyn Fn(&Tables), &str); 11] = [
+    let cases: [(Change, &str); 11] = [
         (
             &|tables| tables.write(tables.l1_place(1), &l2.to_be_bytes()),
             "names a table twice",
@@ -410,7 +412,7 @@ impl Lie {
                 flags,
             } => {
                 if let Some(place) = tables.l2_place(sector * 512) {
-                    let entry = target(index) * tables.cluster() | flags;
+                    let entry = (target(index) * tables.cluster()) | flags;
                     tables.write(place, &entry.to_be_bytes());
                 }
             }
@@ -426,7 +428,7 @@ impl Lie {
                 flags,
             } => {
                 if tables.l1_place(index) < tables.header.tables.l1.end {
-                    let entry = target(number) * tables.cluster() | flags & COPIED;
+                    let entry = (target(number) * tables.cluster()) | (flags & COPIED);
                     tables.write(tables.l1_place(index), &entry.to_be_bytes());
                 }
             }

@@ -502,6 +502,9 @@ impl Range {
 #[path = "hostile_tables_test.rs"]
 mod hostile_tables;
 #[cfg(test)]
+#[path = "refusals_test.rs"]
+mod refusals;
+#[cfg(test)]
 pub(super) mod test_image;
 #[cfg(test)]
 #[path = "qcow2_test.rs"]
