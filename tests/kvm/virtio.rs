@@ -178,6 +178,28 @@ fn requests_past_the_end_are_io_errors_and_change_nothing() {
 }
 
 #[test]
+fn a_write_past_the_limit_of_an_ephemeral_disk_is_an_io_error_whose_reason_is_logged() {
+    if !kvm_is_here() {
+        return;
+    }
+    let disk = disk();
+    for (limit, status) in [("64K", queue::OK), ("1K", queue::IOERR)] {
+        let name = format!("{},ephemeral,limit={limit}", disk.path().display());
+        let kernel = drive()
+            .data(Queue::request(queue::OUT, 9, &[0xb0; 512]))
+            .linux64();
+        let ended = Coracle::run(&kernel).args(&["--disk", &name]).end().with_code(0);
+        assert_eq!(ended.stdout[20], status, "{limit}");
+        assert_eq!(
+            ended.stderr.contains("limit=SIZE"),
+            status == queue::IOERR,
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
+#[test]
 fn the_id_of_a_disk_is_what_its_flag_says() {
     if !kvm_is_here() {
         return;

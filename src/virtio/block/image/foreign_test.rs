@@ -103,7 +103,7 @@ fn images_of_other_programs_are_refused_and_the_command_that_is_named_converts_t
 
 #[test]
 fn packed_images_are_refused_and_the_command_that_is_named_unpacks_them() {
-    for (program, extension) in [("gzip", "gz"), ("xz", "xz"), ("bzip2", "bz2"), ("zstd", "zst")] {
+    for (program, extension) in [("gzip", "gz"), ("xz", "xz"), ("bzip2", "bz2")] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it's a disk.img");
         fs::write(&path, [0x5a; 4096]).unwrap();
@@ -114,10 +114,7 @@ fn packed_images_are_refused_and_the_command_that_is_named_unpacks_them() {
             .args([&path, &packed])
             .status()
             .unwrap();
-        if !status.success() {
-            println!("not tested here: {program}");
-            continue;
-        }
+        assert!(status.success(), "this test needs {program}");
         let advice = refusal(&packed);
         let done = Command::new("sh")
             .args(["-c", command(&advice)])
