@@ -5,8 +5,8 @@
 //! `-- --save` writes that file anew, which belongs in the commit that changed the figures.
 //!
 //! All of it runs in the nested machine with its clock counting instructions, a virtual nanosecond each, so the figures
-//! repeat and do not depend on the host. What that clock does not see is what leaving a guest costs a real processor; so
-//! exits are counted beside it.
+//! repeat and do not depend on the host. That clock does not show what a VM exit costs a real processor, so exits are
+//! counted beside it.
 
 use std::env;
 use std::error::Error;
@@ -24,13 +24,13 @@ mod nested;
 
 /// What init's first line begins with, in a guest and in a container.
 const FIRST_LINE: &str = "Coracle guest: ";
-/// Says that this program is inside of the nested machine.
+/// Given to this program when it runs inside the nested machine.
 const INSIDE: &str = "--inside-the-nested-machine";
 const SAVE: &str = "--save";
 const INIT: &str = "target/x86_64-unknown-linux-gnu/init/coracle-init";
 const BUNDLE: &str = "/run/bundle";
 const TIMINGS: &str = "/run/timings.json";
-/// Starts of each that count: of so regular a clock the median of few is enough.
+/// Measured starts of each. The clock repeats, so the median of a few is enough.
 const RUNS: usize = 3;
 
 /// A line of the budget.
@@ -129,7 +129,7 @@ fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
     let timed = start(coracle(&[&format!("--timings={TIMINGS}")]))?;
     rows.extend(phases(timed, &serde_json::from_slice(&fs::read(TIMINGS)?)?)?);
     rows.push(total("coracle, 2 vCPUs", median(|_| coracle(&["--cpus", "2"]))?));
-    // A bzImage of LZ4, with the same init: what all that this kernel has and the built-in one has not costs.
+    // Debian's kernel, a bzImage packed with LZ4, with the same init: shows what its additional features cost.
     let stock = || {
         coracle(&[
             "--kernel",
@@ -145,7 +145,7 @@ fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
     Ok(rows)
 }
 
-/// What a run with `--timings` says of itself, put together to the parts that a boot is made of.
+/// The report of a run with `--timings`, summed up into the parts of a boot.
 fn phases(total: f64, timings: &Value) -> Result<Vec<Row>, Box<dyn Error>> {
     let phases = timings["phases"].as_array().ok_or("no phases")?;
     let place = |name: &str| {
@@ -199,7 +199,7 @@ fn phases(total: f64, timings: &Value) -> Result<Vec<Row>, Box<dyn Error>> {
 }
 
 fn median(command: impl Fn(usize) -> Command) -> Result<f64, Box<dyn Error>> {
-    // The first brings files into the page cache.
+    // The first start brings the files into the page cache and does not count.
     let starts: Result<Vec<_>, _> = (0..=RUNS).map(|run| start(command(run))).collect();
     let mut starts = starts?.split_off(1);
     starts.sort_by(f64::total_cmp);
@@ -228,7 +228,7 @@ fn make_bundle() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Starts a runner, times its first line in milliseconds, and lets it come to its end.
+/// Starts a runner, returns the milliseconds until its first line, and waits until it ends.
 fn start(mut command: Command) -> Result<f64, Box<dyn Error>> {
     let begin = Instant::now();
     let mut child = command

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use coracle::clock::monotonic;
 
-/// What the log says last before the first KVM_RUN.
+/// The last log line before the first KVM_RUN.
 const LAST: &str = "vCPU 0 enters the guest";
-/// What the host needs before main begins.
+/// The phase before main begins.
 const FORK_AND_EXEC: &str = "fork, exec, the loader";
 /// How the log line begins that says how many microseconds ago main began.
 const MAIN: &str = "main began ";

@@ -1,8 +1,8 @@
-//! The device alone: what its thread does for a read of 4 KiB, from the notification to the completion, over what the
-//! system calls that move the data take by themselves.
+//! The device alone: what its thread does for a read of 4 KiB, from the notification to the completion, beside what the
+//! system calls that move the data cost without a device.
 //!
-//! Both are processor time of the thread that does it, kernel and program together, so what else runs hardly counts; and
-//! all is on one processor.
+//! Both are processor time of the thread, in the kernel and in the program, so that other programs hardly disturb the
+//! figures. All threads are on one processor.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::error::Error;
@@ -71,7 +71,7 @@ pub struct Cost {
 
 /// The least of several rounds for each engine, on an image that is in the page cache.
 pub fn measure(image: &Path) -> Result<Vec<Cost>, Box<dyn Error>> {
-    // What other processors' caches and waking threads there cost is the host's, and comes and goes.
+    // Waking a thread on another processor costs an amount that varies with the host, so all stay on one.
     let _on_one_processor = OneProcessor::pin()?;
     let mut costs = Vec::new();
     for (name, engine) in [("sync", Engine::Sync), ("uring", Engine::Uring)] {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::device::{self, Cost};
 
-/// Says that this program is inside of the nested machine.
+/// Given to this program when it runs inside the nested machine.
 pub const FLAG: &str = "--inside-the-nested-machine";
 /// Where the initrd with the load is.
 pub const LOAD: &str = "/load";
@@ -236,7 +236,7 @@ fn qemu(place: Place, settings: &str) -> Command {
     command
 }
 
-/// A process that ends with this.
+/// A process that is killed when this is dropped.
 struct Machine(Child);
 
 impl Drop for Machine {
@@ -264,7 +264,7 @@ fn measure(
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
-            // Nobody listens any more once there is a result.
+            // Sending fails once the receiver has its result and is gone.
             let _ = sender.send(line);
         }
     });
@@ -278,7 +278,7 @@ fn measure(
                 let after = Counters::read()?;
                 let transfers: f64 = pattern.rsplit(':').next().unwrap_or_default().parse()?;
                 let time = nanoseconds.parse::<f64>()? / transfers;
-                // All of it takes minutes: whoever waits sees that it goes on.
+                // The whole takes minutes, so the person who waits is shown progress.
                 let name = if is_coracle { "coracle" } else { "QEMU" };
                 eprintln!("{place:?}, {name} with {settings}: {pattern} {time:.0} ns");
                 measured.push(Measured {
@@ -305,7 +305,7 @@ fn measure(
     Err(format!("{command:?} did not come to its end: {complaints}").into())
 }
 
-/// Says on standard error what each thread of a process is at.
+/// Prints what each thread of a process is doing to standard error.
 fn say_threads(process: u32) {
     let threads = fs::read_dir(format!("/proc/{process}/task"))
         .into_iter()

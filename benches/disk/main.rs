@@ -46,12 +46,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A file that goes with this.
+/// A file that is removed when this is dropped.
 struct Image(PathBuf);
 
 impl Drop for Image {
     fn drop(&mut self) {
-        // It may never have been made.
+        // The file may never have been made.
         let _ = fs::remove_file(&self.0);
     }
 }

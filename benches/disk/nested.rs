@@ -1,4 +1,4 @@
-//! A benchmark's other half, which runs in the nested machine on the deterministic clock.
+//! Runs the half of a benchmark that belongs into the nested machine, on the deterministic clock.
 
 use std::env;
 use std::error::Error;
@@ -12,7 +12,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs a program of the source tree to its success.
+/// Runs a program of the source tree. Its failure is an error.
 pub fn call(program: &str, arguments: &[&str]) -> Result<(), Box<dyn Error>> {
     match Command::new(root().join(program)).args(arguments).status() {
         Ok(status) if status.success() => Ok(()),

@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 
 const SECTOR: usize = 512;
 const DIRECT_SECTORS: usize = 24;
-/// Behind the image in its file: not the disk's.
+/// Bytes in the file behind the image, which do not belong to the disk.
 const BEYOND: [u8; SECTOR] = [0x99; SECTOR];
 
 static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
@@ -26,7 +26,7 @@ struct Input {
     uring: bool,
     direct: bool,
     queues: u8,
-    /// Of those that are offered.
+    /// Feature bits, of which only those count that the device offers.
     features: u64,
     steps: Vec<Step>,
 }

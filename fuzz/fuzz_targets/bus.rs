@@ -1,4 +1,4 @@
-//! The bus beside the simplest thing that could be one: a list of ranges that is searched from its start.
+//! Compares the bus with a simple model: a list of ranges that is searched from its start.
 #![no_main]
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +32,7 @@ enum Place {
     Any(u64),
 }
 
-/// Of an access: 1 to 8 bytes. No processor makes one of none.
+/// The width of an access: 1 to 8 bytes.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 struct Width(u8);
 
@@ -68,7 +68,7 @@ impl Log {
     }
 }
 
-/// Reads as its own number.
+/// A device that reads as its own number.
 struct Device {
     number: usize,
     log: Arc<Log>,

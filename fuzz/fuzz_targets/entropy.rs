@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    /// Of those that are offered.
+    /// Feature bits, of which only those count that the device offers.
     features: u64,
     steps: Vec<Step>,
 }

@@ -97,7 +97,7 @@ impl Change {
     }
 }
 
-/// What is outside of guest memory is lost.
+/// Writes outside of guest memory fail, which does not matter.
 fn put<T: vm_memory::ByteValued>(address: u64, value: T) {
     let _ = GUEST.memory.write_obj(value, GuestAddress(address));
 }

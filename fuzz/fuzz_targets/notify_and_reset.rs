@@ -25,9 +25,9 @@ static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);
 struct Input {
     device: Device,
     queues: u8,
-    /// Of those that are offered.
+    /// Feature bits, of which only those count that the device offers.
     features: u64,
-    /// Of more than a few, each takes as long as all before it.
+    /// A few, because each restarts the device's threads.
     steps: [Option<Step>; 12],
 }
 

@@ -1,5 +1,5 @@
-//! Rings, descriptors and buffers of any bytes: serving them ends, and changes neither what the queue has no descriptor
-//! for nor the image's file behind the disk.
+//! Rings, descriptors and buffers of any bytes: serving them ends, and changes neither a read-only image nor the bytes
+//! behind an image in its file.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -25,7 +25,7 @@ static GUEST: LazyLock<Guest> = LazyLock::new(|| Guest::new(&[(0, LOW)]));
 struct Input {
     read_only: bool,
     event_idx: bool,
-    /// A power of two, as the transport has seen to.
+    /// The transport accepts only powers of two.
     size: u8,
     /// In units of 16 bytes: where the three parts of the queue are.
     descriptors: u16,
@@ -49,7 +49,7 @@ fuzz_target!(|input: Input| {
 
     GUEST.discard();
     for (address, bytes) in &input.memory {
-        // What is outside of guest memory is lost.
+        // Writes outside of guest memory fail, which does not matter.
         let _ = GUEST.memory.write(bytes, GuestAddress(u64::from(*address)));
     }
     let size = 1 << (input.size % 8);
@@ -66,7 +66,7 @@ fuzz_target!(|input: Input| {
         ..Default::default()
     };
     let queue = Queue::try_from(state).expect("its addresses are aligned");
-    // The transport starts no other.
+    // The transport starts only valid queues.
     if !queue.is_valid(&GUEST.memory) {
         return;
     }

@@ -1,4 +1,4 @@
-//! One request of any bytes, cut into any descriptors, against what section 5.2.6 says of it.
+//! One request of any bytes, cut into any descriptors, compared with what section 5.2.6 requires.
 #![no_main]
 
 #[path = "hostile_driver/kind.rs"]
@@ -24,7 +24,7 @@ const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x3000;
 const BUFFERS: u64 = 0x4000;
 const MEMORY_SIZE: usize = 0x2_0000;
-/// What is written, and what never is.
+/// The byte of all buffers before the request.
 const NOT_WRITTEN: u8 = 0xdd;
 
 static FILE: LazyLock<MemoryFile> = LazyLock::new(MemoryFile::default);

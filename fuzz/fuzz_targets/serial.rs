@@ -41,7 +41,7 @@ impl Sink for Collected {
     fn pause(&self) {}
 }
 
-/// What a port must be seen to do.
+/// What the port must do, as a model.
 #[derive(Default)]
 struct Model {
     line_control: u8,
@@ -77,7 +77,7 @@ impl Model {
         }
     }
 
-    /// In loopback RTS is not at its pin.
+    /// In loopback mode RTS does not reach its pin.
     fn takes_input(&self) -> bool {
         self.modem_control & (MCR_RTS | MCR_LOOP) == MCR_RTS
     }
@@ -107,7 +107,7 @@ fuzz_target!(|steps: Vec<Step>| {
                     "input went around flow control"
                 );
                 model.input.extend(&bytes[..taken]);
-                // As the console does it: what was refused waits for the port to say that it has room.
+                // As in the console: bytes that the port refused wait until it says that it has room.
                 refused = taken < bytes.len();
                 let _ = port.room().read();
             }

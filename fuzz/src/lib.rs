@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// A file that never touches a disk and leaves nothing behind, with a path like any other.
+/// A file in memory that has a path like any other file.
 pub struct MemoryFile(File);
 
 impl Default for MemoryFile {
@@ -69,7 +69,7 @@ impl Guest {
         guest
     }
 
-    /// Makes all of guest memory zero and untouched again, at the price of the pages that were touched.
+    /// Makes all of guest memory zero and untouched again. Costs time only for the pages that were touched.
     pub fn discard(&self) {
         self.advise(libc::MADV_DONTNEED);
     }

@@ -1,4 +1,5 @@
-//! Ctrl-C and its like during a race: noted and waited for with everything else, so that nothing is left running.
+//! Signals that end a race, such as Ctrl-C's. The race waits for them together with its output, and then ends everything
+//! that it started.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

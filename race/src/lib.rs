@@ -1,9 +1,9 @@
 //! What `coracle race` does: boot time beside containers and other VMMs, all with the same workload.
 //!
-//! A crate of its own, since it is made small where Coracle is made fast (see Cargo.toml at the root).
+//! A crate of its own, because it is compiled for size and Coracle for speed (see Cargo.toml at the root).
 //!
 //! The clock runs from just before a process is started until the first line of its workload has been read. Runners
-//! take turns, so that what the host does meanwhile hits them alike.
+//! take turns, so that other work of the host slows all of them alike.
 
 mod host;
 mod interrupts;
@@ -67,9 +67,9 @@ pub struct Options {
     pub memory: u64,
     /// vCPUs of each guest.
     pub cpus: u8,
-    /// So many at once, once, instead of runs in turns.
+    /// Start this many at once, one time, instead of runs in turns.
     pub parallel: Option<u32>,
-    /// What init runs, if the clock is to stop at its first line and not at init's.
+    /// The command that init runs. If there is one, the clock stops at its first line instead of init's.
     pub command: Vec<String>,
 }
 
@@ -93,11 +93,11 @@ pub enum Error {
     Interrupted(i32),
 }
 
-/// What came of one runner.
+/// The result of one runner.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub runner: Runner,
-    /// Its command line; none of a runner that is not here.
+    /// Its command line. Empty for a runner that is not on this host.
     pub command: Vec<String>,
     /// What was measured, or a sentence that says why nothing was.
     pub result: Result<Measured, String>,
@@ -190,7 +190,7 @@ pub fn race(
 struct Competitor {
     runner: Runner,
     command: Vec<String>,
-    /// Or why it is out.
+    /// Or the reason why it is out of the race.
     contestant: Result<Contestant, String>,
     measured: Measured,
 }
@@ -280,7 +280,7 @@ impl Race<'_> {
                 &self.watcher,
                 new_id(),
             )?);
-            // Those before it may be ready already.
+            // Those that were started before it may be ready already.
             look(&mut processes, self.mark, self.interrupts, Instant::now())?;
         }
         watch(&mut processes, self.mark, self.interrupts)?;

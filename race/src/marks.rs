@@ -6,7 +6,7 @@ use std::time::Instant;
 const INIT: &str = "Coracle guest: ";
 /// What init's complaints begin with: about a command that cannot be run, for example.
 const COMPLAINT: &str = "coracle-init: ";
-/// Of lines that are too long to be of interest only the start is kept.
+/// How much of a line is kept; longer lines are of no interest.
 const LINE_MAX: usize = 4096;
 /// How many of the last lines are kept, to explain a failure.
 const LINES_KEPT: usize = 5;
@@ -70,7 +70,7 @@ impl Marks {
         }
     }
 
-    /// What init complained of before the command said anything.
+    /// Init's complaint, if it came before the command's first line.
     pub fn complaint(&self) -> Option<&str> {
         self.complaint.as_deref()
     }

@@ -1,4 +1,4 @@
-//! The memory of what was started: of the runner, and of the workload in it.
+//! The memory of a start: of the runner, and of the workload in it.
 
 use std::collections::HashMap;
 use std::fs;

@@ -4,14 +4,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Options, Runner};
 
-/// A bar on stderr, which moves between starts only: drawing takes time. Dropped, it is gone.
+/// A bar on stderr. It moves only between starts, because drawing takes time. Dropping it removes it.
 pub struct Progress(ProgressBar);
 
 impl Progress {
     pub fn new(options: &Options) -> Self {
         let rounds = options.warmup + options.parallel.map_or(options.runs, |_| 1);
         let bar = ProgressBar::new(u64::from(rounds) * options.runners.len() as u64);
-        // A template that is not understood is a bar without one.
+        // If the template is not understood, the bar keeps its default style.
         if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} {msg}") {
             bar.set_style(style);
         }

@@ -1,4 +1,4 @@
-//! A race as JSON: what hyperfine writes, so that scripts for that read it, and what is ours beside it.
+//! A race as JSON: hyperfine's keys, so that scripts for hyperfine read it, and keys of our own.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::{Host, Options, Row, Statistics, as_typed, statistics};
 
 /// `results` has what was measured: `command` (here the runner's name), `mean`, `stddev`, `median`, `user`, `system`,
 /// `min`, `max` and `times`, all in seconds; ours are `p95`, `command_line`, `memory` of each start and `together`.
-/// `not_measured` has the others with the reason, and `method` what the figures are figures of.
+/// `not_measured` has the other runners with the reason, and `method` says how the figures were measured.
 pub fn json(rows: &[Row], options: &Options, host: &Host) -> Value {
     let results: Vec<Value> = rows.iter().filter_map(result).collect();
     let not_measured: Vec<Value> = rows

@@ -1,4 +1,4 @@
-//! What takes part in a race, and the command line of each: for a VMM the one that boots fastest.
+//! The runners of a race and their command lines. For a VMM it is the command line that boots fastest.
 
 use std::env;
 use std::fmt;
@@ -73,7 +73,7 @@ impl fmt::Display for Runner {
     }
 }
 
-/// A runner that is on this host and has what it needs. Dropped, it leaves nothing behind.
+/// A runner that is on this host and has what it needs. Dropping it removes what was made for it.
 pub struct Contestant {
     pub runner: Runner,
     program: PathBuf,
@@ -125,7 +125,7 @@ impl Contestant {
             .args(["import", "-", &image])
             .stdin(archive)
             .output();
-        // It ends when nobody reads any more, too.
+        // It also ends when its output is closed.
         let _ = tar.wait();
         let imported = imported.map_err(|error| cannot(&error))?;
         match imported.status.success() {
@@ -238,12 +238,12 @@ impl Contestant {
             .collect()
     }
 
-    /// What ends a container, and takes away what is left of it; a VMM's process is all there is of it.
+    /// The command that ends a container and removes it. None for a VMM, which is ended by ending its process.
     pub fn end_command(&self, id: &str) -> Option<Command> {
         self.end_words(id).map(|words| quietly(&words))
     }
 
-    /// The same as words.
+    /// The words of that command.
     pub fn end_words(&self, id: &str) -> Option<Vec<String>> {
         let arguments: &[&str] = match self.runner {
             Runner::Crun | Runner::Runc => &["delete", "--force", id],
@@ -276,7 +276,7 @@ fn quietly(words: &[String]) -> Command {
 impl Drop for Contestant {
     fn drop(&mut self) {
         if let Some(image) = self.image.take() {
-            // What cannot be taken away has been lost with docker itself.
+            // If this fails, docker itself has failed, and nothing more can be done.
             run_within(quietly(&self.words(&["rmi", "--force", &image])), PATIENCE_AT_END);
         }
     }

@@ -1,4 +1,4 @@
-//! One start: a process, the clock on the first line it prints, and its end.
+//! One start: starts a process, takes the time until its first line, and ends it.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -45,7 +45,7 @@ pub struct Start {
     pub memory: Option<Memory>,
 }
 
-/// A process that was started. Dropped, it and its container are ended.
+/// A process that was started. Dropping it ends it and its container.
 pub struct Process<'a> {
     contestant: &'a Contestant,
     watcher: &'a Watcher,
@@ -77,7 +77,7 @@ impl<'a> Process<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&complaints).map_err(cannot)?)
-            // A group of its own: Ctrl-C is for the race alone, which then ends the group.
+            // A group of its own, so that Ctrl-C reaches only the race, which then ends the group.
             .process_group(0);
         if let Some(end) = contestant.end_words(&id) {
             watcher.undo_later(&id, &end);
@@ -108,7 +108,7 @@ impl<'a> Process<'a> {
         processes.memory(self.pid.cast_unsigned(), self.guest_memory)
     }
 
-    /// Makes a VMM stand still, so that it is what it was when it printed its line.
+    /// Stops a VMM, so that its memory stays as it was when it printed its line.
     pub fn freeze(&self) {
         if self.contestant.runner.is_vmm() {
             self.signal(libc::SIGSTOP);
@@ -126,7 +126,7 @@ impl<'a> Process<'a> {
             return ended;
         }
         if self.delete_container() {
-            // Its runner ends with it, having waited for it, which counts its processor time.
+            // Its runner then ends too. Because the runner waited for the container, the container's processor time counts.
             self.read_to_end(PATIENCE_AT_END);
         }
         self.signal(libc::SIGKILL);
@@ -151,7 +151,7 @@ impl<'a> Process<'a> {
         unsafe { libc::kill(-self.pid, signal) };
     }
 
-    /// Takes what its output has. False at the end of the output.
+    /// Reads the output that is there. False at the end of the output.
     fn read(&mut self) -> bool {
         let mut bytes = [0; 4096];
         let Some(stdout) = &mut self.stdout else {
@@ -169,7 +169,7 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Throws away what it prints, until nobody holds its output any more.
+    /// Reads and discards its output until the last writer has closed it.
     fn read_to_end(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
         while let Some(descriptor) = self.descriptor() {
@@ -184,7 +184,7 @@ impl<'a> Process<'a> {
         self.stdout.as_ref().map(|stdout| stdout.as_raw_fd())
     }
 
-    /// What it says for itself, when it did not come to the mark.
+    /// The failure of a process that did not come to the mark, with what it said.
     fn failure(&mut self, what: &str) -> Failure {
         if let Some(complaint) = self.marks.complaint() {
             return Failure::Runner(complaint.to_owned());
@@ -215,7 +215,7 @@ pub fn watch(processes: &mut [Process], mark: Mark, interrupts: &Interrupts) -> 
     let deadline = Instant::now() + PATIENCE;
     while processes.iter().any(|process| process.reached(mark).is_none()) {
         let has_more = look(processes, mark, interrupts, deadline)?;
-        // What prints without end always has more.
+        // A process that prints without end always has more output, so the deadline is checked each time.
         if !has_more || Instant::now() >= deadline {
             let what = format!("printed no line within {} s", PATIENCE.as_secs());
             let late = processes
@@ -248,7 +248,7 @@ pub fn look(
     }
     for (process, is_ready) in processes.iter_mut().zip(&ready[1..]) {
         if *is_ready && !process.read() && process.reached(mark).is_none() {
-            // Whoever closes its output ends, or does so now.
+            // A process that closes its output has ended, or is ended now.
             process.signal(libc::SIGKILL);
             let (status, ..) = process.reap();
             process.delete_container();

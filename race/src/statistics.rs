@@ -1,4 +1,4 @@
-//! What a list of times says.
+//! Statistics of a list of times.
 
 use serde::Serialize;
 

@@ -1,4 +1,4 @@
-//! A race in words and tables, for people.
+//! The results of a race as text and tables.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use super::{
 const MILLISECONDS: f64 = 1e3;
 const MIB: f64 = (1 << 20) as f64;
 
-/// How a race is measured: before its figures, so that one knows what they are.
+/// How a race is measured. It is printed before the figures.
 pub fn method(options: &Options, host: &Host) -> String {
     let (stops, workload) = match options.command.as_slice() {
         [] => ("init's first line", String::new()),
@@ -67,7 +67,7 @@ pub fn method(options: &Options, host: &Host) -> String {
     text
 }
 
-/// The command lines, for whoever wants to know exactly.
+/// The command lines of all runners, for --verbose.
 pub fn commands(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows.iter().filter(|row| !row.command.is_empty()) {
@@ -76,7 +76,7 @@ pub fn commands(rows: &[Row]) -> String {
     text
 }
 
-/// All figures, and what they say.
+/// All figures, and the comparison between the runners.
 pub fn results(rows: &[Row]) -> String {
     let mut text = String::new();
     let cells = cells(rows);
@@ -233,7 +233,7 @@ fn warning(measured: &Measured) -> Option<String> {
     ))
 }
 
-/// Who was how many times faster than whom, the fastest first.
+/// How many times faster the fastest runner was than each other one.
 fn comparison(rows: &[Row]) -> String {
     let mut ranking: Vec<(Runner, Statistics)> = measured(rows)
         .filter_map(|(row, measured)| Some((row.runner, Statistics::of(&measured.times())?)))

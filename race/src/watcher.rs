@@ -1,4 +1,4 @@
-//! A process that outlives the race, however that ends: it then undoes what the race could not undo itself.
+//! A process that outlives the race, also when that is killed. It then undoes what the race did not undo itself.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -20,7 +20,7 @@ awk '
 rm -rf "$1"
 "#;
 
-/// Dropped, it undoes what is left to undo, and is gone.
+/// Dropping it runs the commands that are left, and waits until the process has ended.
 pub struct Watcher {
     process: Child,
     /// None once it is to end.

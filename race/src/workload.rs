@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Error, Guest};
 
-/// What init does when there is no command: nothing, once it has said its first line and so has this.
+/// The command when the person gives none: it prints a line and then does nothing.
 pub const IDLE: [&str; 3] = ["sh", "-c", "echo idle; exec sleep 1000000"];
 
 /// Kernel parameters of every guest that is not Coracle's: those that Coracle gives its own, but for the way to reset,

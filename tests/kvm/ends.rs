@@ -283,7 +283,7 @@ fn ended_by(guest: Guest, arguments: &[&str], signal: i32, code: u8, name: &str)
     running.wait_for("afloat");
     running.signal(signal);
     let ended = running.end().with_code(code).saying(&[name]);
-    // Far from what it takes, near to what a person takes for a hang.
+    // Much longer than it takes, and short enough that a person would not call it a hang.
     assert!(ended.took.as_secs() < 5, "{}", ended.describe());
 }
 

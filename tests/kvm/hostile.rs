@@ -11,7 +11,7 @@ guest!(
     random
     mov edx, r8d
     movzx edx, dx
-    # Neither power-off nor reset: those are how it ends.
+    # All ports but those of power-off and reset, which would end the guest.
     mov eax, edx
     and eax, 0xfffc
     cmp eax, 0x600
@@ -128,7 +128,7 @@ guest!(
 8:
     dec r9d
     jnz 2b
-    # The same device serves a driver that knows its trade, after a reset.
+    # After a reset the same device serves a correct driver.
     mov dword ptr [rbx + 0x70], 0
     mov word ptr [0x302002], 0
     mov esi, 0x308000
@@ -201,7 +201,7 @@ fn storm(data: Vec<u8>) {
     assert_eq!(ended.stdout[0], queue::OK, "{}", ended.describe());
     assert_eq!(ended.stdout[1..], [5; 512]);
     assert!(std::fs::read(disk.path()).unwrap() == before);
-    // Hostile drivers are the guest's own affair: a person is told little of it.
+    // A hostile driver harms only its own guest, so stderr stays short.
     assert!(
         ended.stderr.len() < 64 << 10,
         "{} bytes on stderr",
@@ -222,7 +222,7 @@ guest!(
     "
     start_disk
     mov dword ptr [rbx + 0x50], 0
-    # Until it is done, or refuses, or long enough.
+    # Waits until the request is done, the device needs a reset, or a limit is reached.
     mov r9d, 300
 2:
     mov eax, [rbx + 0x70]
@@ -254,7 +254,7 @@ guest!(
 "
 );
 
-/// Offers `queue` to a disk, and then asks it for sector 5 as one should.
+/// Offers `queue` to a disk, and then reads sector 5 with a correct request.
 fn recovers_from(queue: &mut Queue, what: &str) {
     let mut data = Vec::from(queue);
     data.resize(0x8000, 0);

@@ -18,7 +18,7 @@ guest!(
     xor eax, eax
     in eax, dx
     mov [rdi + 3], eax
-    # What is written to nobody is lost.
+    # Writes to addresses without a device have no effect.
     out dx, al
     out dx, ax
     out dx, eax

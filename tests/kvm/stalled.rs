@@ -10,7 +10,7 @@ use crate::support::queue::Queue;
 use crate::support::terminal::Terminal;
 use crate::support::{Coracle, kvm_is_here};
 
-/// Far from what it takes, near to what a person takes for a hang.
+/// Much longer than it takes, and short enough that a person would not call it a hang.
 const AT_ONCE: Duration = Duration::from_secs(5);
 
 guest!(

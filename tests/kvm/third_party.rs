@@ -17,8 +17,8 @@ mod plan;
 
 use plan::{ENTROPY, IN_FLIGHT, PAST_THE_END, READ, SECTOR, SECTORS, WRITTEN, checksum, fill};
 
-/// The guest, built when it is asked for first. It has a target directory of its own, so what this run of cargo builds
-/// beside it need not be waited for.
+/// The guest, which is built on first use. It has a target directory of its own, so that it does not wait for this run of
+/// cargo.
 fn guest() -> Kernel {
     static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
     let build = || {
@@ -27,7 +27,7 @@ fn guest() -> Kernel {
             .args(["build", "--quiet", "--locked", "--target-dir"])
             .arg(&target)
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kvm/driver"))
-            // They would take the place of the guest's own.
+            // These variables would override the guest's own settings.
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
             .status();
@@ -38,11 +38,11 @@ fn guest() -> Kernel {
         let program = target.join("x86_64-unknown-linux-gnu/debug/third-party-driver");
         fs::read(program).expect("cargo built the guest")
     };
-    // The file that it becomes goes with its last user.
+    // The file is removed when its last user drops it.
     Kernel::new(GUEST.get_or_init(build))
 }
 
-/// A disk as the host thinks of it.
+/// A disk's contents as the host expects them.
 struct Disk {
     id: &'static str,
     read_only: bool,
@@ -51,7 +51,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// Full of noise.
+    /// Filled with noise.
     fn new(id: &'static str, read_only: bool, seed: u64) -> Self {
         let mut random = Random(seed);
         let bytes: Vec<u8> = (0..SECTORS as usize * SECTOR)
@@ -76,7 +76,7 @@ impl Disk {
         &mut self.bytes[sectors.start as usize * SECTOR..sectors.end as usize * SECTOR]
     }
 
-    /// Writing number `write`, and what its driver is told.
+    /// Makes write number `write`, and returns the result that the driver must report.
     fn write(&mut self, write: usize, sectors: &Range<u64>) -> Result<(), &'static str> {
         if self.read_only {
             return Err("IoError");
@@ -85,7 +85,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Goes through the plan, and says what the guest must say.
+    /// Follows the plan, and returns what the guest must print.
     fn exercise(&mut self) -> String {
         let mut said = String::new();
         let mode = if self.read_only { "read-only" } else { "read-write" };

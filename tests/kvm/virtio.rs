@@ -80,7 +80,7 @@ guest!(
 "
 );
 
-/// What a guest tells after its request is done.
+/// What a guest sends after its request is done.
 struct Reply {
     interrupt_status: u32,
     used_index: u16,
@@ -301,7 +301,7 @@ fn a_disk_that_another_process_has_is_refused_and_the_process_is_named() {
         run(&["--disk", &name])
             .with_code(125)
             .saying(&["in use", &holder, "ro"]);
-        // Which only looks.
+        // A dry run only looks at the disk.
         run(&["--disk", &name, "--dry-run"]).with_code(0);
     }
     disk.as_file().unlock().unwrap();

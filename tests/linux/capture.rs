@@ -1,4 +1,4 @@
-//! What a process writes, kept as it comes.
+//! Collects what a process writes, on a thread of its own.
 
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex};
@@ -23,7 +23,7 @@ impl Capture {
         thread::spawn(move || {
             let mut buffer = [0; 16 << 10];
             loop {
-                // A terminal whose other side has gone fails with EIO: its end, too.
+                // Reading fails with EIO when the program's side of a terminal is closed: the end of the stream, too.
                 let count = source.read(&mut buffer).unwrap_or(0);
                 let mut stream = shared.0.lock().unwrap();
                 stream.bytes.extend_from_slice(&buffer[..count]);
@@ -41,8 +41,8 @@ impl Capture {
         self.0.0.lock().unwrap().bytes.clone()
     }
 
-    /// Waits until `text` comes after the first `from` bytes, and tells where it ends. `None`: the stream ended, or
-    /// the time did, without it.
+    /// Waits until `text` comes after the first `from` bytes, and returns the position after it. `None` if the stream
+    /// ended or the deadline passed before it came.
     pub fn wait_for(&self, text: &[u8], from: usize, deadline: Instant) -> Option<usize> {
         let mut found = None;
         self.wait_until(deadline, |stream| {
@@ -53,7 +53,7 @@ impl Capture {
         found
     }
 
-    /// Waits until the stream has ended: false when the time did first.
+    /// Waits until the stream has ended. False if the deadline passed first.
     pub fn wait_for_end(&self, deadline: Instant) -> bool {
         self.wait_until(deadline, |stream| stream.ended)
     }

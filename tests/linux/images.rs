@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::place;
 
-/// A directory for a trial's files, gone at its end.
+/// A directory for a trial's files. Dropping it removes it.
 pub fn scratch() -> TempDir {
     tempfile::tempdir().unwrap()
 }
@@ -27,7 +27,7 @@ pub fn raw(scratch: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
     image
 }
 
-/// A raw image of zeros that takes no room.
+/// A raw image of zeros, as a sparse file.
 pub fn sparse(scratch: &TempDir, name: &str, size: u64) -> PathBuf {
     let image = scratch.path().join(name);
     File::create(&image).unwrap().set_len(size).unwrap();
@@ -47,14 +47,14 @@ pub fn noise(seed: u64, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// An initrd: the built-in guest's, with this file in it as well (or in place of its own).
+/// The built-in guest's initrd with one more file, which replaces a file of the same name.
 pub fn initrd_with(scratch: &TempDir, name: &str, mode: u32, content: &[u8]) -> PathBuf {
     let mut archive = fs::read(place::guest_images().join("initrd")).unwrap();
     archive.extend(cpio(name, mode, content));
     raw(scratch, "initrd", &archive)
 }
 
-/// An initrd: the built-in guest's, with the program that puts disks to the test as `/records`.
+/// The built-in guest's initrd with the program that tests disks as `/records`.
 pub fn initrd_with_records(scratch: &TempDir) -> PathBuf {
     initrd_with(scratch, "records", 0o755, &fs::read(place::records()).unwrap())
 }
@@ -101,7 +101,7 @@ pub fn file_on(image: &Path, name: &str) -> Vec<u8> {
     shown.stdout
 }
 
-/// Runs a program of the host to its successful end; otherwise what it said is the error. Gives its standard output.
+/// Runs a program of the host and returns its standard output. If it fails, the error is what it said.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(program)
         .args(arguments)

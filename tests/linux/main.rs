@@ -1,7 +1,7 @@
 //! Linux guests: what a person sees of `coracle run` with a real kernel.
 //!
-//! Where this host's KVM runs Linux, the trials run right here; elsewhere this program runs itself once more inside
-//! the nested machine (tests/nested/), which takes the same arguments and gives the same status.
+//! Where this host's KVM runs Linux, the trials run here. Elsewhere this program runs itself inside the nested machine
+//! (tests/nested/), with the same arguments, and ends with the status of that run.
 
 mod capture;
 mod images;
@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Trials that run at once: a nested machine has one processor, and another host has most of its own left.
+/// How many trials run at once. One, because a nested machine has one processor.
 const AT_ONCE: usize = 1;
 
 fn main() -> ExitCode {
@@ -114,7 +114,7 @@ macro_rules! group {
 }
 pub(crate) use group;
 
-/// What a panic said.
+/// The message of a panic.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))

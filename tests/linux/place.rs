@@ -1,4 +1,4 @@
-//! Where the trials run, and what has to be there first.
+//! Where the trials run, and the files and packages that they need.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,8 +17,8 @@ const EXTENT: &str = "CORACLE_LINUX_TESTS";
 const TIMED_OUT: i32 = 124;
 const MACHINE_FAILED: i32 = 125;
 
-/// Seconds after which the nested machine has come to a standstill: trials give up long before. The full amounts take
-/// the better part of two hours.
+/// Seconds after which the nested machine is stopped. Each trial gives up long before. The full amounts take almost two
+/// hours.
 const MACHINE_PATIENCE: u32 = 1200;
 const MACHINE_PATIENCE_FULL: u32 = 10_800;
 
@@ -39,15 +39,15 @@ pub const FORMATS: [&str; 7] = [
     "vmlinux-nopvh",
 ];
 
-/// Programs that make a disk, fail it, or look at it after its guest.
+/// Programs with which trials make disks, make them fail, and check them after a guest has run.
 const DISK_PROGRAMS: [&str; 4] = ["/sbin/e2fsck", "/sbin/debugfs", "/sbin/mke2fs", "/sbin/dmsetup"];
 
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
-/// Whether the trial with this number is one of this machine's. Numbers next to each other are not on the same one, as
-/// trials of like length are.
+/// Whether this machine runs the trial with this number. Neighbours run on different machines, because they take about
+/// equally long.
 pub fn is_mine(trial: usize) -> bool {
     match env::var(INSIDE) {
         Ok(share) => share.parse() == Ok(trial % MACHINES),
@@ -55,7 +55,7 @@ pub fn is_mine(trial: usize) -> bool {
     }
 }
 
-/// Whether trials are to do all that they can, however long it takes.
+/// Whether trials run with the full amounts of data, which takes long in a nested machine.
 pub fn is_full() -> bool {
     !is_inside() || is_full_asked()
 }
@@ -73,7 +73,7 @@ pub fn coracle() -> PathBuf {
     }
 }
 
-/// The program that guests run to put their disks to the test.
+/// The program that guests run to test their disks.
 pub fn records() -> PathBuf {
     if is_inside() {
         "/records".into()
@@ -82,12 +82,12 @@ pub fn records() -> PathBuf {
     }
 }
 
-/// Where cargo builds, as tests/nested/run looks for it, too.
+/// Cargo's target directory, found as tests/nested/run finds it.
 fn target_directory() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(ROOT).join("target"), PathBuf::from)
 }
 
-/// What guest-images/ made.
+/// The directory of what guest-images/ built.
 pub fn guest_images() -> PathBuf {
     if is_inside() {
         "/guest-images/out".into()
@@ -96,7 +96,7 @@ pub fn guest_images() -> PathBuf {
     }
 }
 
-/// Where Debian's kernel and what its guests have are: `vmlinuz`, `stock-initrd`; disks: `fio.ext4`, `empty.qcow2`.
+/// The directory of Debian's kernel `vmlinuz`, its guests' `stock-initrd`, and their disks `fio.ext4` and `empty.qcow2`.
 pub fn stock() -> PathBuf {
     if is_inside() {
         "/stock".into()
@@ -116,11 +116,11 @@ pub fn runs_linux() -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Makes what is missing: everything for the trials of the groups that `wanted` tells of.
+/// Makes what is missing for the trials of the groups for which `wanted` is true.
 pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     let root = Path::new(ROOT);
     do_or_say(Command::new(root.join("guest-images/build")))?;
-    // Cargo built a `coracle` for this test, but slow and checked: what users run is the release.
+    // Cargo built a `coracle` for this test without optimizations. The trials run the release build, as users do.
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args([
@@ -190,7 +190,7 @@ pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
                 scope.spawn(move || run_share(share, arguments))
             })
             .collect();
-        // Each tells at its end, so that what they say is not mixed.
+        // Each machine's output is printed when it has ended, so that their lines are not mixed.
         machines
             .into_iter()
             .map(|machine| machine.join())
@@ -203,7 +203,7 @@ pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Runs a share of the trials, and prints what it said when it has ended.
+/// Runs a share of the trials, and prints their output when the machine has ended.
 fn run_share(share: usize, arguments: &[OsString]) -> bool {
     let patience = match env::var(EXTENT).as_deref() {
         Ok("full") => MACHINE_PATIENCE_FULL,
@@ -234,10 +234,10 @@ fn run_share(share: usize, arguments: &[OsString]) -> bool {
     false
 }
 
-/// The options of the nested machine that put these files inside, each a path here and one there.
+/// The options of tests/nested/run that copy these files into the machine: each is a path here and a path inside.
 fn put(files: impl Iterator<Item = (PathBuf, String)>) -> Vec<OsString> {
     files
-        // What no wanted trial needs was not made.
+        // Files that no wanted trial needs were not made.
         .filter(|(outside, _)| outside.exists())
         .flat_map(|(outside, inside)| {
             let mut file = outside.into_os_string();
@@ -248,9 +248,9 @@ fn put(files: impl Iterator<Item = (PathBuf, String)>) -> Vec<OsString> {
         .collect()
 }
 
-/// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions:
-/// what a trial waits for does not depend on how busy this host is. Trials in full have this host's clock, by which their
-/// loads take minutes; the other would make hours of them.
+/// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions,
+/// so that a busy host does not make a trial time out. With the full amounts it has this host's clock, because on the other
+/// one the loads would take hours instead of minutes.
 pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], arguments: &[OsString]) -> Command {
     let programs = DISK_PROGRAMS.map(|program| {
         let program = PathBuf::from(program);

@@ -13,9 +13,9 @@ use crate::capture::{Capture, find};
 use crate::place;
 use crate::terminal::{Modes, Terminal};
 
-/// Patience with a guest in software emulation on a busy machine: far beyond what it takes.
+/// How long a guest may take in software emulation on a busy machine. It takes far less.
 const PATIENCE: Duration = Duration::from_secs(150);
-/// The same on the nested machine's clock, of which a guest that stands still takes a second in twenty.
+/// The same on the nested machine's clock, where one second takes about twenty seconds of real time.
 const PATIENCE_INSIDE: Duration = Duration::from_secs(20);
 
 fn patience() -> Duration {
@@ -25,7 +25,7 @@ fn patience() -> Duration {
     }
 }
 
-/// A run to be: `coracle run` with stdin at its end from the start, unless told otherwise.
+/// A command line of `coracle run`. Its stdin is empty unless the trial says otherwise.
 pub struct Coracle {
     program: OsString,
     arguments: Vec<OsString>,
@@ -45,7 +45,7 @@ impl Coracle {
         Self::program(place::coracle()).args(["run"])
     }
 
-    /// Any program, watched in the same way.
+    /// A command line of any program.
     pub fn program(program: impl Into<OsString>) -> Self {
         Self {
             program: program.into(),
@@ -77,13 +77,13 @@ impl Coracle {
         self
     }
 
-    /// Stdin and stdout are a terminal; stderr is not, so that the trial can tell it from stdout.
+    /// Stdin and stdout are a terminal. Stderr is a pipe, so that the trial can tell it from stdout.
     pub fn on_terminal(mut self) -> Self {
         self.input = Input::Terminal(Terminal::open(30, 100));
         self
     }
 
-    /// Stdout is this, and not captured.
+    /// Stdout is this file, and the trial does not capture it.
     pub fn stdout(mut self, stdout: impl Into<OwnedFd>) -> Self {
         self.stdout = Some(stdout.into());
         self
@@ -146,7 +146,7 @@ impl Coracle {
         }
     }
 
-    /// The run from its start to its end.
+    /// Starts the run and waits until it ends.
     pub fn end(self) -> Finished {
         self.start().end()
     }
@@ -167,12 +167,12 @@ impl Typing {
     }
 }
 
-/// A `coracle` that runs. Dropped, it is killed.
+/// A running `coracle`. Dropping it kills it.
 pub struct Run {
     child: Child,
     ended: bool,
     deadline: Instant,
-    /// What [`Run::wait_for`] found ends here.
+    /// The position after the text that [`Run::wait_for`] found last.
     seen: usize,
     stdout: Option<Capture>,
     stderr: Capture,
@@ -185,7 +185,7 @@ impl Run {
         self.child.id()
     }
 
-    /// Waits until the guest prints `text`, after what was waited for before.
+    /// Waits until the guest prints `text` after the text that the last call waited for.
     pub fn wait_for(&mut self, text: &str) {
         let stdout = self.stdout.as_ref().expect("stdout is captured");
         match stdout.wait_for(text.as_bytes(), self.seen, self.deadline) {
@@ -201,7 +201,7 @@ impl Run {
         }
     }
 
-    /// Types a little: as much as a terminal takes at once.
+    /// Types a short text, which the terminal or the pipe has room for.
     pub fn type_in(&mut self, text: &str) {
         self.typing
             .as_mut()
@@ -209,7 +209,7 @@ impl Run {
             .write(text.as_bytes());
     }
 
-    /// Types much, as fast as it is taken, and leaves the input open: the thread's result is the input.
+    /// Types a long text on a thread of its own. The input stays open until the thread's result is dropped.
     pub fn paste(&mut self, bytes: Vec<u8>) -> JoinHandle<impl Send + use<>> {
         let mut typing = self.typing.take().expect("there is an input");
         thread::spawn(move || {
@@ -240,7 +240,7 @@ impl Run {
         self.terminal.as_ref().expect("there is a terminal").0.clone()
     }
 
-    /// Kills it (SIGKILL), and gives what it had written.
+    /// Kills it with SIGKILL, and returns what it had written.
     pub fn kill(mut self) -> Finished {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -253,7 +253,7 @@ impl Run {
 
     /// Waits until it ends by itself.
     pub fn end(mut self) -> Finished {
-        // It holds its stderr until its end.
+        // Its stderr is open until it ends.
         if !self.stderr.wait_for_end(self.deadline) {
             self.give_up("it does not end");
         }
@@ -272,7 +272,7 @@ impl Run {
         finished
     }
 
-    /// All that it wrote, now that it is dead.
+    /// All output of a process that has ended.
     fn finished(&mut self) -> Finished {
         if let Some(stdout) = &self.stdout
             && !stdout.wait_for_end(self.deadline)
@@ -307,7 +307,7 @@ impl Drop for Run {
     }
 }
 
-/// What came of a run.
+/// A run that has ended.
 pub struct Finished {
     pub code: i32,
     pub stdout: Vec<u8>,
@@ -343,7 +343,7 @@ impl Finished {
         self
     }
 
-    /// A clean power-off, about which there is nothing to say.
+    /// Asserts that the guest powered off and that stderr is empty.
     #[track_caller]
     pub fn assert_powered_off(&self) -> &Self {
         self.assert_code(0);

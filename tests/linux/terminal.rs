@@ -1,4 +1,4 @@
-//! A pseudo-terminal: a person's terminal, with the trial as the person.
+//! A pseudo-terminal, on which the trial types and reads in the place of a person.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,7 @@ use std::ptr;
 
 use libc::{ECHO, ICANON, ISIG, VEOF};
 
-/// What a terminal does to what passes through it, as far as a program can set it.
+/// A terminal's modes (termios).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Modes {
     flags: [libc::tcflag_t; 4],
@@ -21,12 +21,12 @@ impl Modes {
     }
 }
 
-/// Both sides of a terminal. It is nobody's controlling terminal: one of a session is reset when the session's leader
-/// ends, which would hide whether the program had restored it.
+/// Both sides of a terminal. It is not a controlling terminal, because Linux resets one when its session ends, and a test
+/// could then not see whether the program had restored the modes.
 pub struct Terminal {
-    /// Reads what the terminal shows; writes what the person types.
+    /// The person's side: reading gives what the terminal shows, writing is typing.
     pub person: File,
-    /// What the program gets.
+    /// The program's side.
     pub program: OwnedFd,
 }
 
@@ -53,7 +53,7 @@ impl Terminal {
         terminal
     }
 
-    /// So that a program which sets what it takes for usual is told from one which restores.
+    /// Sets an unusual mode, so that a program that restores the modes differs from one that sets the usual modes.
     fn set_unusual_modes(&self) {
         let mut modes = self.termios();
         modes.c_cc[VEOF] = 0x05;

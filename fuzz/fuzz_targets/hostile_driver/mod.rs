@@ -1,4 +1,4 @@
-//! A virtio driver that means no good, one step at a time (virtio 1.2 sections 2.7, 3.1 and 4.2).
+//! A hostile virtio driver, which takes one step at a time (virtio 1.2 sections 2.7, 3.1 and 4.2).
 
 mod kind;
 mod step;
@@ -36,7 +36,7 @@ const INDIRECT: u64 = 0x4000;
 const BUFFERS: u64 = 0x5000;
 const STATUS: u64 = 0xfff0;
 const QUEUE_SIZE: u16 = 16;
-/// Each part of the next queue is so far behind this one's.
+/// The distance in bytes between the same part of two queues.
 const NEXT_QUEUE: u64 = 0x200;
 /// Queues that a driver uses of those that the device has.
 pub const MOST_QUEUES: u8 = 4;
@@ -64,7 +64,7 @@ fn buffer(slot: u8) -> u64 {
 
 pub struct Driver {
     transport: MmioTransport,
-    /// Whether the device works beside the driver, and not while it is notified.
+    /// Whether the device serves its queues on threads of its own.
     has_thread: bool,
     queue_size: u16,
     queues: u8,
@@ -72,7 +72,7 @@ pub struct Driver {
     available: [Cell<u16>; MOST_QUEUES as usize],
 }
 
-/// What came of a request.
+/// The device's answer to a request.
 #[derive(PartialEq)]
 pub struct Answer {
     /// 0xff when the device did not write it.
@@ -95,7 +95,7 @@ impl Driver {
         }
     }
 
-    /// Lets the device work beside the driver's next steps.
+    /// Does not wait for the device after a step, so that both work at the same time.
     pub fn without_waiting(self) -> Self {
         Self {
             has_thread: false,
@@ -116,7 +116,7 @@ impl Driver {
         match step {
             Step::Write { register, value } => self.write(u32::from(*register) * 4 % REGISTERS_END, *value),
             Step::WriteAny { offset, value, width } => {
-                // Without a wait: where this is a notification, the device works beside the next steps.
+                // Does not wait: if this is a notification, the device works at the same time as the next steps.
                 let data = &value.to_le_bytes()[..usize::from(width % 9)];
                 self.transport.write(u64::from(*offset) % WINDOW, data);
             }
@@ -293,7 +293,7 @@ impl Driver {
         number % self.queues
     }
 
-    /// What is outside of guest memory is lost.
+    /// Writes outside of guest memory fail, which does not matter.
     fn put(&self, address: u64, bytes: &[u8]) {
         let _ = MEMORY.write(bytes, GuestAddress(address));
     }

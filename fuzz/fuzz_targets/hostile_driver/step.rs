@@ -1,4 +1,4 @@
-//! What the driver can do next: each choice is likely to be one that gets far, and possibly any other.
+//! What the driver can do next. Each value is likely to be a useful one, but any other is possible.
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
@@ -30,7 +30,7 @@ pub enum Step {
     Notify {
         queue: u8,
     },
-    /// Laid out as a driver in its right mind does it. Later steps may change it before it is announced.
+    /// Laid out as a correct driver does it. Later steps may change it before it is announced.
     Request {
         queue: u8,
         kind: Kind,

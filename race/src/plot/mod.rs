@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// By a file's name; none of another one.
+    /// By a file's name. None if the name has another ending.
     pub fn of(name: &str) -> Option<Self> {
         match name.rsplit_once('.')?.1.to_ascii_lowercase().as_str() {
             "svg" => Some(Self::Svg),

@@ -1,4 +1,4 @@
-# What guests share. A guest sends memory as it is, and the host takes it apart.
+# Macros that guests share. A guest sends bytes of its memory, and the test on the host decodes them.
 .ifndef guest_macros
 .set guest_macros, 1
 

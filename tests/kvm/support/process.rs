@@ -1,4 +1,4 @@
-//! The program under test, as a process that cannot outlive or outwait its test.
+//! The program under test, as a process that is killed when its test ends or waits too long.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 use super::Kernel;
 use super::terminal::Terminal;
 
-/// How long anything may take before the test fails. Far more than it does take, also on a slow machine.
+/// How long a test waits for anything before it fails. Everything takes far less, on a slow machine too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command line of `coracle`, and what it is started with.
 pub struct Coracle {
     command: Command,
-    /// What it is typed, before the end of stdin; nothing leaves stdin open.
+    /// Bytes for stdin, which ends after them. With `None` stdin stays open.
     input: Option<Vec<u8>>,
-    /// Instead of a pipe.
+    /// Stdin, if it is not a pipe.
     stdin: Option<Stdio>,
-    /// Kept as long as it may be opened.
+    /// Held so that the file exists as long as the process may open it.
     kernel: Option<Kernel>,
 }
 
-/// A run that goes on. Dropping it kills the process.
+/// A run that has not ended. Dropping it kills the process.
 pub struct Running {
     child: Child,
     /// Readable once the process has ended.
@@ -57,7 +57,7 @@ impl Coracle {
         Self::program(Path::new(env!("CARGO_BIN_EXE_coracle")), arguments)
     }
 
-    /// A copy of it.
+    /// A copy of `coracle` at another path.
     pub fn program(program: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
         command
@@ -86,7 +86,7 @@ impl Coracle {
         self
     }
 
-    /// Types this and then ends stdin.
+    /// Writes this to stdin and then closes it.
     pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = Some(bytes.into());
         self
@@ -143,7 +143,7 @@ impl Coracle {
         self
     }
 
-    /// As a parent starts it that has blocked all signals.
+    /// Started by a parent that has blocked all signals.
     pub fn with_all_signals_blocked(mut self) -> Self {
         // SAFETY: sigfillset and sigprocmask may be called between fork and exec; the first initialises what the second
         // reads.
@@ -188,8 +188,8 @@ impl Coracle {
     }
 
     pub fn start(mut self) -> Running {
-        // A job that a shell puts in the background has SIGINT ignored, one under nohup(1) SIGHUP, and Coracle leaves it
-        // so. SAFETY: signal may be called between fork and exec.
+        // A shell ignores SIGINT in its background jobs, and nohup(1) ignores SIGHUP. Coracle would inherit that from the
+        // tests. SAFETY: signal may be called between fork and exec.
         unsafe {
             self.command.pre_exec(|| {
                 libc::signal(libc::SIGINT, libc::SIG_DFL);
@@ -205,7 +205,7 @@ impl Coracle {
         if let Some(mut pipe) = child.stdout.take() {
             thread::spawn(move || {
                 let mut buffer = [0; 4096];
-                // An Err from the channel: nobody reads on, and the pipe is closed with this thread.
+                // The channel fails when the test has stopped reading. Then this thread ends, which closes the pipe.
                 while let Ok(count @ 1..) = pipe.read(&mut buffer) {
                     if sender.send(buffer[..count].to_vec()).is_err() {
                         break;
@@ -223,7 +223,8 @@ impl Coracle {
         });
         if let Some(input) = self.input.take() {
             let mut pipe = stdin.take().expect("stdin is a pipe");
-            // A thread, because a guest may never take it; whoever ends early takes the rest with it.
+            // On a thread of its own, because a guest may never read it. When the process ends, the write fails and the
+            // thread ends.
             thread::spawn(move || {
                 let _ = pipe.write_all(&input);
             });
@@ -288,7 +289,7 @@ impl Running {
             read("comm").trim() == thread && read("syscall").starts_with(&call)
         };
         let deadline = Instant::now() + PATIENCE;
-        // Nothing tells that it has become so but asking.
+        // No event tells of this, so it polls.
         while !std::fs::read_dir(&tasks)
             .expect("the process runs")
             .flatten()
@@ -302,7 +303,7 @@ impl Running {
         }
     }
 
-    /// Stops the process, waits until it stands, and lets it go on.
+    /// Stops the process with SIGSTOP, waits until it has stopped, and continues it.
     pub fn stop_for(&self, time: Duration) {
         self.signal(libc::SIGSTOP);
         let mut status = 0;
@@ -321,7 +322,7 @@ impl Running {
     pub fn end(mut self) -> Ended {
         let begin = Instant::now();
         let deadline = begin + PATIENCE;
-        // Read to the end first: a process that prints does not end before somebody reads.
+        // Reads to the end first, because a process that prints more than the pipe holds cannot end before that.
         let mut late = false;
         loop {
             match self
@@ -399,7 +400,7 @@ impl Ended {
         self
     }
 
-    /// Asserts an end without a word.
+    /// Asserts that stderr is empty.
     #[track_caller]
     pub fn in_silence(self) -> Self {
         assert_eq!(self.stderr, "", "{}", self.describe());
@@ -461,7 +462,7 @@ pub fn wait_until_full(pipe: &impl AsRawFd) {
         events: libc::POLLOUT,
         revents: 0,
     };
-    // Nothing tells that it has become full but asking. SAFETY: one pollfd, as it says.
+    // No event tells when it becomes full, so it polls. SAFETY: one pollfd, as it says.
     while unsafe { libc::poll(&mut poll, 1, 0) } != 0 {
         assert!(Instant::now() < deadline, "it has room after {PATIENCE:?}");
         thread::yield_now();

@@ -103,7 +103,7 @@ impl Queue {
         self
     }
 
-    /// Tells the device another place, and size, than where the queue is.
+    /// Sets the addresses and the size that the driver tells the device, which may differ from where the queue is.
     pub fn place(&mut self, addresses: [u64; 3], size: u32) -> &mut Self {
         for (at, address) in (REGISTERS..).step_by(8).zip(addresses) {
             self.put(at, &address.to_le_bytes());

@@ -1,6 +1,6 @@
-//! A cut of the host's power: the nested machine dies, with the page cache of its kernel and all that it had not flushed to
-//! the disk that the images are on. (When only `coracle` is killed, that cache stays: a flush that does nothing shows
-//! here alone.)
+//! A cut of the host's power: QEMU is killed, so that the nested machine loses its page cache and everything that it had
+//! not flushed to the disk on which the images are. When only `coracle` is killed, that page cache survives, and a flush
+//! that does nothing goes unnoticed.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -21,22 +21,22 @@ use crate::capture::Capture;
 use crate::images::{run, sparse};
 use crate::place;
 
-/// Cuts with one image, until the next one is made.
+/// How many cuts an image goes through before a new one is made.
 const CUTS_OF_A_SERIES: u64 = 2;
 
-/// A guest acknowledges fewer than so many records before the cut.
+/// The cut comes after fewer acknowledged records than this.
 const MOST_RECORDS: u64 = 150;
-/// From then on, in this host's time: a record takes some 20 ms.
+/// The longest time between the last of these records and the cut, on this host's clock. A record takes about 20 ms.
 const LONGEST: Duration = Duration::from_millis(200);
 
-/// Far beyond what the machine's start, a check and the records take.
+/// How long the machine's start, a check and the records may take together. They take far less.
 const PATIENCE: Duration = Duration::from_secs(400);
 
 const ROOM_SIZE: u64 = 128 << 20;
 const ROOM: &str = "/room";
 const WRITING: &str = "writing\n";
 
-/// Cuts the power so often, and adds to the report what came of it.
+/// Cuts the power `count` times, and adds the results to the report.
 pub fn cuts(seed: u64, count: u64, report: &Mutex<Report>) {
     const AT_ONCE: u64 = 2;
     thread::scope(|scope| {
@@ -58,7 +58,7 @@ pub fn cuts(seed: u64, count: u64, report: &Mutex<Report>) {
 struct Series {
     random: Random,
     scratch: TempDir,
-    /// What is on the host's disk, as far as it is known out here.
+    /// What this side knows of the image on the host's disk.
     image: Image,
 }
 
@@ -88,8 +88,8 @@ impl Series {
         Ok(())
     }
 
-    /// A life of the machine: what was acknowledged in the one `before` is looked for, then records are written until the
-    /// cut. `None`: none were, as this life was the last, or as some are missing.
+    /// Starts the machine, which first checks the records that were acknowledged in the life `before`, and then writes
+    /// records until the cut. `None` if it wrote none, because this life was the last one or records are missing.
     fn life(
         &mut self,
         before: Option<Life>,
@@ -133,7 +133,7 @@ impl Series {
         if go_on {
             thread::sleep(self.random.below(LONGEST));
         }
-        // With this, QEMU dies, by SIGKILL too.
+        // QEMU is killed with it (PR_SET_PDEATHSIG).
         child.kill().map_err(|why| why.to_string())?;
         let milliseconds = begin.elapsed().as_millis() as u64;
         child.wait().map_err(|why| why.to_string())?;
@@ -152,7 +152,7 @@ impl Series {
         }))
     }
 
-    /// The machine, told what is known of the image.
+    /// The command that starts the machine, with what is known of the image.
     fn machine(&self) -> Command {
         let Image { id, disk, held, .. } = &self.image;
         let numbers = [*id, *disk as u64].into_iter().chain(*held);
@@ -176,8 +176,8 @@ fn text(capture: &Capture) -> String {
     String::from_utf8_lossy(&capture.bytes()).replace('\r', "")
 }
 
-/// `--torture-cut ID DISK HELD...`, in the machine: checks the image, or makes it when there is none, and writes to it
-/// until the end of the machine.
+/// `--torture-cut ID DISK HELD...`, run in the machine: checks the image, or makes it if there is none, and writes to it
+/// until the machine is killed.
 pub fn inside(arguments: &[String]) -> ExitCode {
     let numbers: Vec<u64> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
     let [id, disk, held @ ..] = numbers.as_slice() else {
@@ -200,7 +200,7 @@ pub fn inside(arguments: &[String]) -> ExitCode {
 fn live(mut image: Image) -> Result<(), String> {
     run("modprobe", &["virtio_blk"])?;
     run("mkdir", &["-p", ROOM])?;
-    // Nothing is written out because time has passed: what is there afterwards was flushed.
+    // The kernel writes nothing back just because time has passed, so what is there after the cut was flushed.
     run("mount", &["-t", "ext4", "-o", "commit=3600", "/dev/vda", ROOM])?;
     std::fs::write("/proc/sys/vm/dirty_writeback_centisecs", "0").map_err(|why| why.to_string())?;
     let guest = Guest::new();

@@ -1,5 +1,5 @@
-//! Acknowledged means durable: `coracle` is killed while its guest writes, again and again, and nothing that the guest was
-//! told to be durable is ever missing. (`make torture`; a handful of rounds is a trial, too.)
+//! Acknowledged means durable: `coracle` is killed while its guest writes, many times, and nothing that the guest was told
+//! is durable may be missing afterwards. `make torture` runs many rounds; a trial runs a few.
 
 pub mod cut;
 mod random;
@@ -18,16 +18,16 @@ use report::{Message, Report};
 pub use room::Room;
 use round::{DISKS, Guest, Image, Round};
 
-/// Rounds with one image, until the next one is made.
+/// How many rounds use one image before a new one is made.
 const ROUNDS_OF_A_BLOCK: u64 = 4;
 
-/// `coracle` lives at most so long: a guest is at its first record after some 50 ms.
+/// The longest time until `coracle` is killed. A guest writes its first record after about 50 ms.
 const LONGEST: Duration = Duration::from_millis(300);
 
-/// What makes and checks qcow2 images: a `--file` of nested machines.
+/// The program that makes and checks qcow2 images, as a `--file` of nested machines.
 const QEMU_IMG: &str = "/usr/bin/qemu-img:/usr/bin/qemu-img";
 
-/// Fewer in a trial.
+/// How many rounds a trial runs.
 const ROUNDS_OF_A_TRIAL: u64 = 3;
 
 crate::group!["torture":
@@ -54,7 +54,7 @@ fn trial(disk: usize) {
     assert!(acknowledged > 0, "no record was written");
 }
 
-/// Runs the rounds of the block with this number, and hands each over.
+/// Runs the rounds of the block with this number, and calls `done` with the result of each.
 fn block(seed: u64, number: u64, rounds: u64, done: &mut dyn FnMut(Round)) -> Result<(), String> {
     let mut random = Random::new(seed ^ number << 32);
     let room = Room::make()?;
@@ -75,7 +75,7 @@ fn block(seed: u64, number: u64, rounds: u64, done: &mut dyn FnMut(Round)) -> Re
     Ok(())
 }
 
-/// `--torture ROUNDS CUTS SEED` runs at least so many rounds, cuts the power at least so often, and prints what came of it.
+/// `--torture ROUNDS CUTS SEED` runs at least that many rounds and power cuts, and prints the results.
 pub fn main(arguments: &[String]) -> ExitCode {
     let numbers: Vec<u64> = arguments.iter().filter_map(|text| text.parse().ok()).collect();
     let [rounds, cuts, seed] = numbers[..] else {
@@ -99,7 +99,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
     }
 }
 
-/// `--torture-blocks SEED BLOCK...` runs these right here, for [`report::run_blocks`].
+/// `--torture-blocks SEED BLOCK...` runs these blocks in this process, for [`report::run_blocks`].
 pub fn blocks(arguments: &[String]) -> ExitCode {
     let numbers: Option<Vec<u64>> = arguments.iter().map(|text| text.parse().ok()).collect();
     let Some((seed, numbers)) = numbers.as_deref().and_then(<[u64]>::split_first) else {

@@ -1,4 +1,4 @@
-//! Rounds elsewhere: handed out, what came of them collected, added up and shown.
+//! Distributes rounds to machines, and collects, adds up and shows their results.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,17 +14,17 @@ use super::QEMU_IMG;
 use super::round::{How, Round};
 use crate::place;
 
-/// Nested machines at a time, as for the trials.
+/// How many nested machines run at once, as for the trials.
 const MACHINES: usize = 2;
 
-/// Seconds until a machine has come to a standstill: a round takes some ten.
+/// Seconds after which a machine is stopped. A round takes about ten.
 const PATIENCE: u32 = 10_800;
 
-/// What comes from where the rounds run: JSON, a line each, on its standard output.
+/// What a machine reports: lines of JSON on its standard output.
 #[derive(Serialize, Deserialize)]
 pub enum Message {
     Round(Round),
-    /// A block is done, or could not be.
+    /// A block has ended, or could not be run.
     End {
         number: u64,
         failed: Option<String>,
@@ -40,7 +40,7 @@ impl Message {
 #[derive(Default)]
 pub struct Report {
     sums: BTreeMap<(How, String), Sum>,
-    /// Rounds that could not be, and machines.
+    /// Why rounds or machines could not be run.
     failures: Vec<String>,
 }
 
@@ -75,7 +75,7 @@ impl Report {
     }
 }
 
-/// Has these blocks run, adds what came of them, and waits for the last one.
+/// Runs these blocks on machines, adds their results to the report, and waits for the last one.
 pub fn run_blocks(seed: u64, blocks: Vec<u64>, report: &Mutex<Report>) {
     thread::scope(|scope| {
         for share in 0..MACHINES {
@@ -85,7 +85,7 @@ pub fn run_blocks(seed: u64, blocks: Vec<u64>, report: &Mutex<Report>) {
     });
 }
 
-/// Runs blocks on a machine of their own.
+/// Runs blocks on one machine. Those that it did not finish are a failure.
 fn run_share(share: usize, seed: u64, mut blocks: Vec<u64>, report: &Mutex<Report>) {
     if let Err(why) = run_machine(share, seed, &mut blocks, report) {
         report
@@ -95,7 +95,7 @@ fn run_share(share: usize, seed: u64, mut blocks: Vec<u64>, report: &Mutex<Repor
     }
 }
 
-/// Runs blocks on one machine, and strikes out those that it has done.
+/// Runs blocks on one machine, and removes those that it has finished from the list.
 fn run_machine(share: usize, seed: u64, blocks: &mut Vec<u64>, report: &Mutex<Report>) -> Result<(), String> {
     let arguments: Vec<OsString> = ["--torture-blocks".into(), seed.to_string()]
         .into_iter()
@@ -161,7 +161,7 @@ impl fmt::Display for Round {
     }
 }
 
-/// A table's first column.
+/// The first column of a table.
 fn shown(how: How, disk: &str) -> String {
     let killed = match how {
         How::Coracle => "coracle killed",

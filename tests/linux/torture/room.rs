@@ -1,4 +1,4 @@
-//! A file system for images that is like a disk's: direct I/O works on it.
+//! A directory for images on a file system that supports direct I/O.
 
 use std::path::PathBuf;
 
@@ -9,14 +9,15 @@ use crate::place;
 
 const SIZE: u64 = 512 << 20;
 
-/// Gone with all that is on it when dropped.
+/// Dropping it removes it and everything in it.
 pub struct Room {
     directory: TempDir,
     mounted: bool,
 }
 
 impl Room {
-    /// The nested machine's root is in memory and knows no direct I/O: there, it is a file system of its own.
+    /// In the nested machine it is an ext4 file system on a loop device, because the root there is in memory and has no
+    /// direct I/O.
     pub fn make() -> Result<Self, String> {
         if !place::is_inside() {
             let directory =

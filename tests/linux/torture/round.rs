@@ -1,4 +1,4 @@
-//! One round: a guest writes records, its `coracle` is killed, and what it had acknowledged is looked for.
+//! One round: a guest writes records, its `coracle` is killed, and the acknowledged records must still be there.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::images::{self, check_clean, initrd_with_records};
 use crate::run::{Coracle, Finished};
 
-/// The disks' options. Rounds go over all of them.
+/// The options of the disks. Successive blocks of rounds use one after the other.
 pub const DISKS: [&str; 9] = [
     ",engine=sync,cache=writeback",
     ",engine=uring,cache=direct",
@@ -37,19 +37,19 @@ pub enum How {
     PowerCut,
 }
 
-/// What came of a round.
+/// The result of a round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Round {
     pub how: How,
     /// The disk's options.
     pub disk: String,
-    /// From the start of what was killed to its end.
+    /// From the start of the killed process to its end.
     pub milliseconds: u64,
     /// Records that the guest said to be durable.
     pub acknowledged: u64,
-    /// What the guest's check misses.
+    /// Records that a guest's check does not find.
     pub lost: Vec<String>,
-    /// What e2fsck and qemu-img find fault with.
+    /// Faults that e2fsck and qemu-img find.
     pub unclean: Vec<String>,
 }
 
@@ -64,14 +64,14 @@ pub struct Image {
     pub path: PathBuf,
     /// The `image` of its records.
     pub id: u64,
-    /// A place in [`DISKS`].
+    /// An index into [`DISKS`].
     pub disk: usize,
     /// The last record of each stream that is known to be there.
     pub held: [u64; STREAMS.len()],
 }
 
 impl Image {
-    /// It is not there yet.
+    /// The file does not exist yet.
     pub fn new(directory: &Path, id: u64, disk: usize) -> Self {
         Self {
             path: directory.join(format!("{id}.image")),
@@ -115,7 +115,7 @@ impl Image {
         self.coracle(guest, &format!("write {}", self.id))
     }
 
-    /// Counts what a guest acknowledged, and remembers it as held.
+    /// Counts the records that a guest acknowledged, and notes that the image must hold them.
     pub fn acknowledge(&mut self, console: &str) -> u64 {
         let mut acknowledged = 0;
         for (stream, held) in STREAMS.iter().zip(&mut self.held) {
@@ -127,7 +127,7 @@ impl Image {
         acknowledged
     }
 
-    /// What a guest misses that mounts the image after a crash.
+    /// Records that a guest does not find when it mounts the image after a crash.
     pub fn check(&mut self, guest: &Guest) -> Vec<String> {
         let mut seen = String::new();
         for (stream, held) in STREAMS.iter().zip(self.held) {
@@ -163,7 +163,7 @@ impl Image {
     }
 
     fn check_qcow2(&self) -> Result<(), String> {
-        /// `qemu-img check`: there are clusters that nothing refers to, and nothing worse. A crash may leave those.
+        /// The status of `qemu-img check` when there are leaked clusters and no other fault. A crash may leave those.
         const LEAKED: i32 = 3;
         let image = self.path.display().to_string();
         let check = Command::new("qemu-img")
@@ -184,7 +184,7 @@ impl Image {
         check_clean(&raw)
     }
 
-    /// Kills a guest's `coracle` so long after its start, and looks at what it leaves.
+    /// Kills a guest's `coracle` this long after its start, and checks what it leaves.
     pub fn round(&mut self, guest: &Guest, delay: Duration) -> Round {
         let writing = self.write(guest).start();
         thread::sleep(delay);
@@ -210,7 +210,7 @@ fn convert(from: &str, format: &str, to: &str, new_format: &str) -> Result<(), S
     images::run("qemu-img", &["convert", "-f", format, "-O", new_format, from, to]).map(drop)
 }
 
-/// What the guests of all rounds boot from.
+/// The initrd that the guests of all rounds boot.
 pub struct Guest {
     initrd: PathBuf,
     _scratch: TempDir,
@@ -226,7 +226,7 @@ impl Guest {
     }
 }
 
-/// The numbers in lines `WORD STREAM NUMBER .`, whole ones only: the kernel's messages may cut into others.
+/// The numbers in lines `WORD STREAM NUMBER .`. Lines into which the kernel printed a message do not count.
 fn numbers<'a>(console: &'a str, word: &'a str, stream: &'a str) -> impl Iterator<Item = u64> + 'a {
     // The last line may be without its end.
     let whole = &console[..console.rfind('\n').unwrap_or(0)];

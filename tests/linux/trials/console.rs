@@ -1,7 +1,7 @@
-//! The serial console: no byte is lost, whoever is at the other end.
+//! The serial console: no byte is lost, whether stdout is a pipe, a file or a terminal.
 //!
-//! In the nested machine every byte is an exit or two in software emulation, 50 to 250 microseconds each: 10 MiB would
-//! take the better part of an hour. The amounts are smaller there, unless CORACLE_LINUX_TESTS=full is in the environment.
+//! In the nested machine every byte costs an exit or two in software emulation, of 50 to 250 microseconds each, so 10 MiB
+//! would take most of an hour. The amounts are smaller there unless CORACLE_LINUX_TESTS=full is in the environment.
 
 use std::io::{Read, pipe};
 use std::os::fd::AsRawFd;
@@ -28,7 +28,7 @@ fn amount(full: usize, nested: usize) -> usize {
     if place::is_full() { full } else { nested }
 }
 
-/// In seconds; the full amounts may be asked for in the nested machine.
+/// In seconds. Long enough for the full amounts in the nested machine.
 fn patience() -> u64 {
     if place::is_full() { 7200 } else { 300 }
 }
@@ -48,7 +48,7 @@ fn all_that_the_guest_prints_arrives_through_a_pipe() {
     );
 }
 
-/// What the guest prints before the bytes that count, none of which is changed on its way.
+/// The guest prints this before the bytes that are compared, and switches off the terminal's changes to them.
 const BEGIN: &str = "BEGIN";
 const PRINT: &str = "stty raw; printf BEGIN; cat /dev/vda";
 

@@ -1,4 +1,4 @@
-//! Disks: what the guest writes is on the host, and what it may not write stays as it was.
+//! Disks: what the guest writes is in the image on the host, and read-only images do not change.
 
 use std::fs;
 
@@ -34,7 +34,7 @@ fn several_disks_are_seen_in_order_with_their_ids() {
     let mut coracle = Coracle::run();
     let mut expected = String::new();
     for (index, letter) in ('a'..='e').enumerate() {
-        // Sizes that tell the disks apart, in sectors.
+        // Each disk has a different size in sectors, so that the guest's output tells them apart.
         let sectors = 8 * (index as u64 + 1);
         let image = sparse(&scratch, &format!("image-{letter}"), sectors * 512);
         let id = format!("the-{letter}-of-20-charact");
@@ -55,7 +55,7 @@ fn a_read_only_disk_stays_as_it_is_whatever_the_guest_does() {
     let scratch = scratch();
     let disk = ext4(&scratch, "disk");
     let overwrite = "dd if=/dev/zero of=/dev/vda bs=4096 count=16 conv=fsync";
-    // This mount makes do with reading when it may not write.
+    // busybox's mount falls back to a read-only mount if the disk cannot be written.
     let script = format!(
         "mkdir -p /mnt; echo read-only $(cat /sys/block/vda/ro); {overwrite} || echo write refused; \
          mount -t ext4 -o rw /dev/vda /mnt; cat /mnt/README >/dev/null && echo readable; \

@@ -1,4 +1,4 @@
-//! Every way that a Linux guest can end a run: its exit code, and what is said of it.
+//! Every way in which a Linux guest can end a run, with the exit code and the explanation.
 
 use std::fs::OpenOptions;
 use std::io::pipe;
@@ -174,7 +174,7 @@ fn built_in_kernel() -> Coracle {
 }
 
 fn an_init_that_ends_is_105_with_its_status() {
-    // Setting the terminal waits until it has sent all; else the kernel may speak before the line ends.
+    // stty waits until the terminal has sent everything. Otherwise a kernel message could come before the end of the line.
     with_init("echo these are my last words; stty sane; exit 3")
         .assert_code(105)
         .assert_explains("the guest kernel panicked: init died: exit status 3\n")

@@ -1,5 +1,5 @@
-//! A disk that fails on the host: the guest sees an I/O error for what failed and for nothing else, `coracle` says what and
-//! why, another disk of the guest goes on, and the guest ends as it would have.
+//! A disk that fails on the host: the guest sees an I/O error for the blocks that failed and for no others, `coracle` says
+//! what failed and why, and the guest's other disk keeps working.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -24,12 +24,12 @@ fn no_device_mapper() -> Option<&'static str> {
     (!is_root).then_some("only root may use device-mapper")
 }
 
-/// Bytes of a disk here, of 128 blocks of 4 KiB.
+/// Bytes of each disk: 128 blocks of 4 KiB.
 const SIZE: u64 = 512 << 10;
 
 const ENGINES: [&str; 2] = ["sync", "uring"];
 
-/// The other disk of the guest has nothing to complain of.
+/// Asserts that the guest used its other disk without an error.
 fn assert_the_other_disk_goes_on(finished: &Finished, other: &Path) {
     finished
         .assert_code(0)
@@ -43,8 +43,8 @@ fn assert_the_other_disk_goes_on(finished: &Finished, other: &Path) {
 
 const BOTH_ON_THE_OTHER: &str = "/records blocks write /dev/vdb; /records blocks read /dev/vdb";
 
-/// A run of `coracle` on a host with a file system of 256 KiB at `full` that holds a sparse `image`. Only it sees that: it
-/// has mounts of its own.
+/// A run of `coracle` on a host with a file system of 256 KiB at `full` that holds a sparse `image`. Only that run sees
+/// the file system, because it has a mount namespace of its own.
 fn on_a_full_host(full: &str) -> Coracle {
     let on_the_host = format!(
         "mkdir \"$1\" && mount -t tmpfs -o size=256k none \"$1\" && truncate -s {SIZE} \"$1/image\" && shift && exec \"$@\""
@@ -116,7 +116,7 @@ fn a_full_temporary_directory_fails_what_an_ephemeral_disk_cannot_keep_and_no_ot
         .assert_explains("No space left on device");
 }
 
-/// A device-mapper device on a loop device on a file, gone when dropped.
+/// A device-mapper device on a loop device on a file. Dropping it removes both devices.
 struct BadDevice {
     name: String,
     lower: String,
@@ -167,7 +167,7 @@ impl Drop for BadDevice {
     }
 }
 
-/// What the host's page cache took and could not write is known only when it is flushed.
+/// The host's page cache takes the write; that the disk refuses it shows only at the flush.
 fn a_bad_block_of_the_host_fails_the_reads_of_it_and_the_flush_after_a_write() {
     for engine in ENGINES {
         let (finished, path) = use_a_bad_device(&format!("engine={engine}"));

@@ -185,7 +185,7 @@ fn a_root_that_is_not_there_is_told() {
         .assert_explains("likely: the root has none of /sbin/init, /etc/init, /bin/init, /bin/sh\n");
 }
 
-/// The built-in kernel looks for it once init runs.
+/// The built-in kernel looks for the entropy device only once init runs.
 fn the_entropy_device_gives_random_bytes() {
     let script = "current=/sys/class/misc/hw_random/rng_current; \
                   until grep -qs virtio $current; do sleep 0.01; done; \

@@ -47,8 +47,8 @@ fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
     assert_eq!(file_on(&disk, "from-stock"), b"written by the stock kernel\n");
 }
 
-/// Its serial driver gets its interrupts, or what init prints would not come. Without ACPI it finds no disk and no switch
-/// for its power, and halts.
+/// What init prints arrives only if the serial driver gets its interrupts. Without ACPI this kernel finds neither the
+/// disk nor the power-off register, and halts.
 fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends() {
     for parameters in ["acpi=off", "acpi=off noapic"] {
         Coracle::run()
@@ -100,7 +100,7 @@ fn an_elf_without_a_pvh_note_boots_to_init() {
     boots("vmlinux-nopvh", "64-bit Linux entry");
 }
 
-/// `told`: what a dry run says of it.
+/// `told` is what a dry run says about the kernel.
 fn boots(kernel: &str, told: &str) {
     let images = place::guest_images();
     let kernel = images.join(kernel);

@@ -1,5 +1,5 @@
-//! Debian's fio in a guest of Debian's kernel: what it reads is what it wrote, at any size and depth, among discards and
-//! flushes, and although `coracle` stands still now and then. tests/nested/fio-guest has the loads.
+//! Debian's fio in a guest with Debian's kernel: it reads what it wrote, at any size and queue depth, between discards and
+//! flushes, and although `coracle` is stopped now and then. The loads are in tests/nested/fio-guest.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ fn load(options: &str) {
             "fio on a disk with options {options:?}: load {} of {LOADS}",
             number + 1
         );
-        // Somewhere in it, and each time elsewhere.
+        // Each load is stopped at a different moment.
         stop(&running, Duration::from_millis(20 + 40 * number as u64 % 7));
     }
     let finished = running.end();
@@ -74,7 +74,7 @@ fn load(options: &str) {
     assert_eq!(verified, LOADS, "loads that read what they wrote\n{finished}");
 }
 
-/// `coracle` stands still for a second, `after` from now.
+/// Stops `coracle` for a second, `after` from now.
 fn stop(running: &Run, after: Duration) {
     thread::sleep(after);
     running.signal(SIGSTOP);

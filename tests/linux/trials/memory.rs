@@ -1,4 +1,4 @@
-//! Guest memory, and what the process takes beside it.
+//! Guest memory, and the memory that the process uses beside it.
 
 use std::fs;
 use std::ops::Range;
@@ -83,7 +83,7 @@ fn number_after(text: &str, mark: &str) -> u64 {
 }
 
 fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
-    // A size that no other mapping has.
+    // No other mapping has this size, so the test can find guest memory by it.
     const GUEST_MEMORY: u64 = 96 * MIB;
     let mut run = Coracle::run()
         .args(["--memory", "96M"])
@@ -122,7 +122,7 @@ fn the_process_dirties_at_most_half_a_megabyte_beside_guest_memory() {
 struct Mapping<'a> {
     line: &'a str,
     range: Range<u64>,
-    /// Bytes that are the process's alone.
+    /// Bytes that no other process shares.
     anonymous: u64,
 }
 
@@ -146,7 +146,7 @@ fn mappings(smaps: &str) -> Vec<Mapping<'_>> {
     mappings
 }
 
-/// Guest memory is several mappings, one after another, that are its size together.
+/// Guest memory consists of several adjacent mappings, whose sizes add up to its size.
 fn guest_memory(mappings: &[Mapping], size: u64) -> Range<u64> {
     let from = |first: usize| {
         let start = mappings[first].range.start;

@@ -1,4 +1,4 @@
-//! A person at a terminal: what they type, and how they find the terminal afterwards.
+//! A person at a terminal: what they type reaches the guest, and the terminal's modes are restored afterwards.
 
 use std::fs;
 use std::thread;
@@ -43,7 +43,8 @@ fn a_person_gets_a_shell_of_the_terminals_size_and_leaves_it() {
 
 fn ctrl_c_interrupts_a_program_in_the_guest() {
     let mut run = shell(&[]);
-    // The backslash tells what is printed from what is typed; what prints it is in the foreground already.
+    // The backslash distinguishes the printed text from the echo of the typed text. When the text is printed, its program
+    // is in the foreground already.
     run.type_in("sh -c 'echo is sl\\eeping; exec sleep 1000'\r");
     run.wait_for("is sleeping");
     run.type_in("\x03");
@@ -127,7 +128,7 @@ fn is_stopped(id: u32) -> bool {
         .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
 }
 
-/// For what nothing announces.
+/// Polls until the condition holds, for conditions of which no event tells.
 #[track_caller]
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);

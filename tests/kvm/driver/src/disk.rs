@@ -16,7 +16,7 @@ type Disk = VirtIOBlk<OneToOne, MmioTransport<'static>>;
 
 /// QueueNotify, virtio 1.2 section 4.2.2.
 const QUEUE_NOTIFY: usize = 0x50;
-/// Looks at the used ring after which a request counts as not heard of.
+/// How often the used ring is polled before a request counts as lost.
 const PATIENCE: u32 = 100_000_000;
 
 /// Does with the disk at `window` what the plan says, a line for each step. `open` finds it there.

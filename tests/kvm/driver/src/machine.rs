@@ -1,4 +1,4 @@
-//! The machine that the guest is in: console, ends, memory, and where its devices are.
+//! The machine around the guest: console, ways to end, memory, and the places of its devices.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::asm;
@@ -49,7 +49,7 @@ pub fn power_off() -> ! {
     end(SLEEP_CONTROL_PORT, POWER_OFF)
 }
 
-/// Not as a guest ends whose checks were all made.
+/// A reset, so that the end differs from that of a guest that made all its checks.
 pub fn reset() -> ! {
     end(KEYBOARD_PORT, RESET)
 }
@@ -115,7 +115,7 @@ unsafe impl GlobalAlloc for Arena {
     unsafe fn dealloc(&self, _memory: *mut u8, _layout: Layout) {}
 }
 
-/// Memory as devices see it, which is as the program does.
+/// Guest addresses for devices, which equal the program's own addresses.
 pub struct OneToOne;
 
 // SAFETY: pages come from the allocator, zeroed because it gives nothing out twice.
