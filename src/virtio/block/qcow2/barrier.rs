@@ -1,9 +1,9 @@
 //! The barrier between a guest's data and the image's metadata.
 //!
-//! Tables of an image may say anything: that a guest's data lies where a table is, that a cluster in use is free, that
-//! two places of the disk share a cluster. So each write of data asks here whether a table is in its way, and each write
-//! of a table tells here which clusters have become tables. What is known of them never comes from the reference
-//! counts, but from the walk at the start (`metadata`) and from what the library has written since.
+//! The tables of a hostile image can say anything: that a guest's data is where a table is, that a cluster in use is free, or
+//! that two places of the disk share a cluster. So before each write of data the barrier checks that there is no table, and
+//! at each write of a table it records which clusters have become tables. It learns where tables are from the walk at the
+//! start (`metadata`) and from what the library has written since, and never from the reference counts.
 
 use std::fs::File;
 use std::io;
@@ -24,10 +24,10 @@ const SECTOR_BITS: u32 = 9;
 pub struct Barrier {
     cluster_bits: u32,
     refcount_order: u32,
-    /// Held for reading while data is written, so that no cluster becomes a table in the middle of it.
+    /// Locked for reading while data is written, so that no cluster becomes a table meanwhile.
     state: RwLock<State>,
-    /// The library has been led to give a table's cluster away, or to take one for another table. What it has in memory
-    /// is of no use any more.
+    /// Whether the image has misled the library to give away the cluster of a table, or to use it for another table. Then the
+    /// tables that the library has in memory are wrong.
     is_misled: AtomicBool,
 }
 
@@ -35,7 +35,7 @@ pub struct Barrier {
 struct State {
     tables: Tables,
     metadata: Metadata,
-    /// Clusters that the library has written and that nothing points to yet: new tables, or data that it copied.
+    /// Clusters that the library has written and that no table names yet. They are new tables, or data that it copied.
     claimed: Clusters,
 }
 
@@ -53,7 +53,7 @@ impl Barrier {
         }
     }
 
-    /// Has `write` write data to `length` bytes at `offset`, unless a table is there.
+    /// Calls `write` to write data to `length` bytes at `offset`, unless there is a table.
     pub fn write_data<T>(
         &self,
         offset: u64,
@@ -68,7 +68,7 @@ impl Barrier {
         write()
     }
 
-    /// Fails when the library must not change the image any more.
+    /// Fails if the library must not change the image any more.
     pub fn check(&self) -> io::Result<()> {
         match self.is_misled.load(Ordering::Relaxed) {
             true => Err(damaged(
@@ -78,8 +78,8 @@ impl Barrier {
         }
     }
 
-    /// Checks what was read at `offset`, if it is an L2 table: that it names no metadata, and nothing that begins
-    /// behind `end`, where the file ends.
+    /// Checks the bytes that were read at `offset`, if they are an L2 table. Fails if an entry names metadata, or a cluster
+    /// that begins at or behind `end`, where the file ends.
     pub fn check_read(&self, bytes: &[u8], offset: u64, end: u64) -> io::Result<()> {
         if bytes.len() as u64 != 1 << self.cluster_bits {
             return Ok(());
@@ -102,7 +102,7 @@ impl Barrier {
         Ok(())
     }
 
-    /// The clusters that an entry of an L2 table says a cluster of the disk is in.
+    /// The clusters of the file that an entry of an L2 table names. None if it names none.
     fn named_by(&self, entry: u64) -> Option<Range<u64>> {
         if entry & COMPRESSED == 0 {
             let cluster = (entry & L2_OFFSET) >> self.cluster_bits;
@@ -115,8 +115,8 @@ impl Barrier {
         Some(offset >> self.cluster_bits..end.div_ceil(1 << self.cluster_bits))
     }
 
-    /// To be told what the library writes of tables, before it reaches the file. Refuses what would make a table of what
-    /// is one already, or free space of a table.
+    /// To be called before the library writes part of a table to the file. Fails if the write would put a table where another
+    /// one is, or would mark the cluster of a table as free.
     pub fn before_write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
         let clusters = self.clusters(offset, bytes.len() as u64);
@@ -147,21 +147,21 @@ impl Barrier {
         self.check()
     }
 
-    /// To be told when a write that was announced has failed. Who is told that the header could not be written does not
-    /// know which refcount table is the one in use.
+    /// To be called when a write has failed for which [`Barrier::before_write`] was called. If it was the header, nobody knows
+    /// which of two refcount tables the header names now.
     pub fn failed(&self, offset: u64) {
         if offset == 0 {
             self.is_misled.store(true, Ordering::Relaxed);
         }
     }
 
-    /// To be told when the library has done what it was asked for: what it has claimed and named in no table is data, or
+    /// To be called when a call of the library has returned. A cluster that it has written and named in no table is data, or is
     /// free again.
     pub fn forget_claims(&self) {
         self.state().claimed.clear();
     }
 
-    /// The header says where the tables are. Of those only the refcount table ever moves.
+    /// Takes a write to the header, which says where the tables are. Only the refcount table can move.
     fn header(&self, state: &mut State, file: &File, bytes: &[u8], write: &Range<u64>) -> io::Result<bool> {
         let is_header = write.start == 0 && write.end <= 1 << self.cluster_bits && bytes.starts_with(&MAGIC);
         if !is_header || bytes.len() < HEADER_START {
@@ -216,7 +216,7 @@ impl Barrier {
         })
     }
 
-    /// Whether the new contents of the block of counts in `cluster` count all metadata that they are to count.
+    /// Whether the new contents of the refcount block in `cluster` count all metadata in the clusters that it counts.
     fn counts_all_metadata(&self, state: &State, block: &[u8], cluster: u64) -> bool {
         let Some(&first) = state.metadata.blocks.get(&cluster) else {
             return false;
@@ -238,7 +238,7 @@ impl Barrier {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those that have a part of a range.
+    /// The clusters that a range touches.
     fn clusters(&self, offset: u64, length: u64) -> Range<u64> {
         let end = offset.saturating_add(length);
         offset >> self.cluster_bits..end.div_ceil(1 << self.cluster_bits)

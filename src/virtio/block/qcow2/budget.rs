@@ -1,21 +1,21 @@
-//! How much memory and work of the host's an image may take, whatever its tables say.
+//! Limits how much memory and work of the host an image can take, whatever its tables say.
 
 use super::header::Header;
 
-/// The tables of an image and of all that lie under it: bytes that stay in memory, or may come to stay there.
+/// How many bytes the tables of an image and of all its backing files may have in memory.
 pub const TABLES: u64 = 512 << 20;
-/// Tables of snapshots and bitmaps, in bytes: read once, when the image is opened for writing.
+/// How many bytes the tables of snapshots and bitmaps may have. They are read once, when the image is opened for writing.
 pub const OTHER_TABLES: u64 = 16 << 20;
-/// Clusters that a discard, or a write of zeroes, takes at most: each may be a change of a table and a system call.
+/// How many clusters a discard or a write of zeroes may have. Each may need a change of a table and a system call.
 pub const CLUSTERS_IN_REQUEST: u64 = 4096;
 
-/// The library's caches, in tables of a cluster each.
+/// How many tables the library's caches hold. Each table is one cluster.
 const CACHED_L2_TABLES: u64 = 128;
 const CACHED_REFCOUNT_BLOCKS: u64 = 32;
-/// What is known of a cluster of metadata: a word of 64 bits with its key, in nodes that may be half empty.
+/// The memory for one known cluster of metadata, in bytes: a word of 64 bits and its key, in nodes that may be half empty.
 const KNOWN_CLUSTER: u64 = 40;
 
-/// What is left for the tables of a chain of images.
+/// The memory that is left for the tables of a chain of images.
 #[derive(Debug)]
 pub struct Budget {
     left: u64,
@@ -28,7 +28,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Takes what an image with this header needs. Says whether that much was left.
+    /// Takes the memory that an image with this header needs. Returns whether that much was left.
     pub fn take(&mut self, header: &Header, is_written: bool) -> bool {
         let needed = match is_written {
             true => to_read(header).saturating_add(to_write(header)),
@@ -40,14 +40,15 @@ impl Budget {
     }
 }
 
-/// Its L1 table, and as many L2 tables as are cached.
+/// The memory for reading an image: its L1 table, and as many L2 tables as are cached.
 fn to_read(header: &Header) -> u64 {
     let l1 = &header.tables.l1;
     let entries = (l1.end - l1.start) / 8;
     (l1.end - l1.start) + (entries.min(CACHED_L2_TABLES) << header.cluster_bits)
 }
 
-/// Its refcount table, as many blocks as are cached, and where its metadata lies.
+/// The additional memory for writing it: its refcount table, as many refcount blocks as are cached, and the set of its
+/// clusters of metadata.
 fn to_write(header: &Header) -> u64 {
     let (l1, refcounts) = (&header.tables.l1, &header.tables.refcounts);
     let table = refcounts.end - refcounts.start;

@@ -1,4 +1,4 @@
-//! Buffers of a request, which its guest may change at any time: no reference to them is ever made.
+//! The buffers of a request. The guest may change them at any time, so no Rust reference to them is ever made.
 
 use std::fs::File;
 use std::io;
@@ -6,20 +6,20 @@ use std::os::fd::AsRawFd;
 
 use vm_memory::VolatileSlice;
 
-/// Buffers for one system call.
+/// How many buffers one system call gets.
 const BATCH: usize = 64;
 
-/// What is left of a request's buffers.
+/// The rest of a request's buffers.
 pub struct Cursor<'a> {
     buffers: &'a [libc::iovec],
-    /// Bytes of the first buffer that are done.
+    /// How many bytes of the first buffer are used up.
     done: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// # Safety
     /// Every buffer is memory that stays mapped as long as the cursor lives, readable, and writable if it is read into.
-    /// Others may change what is in it meanwhile.
+    /// Others may change its contents meanwhile.
     pub unsafe fn new(buffers: &'a [libc::iovec]) -> Self {
         Self { buffers, done: 0 }
     }
@@ -45,7 +45,7 @@ impl<'a> Cursor<'a> {
     /// Reads up to `limit` bytes at `offset`, without advancing.
     pub fn preadv(&self, file: &File, limit: u64, offset: u64) -> io::Result<u64> {
         self.call(limit, offset, |iovecs, count, offset| {
-            // SAFETY: the iovecs are parts of live, writable buffers (`new`); the kernel minds no other writer.
+            // SAFETY: the iovecs are parts of live, writable buffers (`new`). Other writers do no harm to the kernel.
             unsafe { libc::preadv(file.as_raw_fd(), iovecs, count, offset) }
         })
     }
@@ -53,7 +53,7 @@ impl<'a> Cursor<'a> {
     /// Writes up to `limit` bytes at `offset`, without advancing.
     pub fn pwritev(&self, file: &File, limit: u64, offset: u64) -> io::Result<u64> {
         self.call(limit, offset, |iovecs, count, offset| {
-            // SAFETY: the iovecs are parts of live buffers (`new`), which the kernel reads, whatever is in them.
+            // SAFETY: the iovecs are parts of live buffers (`new`), and the kernel only reads them.
             unsafe { libc::pwritev(file.as_raw_fd(), iovecs, count, offset) }
         })
     }
@@ -118,7 +118,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// The next `length` bytes.
+    /// The next `length` bytes, as parts of the buffers.
     fn pieces(&self, length: u64) -> impl Iterator<Item = libc::iovec> + use<'a> {
         let (mut done, mut left) = (self.done, length);
         self.buffers.iter().map_while(move |buffer| {

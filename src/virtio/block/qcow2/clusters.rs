@@ -1,4 +1,4 @@
-//! A set of clusters of a file. Its memory grows with the clusters that are in it, not with the size of the file.
+//! A set of clusters of a file. Its memory depends on how many clusters are in it, and not on the size of the file.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,12 +7,12 @@ const WORD: u64 = u64::BITS as u64;
 
 #[derive(Debug, Default)]
 pub struct Clusters {
-    /// A bit for each of 64 clusters, by the number of the first divided by 64. No word is zero.
+    /// Words with a bit for each of 64 clusters. The key is the number of the first of them, divided by 64. No word is zero.
     words: BTreeMap<u64, u64>,
 }
 
 impl Clusters {
-    /// Whether it was not in the set before.
+    /// Adds a cluster. Returns whether it was not in the set before.
     pub fn insert(&mut self, cluster: u64) -> bool {
         let word = self.words.entry(cluster / WORD).or_default();
         let before = *word;
@@ -20,7 +20,7 @@ impl Clusters {
         *word != before
     }
 
-    /// Whether it was in the set.
+    /// Removes a cluster. Returns whether it was in the set.
     pub fn remove(&mut self, cluster: u64) -> bool {
         let Some(word) = self.words.get_mut(&(cluster / WORD)) else {
             return false;
@@ -48,7 +48,7 @@ impl Clusters {
         self.within(range).next().is_some()
     }
 
-    /// Those of `range`, in order.
+    /// The clusters of the set that are in `range`, in order.
     pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = u64> {
         let words = match range.is_empty() {
             true => 0..0,

@@ -55,7 +55,7 @@ pub enum Error {
     )]
     NotPermitted {
         image: PathBuf,
-        /// Without anything that a terminal acts on.
+        /// The name, without characters that control a terminal.
         name: String,
         why: &'static str,
         advice: String,
@@ -84,12 +84,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// A file is missing, and nothing else is wrong.
+    /// Whether the only fault is that a file is missing.
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::BackingMissing { .. })
     }
 
-    /// Why the file at `path`, which `image` names, does not become its backing file.
+    /// The error that the file at `path`, which `image` names, is not opened as its backing file.
     pub(super) fn refused(image: &Path, path: &Path, refusal: Refusal) -> Self {
         let (image, path) = (image.to_owned(), path.to_owned());
         match refusal {

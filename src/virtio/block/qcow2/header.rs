@@ -1,7 +1,7 @@
 //! The header of a qcow2 file (QEMU's docs/interop/qcow2.txt, "Header"), checked before the library sees the file.
 //!
-//! What passes has tables inside of the file, apart from each other and of bounded size, and no feature that the
-//! library does not have.
+//! In an image that passes these checks, the tables are inside of the file, do not overlap and have a limited size, and the
+//! library knows every feature.
 
 use std::fmt;
 use std::fs::File;
@@ -15,13 +15,13 @@ use crate::config::Format;
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION_2_LENGTH: u64 = 72;
 const VERSION_3_LENGTH: u64 = 104;
-/// Of 2 MiB, where QEMU's limit is too.
+/// The largest clusters have 2 MiB, as in QEMU.
 const MAX_CLUSTER_BITS: u32 = 21;
-/// As QEMU's: 32 MiB.
+/// The largest L1 table has 32 MiB, as in QEMU.
 const MAX_L1_ENTRIES: u32 = 4 << 20;
-/// As QEMU's.
+/// The same limit as in QEMU.
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
-/// QEMU writes three at most.
+/// Far above the three that QEMU writes at most.
 const MAX_EXTENSIONS: usize = 64;
 const MAX_BACKING_NAME: u32 = 1023;
 
@@ -33,14 +33,14 @@ const BITMAPS_LENGTH: usize = 24;
 const FEATURE_NAME_LENGTH: usize = 48;
 const INCOMPATIBLE: u8 = 0;
 
-/// Incompatible feature bits.
+/// The numbers of the incompatible feature bits.
 const DIRTY: u32 = 0;
 const CORRUPT: u32 = 1;
 const EXTERNAL_DATA_FILE: u32 = 2;
 const COMPRESSION_TYPE: u32 = 3;
 const EXTENDED_L2: u32 = 4;
 
-/// Why a file is no qcow2 image that can be used, and what to do about it.
+/// Why a file cannot be used as a qcow2 image, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
     #[error("its header cannot be read: {0}")]
@@ -112,7 +112,7 @@ pub enum HeaderError {
     BackingProtocol { name: String },
 }
 
-/// A bit, with the name that the file itself gives it.
+/// A feature bit, with the name that the file itself has for it.
 #[derive(Debug)]
 pub struct FeatureName {
     bit: u32,
@@ -128,7 +128,7 @@ impl fmt::Display for FeatureName {
     }
 }
 
-/// What the header says lies under the image.
+/// The backing file that the header names.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Backing {
     pub name: String,
@@ -139,9 +139,9 @@ pub struct Backing {
 pub struct Header {
     pub version: u32,
     pub cluster_bits: u32,
-    /// Of a reference count: 1 << refcount_order bits.
+    /// A reference count has 1 << refcount_order bits.
     pub refcount_order: u32,
-    /// In bytes.
+    /// The size of the disk in bytes.
     pub size: u64,
     pub tables: Tables,
     pub snapshots: Records,
@@ -149,24 +149,24 @@ pub struct Header {
     pub backing: Option<Backing>,
 }
 
-/// A list of records of different lengths: the snapshots' or the bitmaps'. Unchecked.
+/// Where the list of snapshots or of bitmaps is. Its records have different lengths. Nothing of this is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Records {
     pub count: u32,
-    /// In bytes of the file.
+    /// Its offset in the file, in bytes.
     pub start: u64,
 }
 
-/// Where the two tables of pointers are, in bytes of the file.
+/// The places of the two tables of pointers, as offsets in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tables {
     pub l1: Range<u64>,
-    /// Whole clusters.
+    /// A whole number of clusters.
     pub refcounts: Range<u64>,
 }
 
 impl Tables {
-    /// What the fixed fields at the header's start say, unchecked.
+    /// The places that the fixed fields at the header's start give. They are not checked.
     pub fn of(start: &[u8], cluster_bits: u32) -> Option<Self> {
         let l1_start = be64(start, 40)?;
         let refcounts_start = be64(start, 48)?;
@@ -179,7 +179,7 @@ impl Tables {
 }
 
 impl Header {
-    /// Of a file of `length` bytes.
+    /// Reads and checks the header of a file that has `length` bytes.
     pub fn read(file: &File, length: u64) -> Result<Self, HeaderError> {
         let mut start = vec![0; length.min(VERSION_3_LENGTH) as usize];
         file.read_exact_at(&mut start, 0)?;
@@ -215,7 +215,7 @@ impl Header {
             ));
         }
         let backing_offset = be64(&start, 8).unwrap_or(0);
-        // Old programs put the name right behind a header of version 2.
+        // Old programs wrote the name directly behind a header of version 2.
         let extensions_end = match (version, backing_offset) {
             (2, 1..) => first_cluster.min(backing_offset),
             _ => first_cluster,
@@ -344,7 +344,8 @@ fn read_backing(
     let mut name = vec![0; length as usize];
     file.read_exact_at(&mut name, offset)?;
     let name = String::from_utf8(name).map_err(|_| HeaderError::BackingName)?;
-    // "nbd://host/export" and "json:{...}" are QEMU's ways to name what is no file. A colon behind a slash is a file's.
+    // By "nbd://host/export" and "json:{...}" QEMU names things that are not files. A colon behind a slash belongs to the name
+    // of a file.
     if name.split('/').next().is_some_and(|start| start.contains(':')) || name.contains('\0') {
         return Err(HeaderError::BackingProtocol { name });
     }
@@ -362,7 +363,7 @@ fn read_backing(
     Ok(Backing { name, format })
 }
 
-/// What the header extensions say that concerns us.
+/// What Coracle needs of the header extensions.
 #[derive(Default)]
 struct Extensions {
     backing_format: Option<Vec<u8>>,
@@ -371,7 +372,7 @@ struct Extensions {
 }
 
 impl Extensions {
-    /// `area` is from the header's end to where extensions have to end.
+    /// Reads the extensions. `area` begins at the header's end, and the extensions must end in it.
     fn read(file: &File, area: Range<u64>, version: u32) -> Result<Self, HeaderError> {
         let damaged = || HeaderError::Damaged("its extensions do not end in its cluster");
         let mut extensions = Self::default();
@@ -417,7 +418,7 @@ impl Extensions {
                     };
                 }
                 BITMAPS => return Err(HeaderError::Damaged("its list of bitmaps is cut short")),
-                // The library indexes into a last, partial entry.
+                // The library would read beyond the end of a last entry that is not whole.
                 FEATURE_NAMES => return Err(HeaderError::Damaged("its table of feature names is cut short")),
                 _ => {}
             }

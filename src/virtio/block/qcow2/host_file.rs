@@ -1,7 +1,7 @@
 //! A file of the host as the library's storage.
 //!
-//! The library reads and writes tables here, and clusters that it copies. What a guest reads and writes goes to the same
-//! file past the library. Both kinds of writes go through the barrier, so that neither lands on the other.
+//! The library reads and writes tables here, and clusters that it copies. The data that a guest reads and writes goes to the
+//! same file without the library. Both kinds of writes pass the barrier, so that neither overwrites the other.
 
 use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
@@ -22,29 +22,30 @@ use super::metadata::Metadata;
 use super::order::{Order, read_or_zeroes};
 use crate::virtio::block::image::lock::Locked;
 
-/// What the page cache of every Linux works in. Direct access to parts of it would race with metadata beside.
+/// The page cache of every Linux has pages of this size. Direct access to a part of a page would race with metadata in the same
+/// page.
 const PAGE_BITS: u32 = 12;
 
 #[derive(Debug)]
 pub struct HostFile {
     path: PathBuf,
-    /// Through the page cache.
+    /// The file, with access through the page cache.
     file: Locked,
-    /// Past it, for the guest's data. The kernel keeps the two at one.
+    /// The same file with direct access, for the guest's data. The kernel keeps both consistent.
     direct: Option<File>,
-    /// When it was opened, in bytes.
+    /// Its size in bytes when it was opened.
     size: u64,
-    /// Where it ends now, in bytes, unless somebody else changes it.
+    /// Its size in bytes now, as far as this process has changed it.
     end: AtomicU64,
-    /// Of a qcow2 file. All bytes of a raw file are data.
+    /// Of a qcow2 file the size of its clusters. None of a raw file, in which all bytes are data.
     cluster_bits: Option<u32>,
-    /// Of a qcow2 file that is written.
+    /// None if the file is not a qcow2 file that is written.
     written: Option<Written>,
     freed_clusters: AtomicBool,
     blockers: CommonStorageHelper,
 }
 
-/// What keeps a file whole while it is written.
+/// What keeps a qcow2 file consistent while it is written.
 #[derive(Debug)]
 struct Written {
     order: Order,
@@ -54,7 +55,7 @@ struct Written {
 impl HostFile {
     pub fn new(path: PathBuf, file: impl Into<Locked>) -> io::Result<Self> {
         let file = file.into();
-        // A block device has no size in its metadata; both have an end.
+        // The metadata of a block device has no size, so the size is where the end is.
         let size = (&*file).seek(SeekFrom::End(0))?;
         Ok(Self {
             path,
@@ -69,14 +70,14 @@ impl HostFile {
         })
     }
 
-    /// The file is a qcow2 image with this header.
+    /// Tells that the file is a qcow2 image with this header.
     pub fn holding(mut self, header: &Header) -> Self {
         self.cluster_bits = Some(header.cluster_bits);
         self
     }
 
-    /// Keeps an image that is written whole: at any moment, since this process may end at any moment, and whatever its
-    /// tables say.
+    /// Makes sure that an image that is written is consistent at any moment, because this process may be killed at any moment;
+    /// and also if its tables are hostile.
     pub fn kept_whole(mut self, header: &Header, metadata: Metadata) -> Self {
         self.written = Some(Written {
             order: Order::new(header),
@@ -85,7 +86,7 @@ impl HostFile {
         self
     }
 
-    /// Reads and writes guest data past the page cache, if the file system can.
+    /// Switches to direct access for the guest's data, if the file system can do that.
     pub fn directly(mut self, read_only: bool, cluster_bits: u32) -> io::Result<Self> {
         if cluster_bits < PAGE_BITS {
             log::warn!(
@@ -110,24 +111,24 @@ impl HostFile {
         &self.file
     }
 
-    /// Its length when it was opened.
+    /// The length of the file when it was opened.
     pub fn length(&self) -> u64 {
         self.size
     }
 
-    /// Whether clusters became free since the last time that this was asked.
+    /// Whether clusters became free since the last call of this function.
     pub fn take_freed_clusters(&self) -> bool {
         self.freed_clusters.swap(false, Ordering::Relaxed)
     }
 
-    /// Writes what still waits for its turn.
+    /// Writes the entries of tables that were still kept back (`order`).
     pub fn release(&self) -> io::Result<()> {
         self.written
             .as_ref()
             .map_or(Ok(()), |written| written.order.release_all(&self.file))
     }
 
-    /// Fails when the library must not change the image any more.
+    /// Fails if the library must not change the image any more.
     pub fn check(&self) -> io::Result<()> {
         self.written
             .as_ref()
@@ -141,7 +142,8 @@ impl HostFile {
         }
     }
 
-    /// Fails when the range cannot hold data: a table is there, or it lies in the header, or begins behind the end.
+    /// Fails if there cannot be data in the range, because there is a table or the header, or because it begins behind the end
+    /// of the file.
     pub fn check_data(&self, offset: u64, length: u64) -> io::Result<()> {
         self.check_bounds(offset, length)?;
         self.write_data(offset, length, || Ok(()))
@@ -173,7 +175,7 @@ impl HostFile {
         }
     }
 
-    /// Fills the next `length` bytes of `buffers`. A last cluster may be cut short: then come zeroes.
+    /// Fills the next `length` bytes of `buffers`. The last cluster of a file can be cut short; its rest reads as zeroes.
     pub fn read_into(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
         self.check_bounds(offset, length)?;
         fill(buffers, length, |buffers, left| {
@@ -184,7 +186,7 @@ impl HostFile {
     fn read_some(&self, buffers: &Cursor, length: u64, offset: u64) -> io::Result<u64> {
         if let Some(direct) = &self.direct {
             match buffers.preadv(direct, length, offset) {
-                // What is aligned for a guest may not be for the host's device, and a file may end anywhere.
+                // The alignment that suffices for the guest may not suffice for the host's device, and a file may end anywhere.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 Ok(0) => {}
                 done => return done,
@@ -193,7 +195,7 @@ impl HostFile {
         buffers.preadv(&self.file, length, offset)
     }
 
-    /// Writes the next `length` bytes of `buffers`, unless a table is there.
+    /// Writes the next `length` bytes of `buffers`, unless there is a table.
     pub fn write_from(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
         self.write_data(offset, length, || self.write_all_from(buffers, length, offset))
     }
@@ -222,8 +224,7 @@ impl HostFile {
         Ok(())
     }
 
-    /// Gives the host back what a range takes up, where the host can; it reads as zeroes then. Fails when a table is
-    /// there.
+    /// Frees the host's space of a range, if the host can do that. The range then reads as zeroes. Fails if there is a table.
     pub fn punch_hole(&self, offset: u64, length: u64) -> io::Result<()> {
         self.write_data(offset, length, || self.punch(offset, length))
     }
@@ -260,7 +261,8 @@ impl HostFile {
     }
 }
 
-/// Calls `read` with what is left of `length` until nothing is, or until it reads nothing: then come zeroes.
+/// Calls `read` with the rest of `length` until nothing is left. If it reads nothing, because the file ends, the rest is filled
+/// with zeroes.
 fn fill(buffers: &mut Cursor, length: u64, read: impl Fn(&Cursor, u64) -> io::Result<u64>) -> io::Result<()> {
     let mut left = length;
     while left > 0 {
@@ -310,7 +312,7 @@ impl Storage for HostFile {
 
     unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         self.punch_hole(offset, length).map_err(|error| {
-            // The library writes zeroes then.
+            // After this error the library writes zeroes itself.
             match error.raw_os_error() {
                 Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL) => {
                     io::ErrorKind::Unsupported.into()
@@ -328,7 +330,7 @@ impl Storage for HostFile {
         self.file.sync_data()
     }
 
-    /// The library is about to free clusters.
+    /// Called before the library frees clusters.
     fn settle_writes(&self) -> io::Result<()> {
         self.freed_clusters.store(true, Ordering::Relaxed);
         Ok(())

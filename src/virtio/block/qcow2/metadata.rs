@@ -1,6 +1,7 @@
-//! Where an image's metadata lies, found by a walk of all its tables, and whether it is counted as used.
+//! Reads all tables of an image to find out which clusters hold metadata, and whether the reference counts say that these
+//! clusters are in use.
 //!
-//! A cluster of metadata that is not counted would be handed out for a guest's data. An image that has one, or that has
+//! A cluster of metadata that counts as free would be given to a guest's data. So an image that has such a cluster, or that has
 //! two tables in one place, is refused.
 
 use std::collections::BTreeMap;
@@ -15,11 +16,11 @@ use super::order::L2_OFFSET;
 use super::refcounts::{Counts, counts_in_block_bits};
 
 const COPIED: u64 = 1 << 63;
-/// As QEMU's.
+/// The same limit as in QEMU.
 const MAX_SNAPSHOTS: u32 = 65536;
-/// As QEMU's.
+/// The same limit as in QEMU.
 const MAX_BITMAPS: u32 = 65535;
-/// Entries of a table that are read at a time.
+/// How many entries of a table are read at a time.
 const ENTRIES: usize = 8192;
 
 const REFCOUNTS: &str = "refcount table";
@@ -27,19 +28,19 @@ const L1: &str = "L1 table";
 const SNAPSHOTS: &str = "list of snapshots";
 const BITMAPS: &str = "list of bitmaps";
 
-/// Clusters by what is in them.
+/// The clusters of an image's metadata, by their contents.
 #[derive(Debug, Default)]
 pub struct Metadata {
-    /// The header, the tables that it names, and all of bitmaps.
+    /// The header, the tables that it names, and everything that belongs to bitmaps.
     pub fixed: Clusters,
-    /// Of the image as it is now, and of its snapshots.
+    /// The L2 tables of the current image and of its snapshots.
     pub l2_tables: Clusters,
-    /// Blocks of counts, with the number of the first cluster that each counts.
+    /// The refcount blocks, each with the number of the first cluster that it counts.
     pub blocks: BTreeMap<u64, u64>,
 }
 
 impl Metadata {
-    /// Of an image that is to be written, in a file of `length` bytes.
+    /// Finds the metadata of an image that will be written. Its file has `length` bytes.
     pub fn read(file: &File, header: &Header, length: u64) -> Result<Self, HeaderError> {
         let mut walk = Walk {
             file,
@@ -60,7 +61,7 @@ impl Metadata {
         Ok(walk.found)
     }
 
-    /// All of them, by what is in them.
+    /// All clusters of metadata, kind by kind.
     pub fn clusters(&self) -> impl Iterator<Item = u64> {
         (self.fixed.iter())
             .chain(self.l2_tables.iter())
@@ -81,9 +82,9 @@ impl Metadata {
 struct Walk<'f> {
     file: &'f File,
     cluster_bits: u32,
-    /// Of the file, in bytes.
+    /// The length of the file in bytes.
     length: u64,
-    /// Bytes of tables of snapshots and bitmaps that may still be read.
+    /// How many bytes of tables of snapshots and bitmaps may still be read.
     left: u64,
     counts: Counts<'f>,
     found: Metadata,
@@ -94,7 +95,7 @@ impl Walk<'_> {
         1 << self.cluster_bits
     }
 
-    /// Takes note of a table of whole clusters.
+    /// Records a table that takes whole clusters.
     fn table(&mut self, name: &'static str, range: &Range<u64>) -> Result<(), HeaderError> {
         if !range.start.is_multiple_of(self.cluster_size()) {
             return damaged(name, "a table does not start at a cluster");
@@ -135,8 +136,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes note of all L2 tables that an L1 table names. Those of the image as it is now are flagged when nothing else
-    /// uses them, and changed in place then.
+    /// Records all L2 tables that an L1 table names. An L2 table of the current image has a flag if nothing else uses it, and is
+    /// then changed in place.
     fn l1_table(&mut self, range: &Range<u64>, is_active: bool) -> Result<(), HeaderError> {
         let name = if is_active { L1 } else { SNAPSHOTS };
         for_each_entry(self.file, range, |entry| {
@@ -214,7 +215,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Where the next record behind `end` starts, and its fixed part.
+    /// The offset of the next record behind `end`, and the fixed part of that record.
     fn record<const N: usize>(&self, name: &'static str, end: u64) -> Result<(u64, [u8; N]), HeaderError> {
         let start = end.checked_next_multiple_of(8).unwrap_or(u64::MAX);
         if start.saturating_add(N as u64) > self.length {
@@ -225,7 +226,7 @@ impl Walk<'_> {
         Ok((start, record))
     }
 
-    /// Takes note of a table of a snapshot or a bitmap, or of their list, if so much may still be read.
+    /// Records a table of a snapshot or a bitmap, or the list of them, if that many bytes may still be read.
     fn other_table(
         &mut self,
         name: &'static str,
@@ -255,7 +256,7 @@ fn damaged<T>(table: &'static str, what: &'static str) -> Result<T, HeaderError>
     Err(HeaderError::Table { table, what })
 }
 
-/// Of a table inside of the file.
+/// Calls a function for each entry of a table, which is inside of the file.
 fn for_each_entry(
     file: &File,
     range: &Range<u64>,

@@ -1,9 +1,9 @@
 //! qcow2 images, through the `imago` library.
 //!
-//! The library says where data lies and keeps the tables; the data itself moves between guest and file without it, so
-//! that nothing ever holds a reference to guest memory. `header` and `metadata` refuse files that the library must not
-//! see, `barrier` keeps a guest's data off the tables, and `order` has the tables reach the file in an order that a
-//! killed process leaves whole.
+//! The library finds out where data is, and keeps the tables. The data itself is moved between guest and file without the
+//! library, which would need a reference to guest memory. `header` and `metadata` refuse files that the library must not see,
+//! `barrier` prevents that a guest's data overwrites a table, and `order` writes the tables in an order that leaves the file
+//! consistent if the process is killed.
 
 use std::fs::File;
 use std::io;
@@ -38,7 +38,7 @@ mod order;
 mod permit;
 mod refcounts;
 
-/// Bytes that are unpacked or zeroed at a time.
+/// How many bytes are unpacked or zeroed at a time.
 const PIECE: u64 = 1 << 20;
 
 /// An image that several threads may use at a time.
@@ -46,22 +46,23 @@ pub struct Qcow2 {
     image: FormatAccess<HostFile>,
     files: Vec<PathBuf>,
     read_only: bool,
-    /// Version 2 has no way to say that a cluster is zero.
+    /// Whether the tables can say that a cluster is zero. Those of version 2 cannot.
     has_zero_clusters: bool,
     has_backing: bool,
     cluster_size: u64,
-    /// Whoever changes a table: between the library's freeing of a cluster and the flush after it, nobody may take that
-    /// cluster for another table.
+    /// Held while a table is changed. When the library has freed a cluster, no other thread may use that cluster for another
+    /// table before the library was flushed.
     changes: Mutex<()>,
-    /// Whoever uses a cluster that is not new, shared; whoever frees clusters, alone.
+    /// Locked for reading by the user of a cluster that is not new, and for writing while clusters are freed.
     clusters: RwLock<()>,
-    /// A flush failed. The host may have dropped the data and would call the next flush a success, so none succeeds any
-    /// more.
+    /// Whether a flush failed. The host may have dropped the data, and would report the next flush as a success all the same,
+    /// so every later flush fails here.
     lost_data: AtomicBool,
 }
 
 impl Qcow2 {
-    /// `file` is what `disk` names, open for what it is to be used for, without O_DIRECT, and locked.
+    /// Opens the image in `file`, which is the file of `disk`: locked, without O_DIRECT, and open for writing unless the disk is
+    /// only read.
     pub fn open(file: impl Into<Locked>, disk: &Disk) -> Result<Self, Error> {
         let file = file.into();
         let path = disk.file.as_path();
@@ -129,12 +130,12 @@ impl Qcow2 {
         clusters.collect()
     }
 
-    /// The most bytes of a discard, or of a write of zeroes: in them is a bounded number of clusters.
+    /// How many bytes a discard or a write of zeroes may have, so that its number of clusters is limited.
     pub fn range_max(&self) -> u64 {
         budget::CLUSTERS_IN_REQUEST * self.cluster_size
     }
 
-    /// In bytes.
+    /// The size of the disk in bytes.
     pub fn size(&self) -> u64 {
         self.image.size()
     }
@@ -197,7 +198,8 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// To clusters that are there and this image's alone. Bytes written, none if the first of them is not.
+    /// Writes to clusters that exist already and belong to this image alone. Returns how many bytes were written: 0 if the first
+    /// cluster is not such a one.
     fn write_in_place(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
         let _shared = self.use_clusters();
         let (mapping, length) = self.image.get_shallow_mapping(range.start, range.length())?;
@@ -218,7 +220,8 @@ impl Qcow2 {
         Ok(length)
     }
 
-    /// To clusters that become part of the image once the data is in them. Bytes written, at least one.
+    /// Writes to new clusters, which become part of the image after the data was written. Returns how many bytes were written,
+    /// at least one.
     fn write_to_new_clusters(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
         let _changes = self.change_tables()?;
         let mapping = self
@@ -248,10 +251,10 @@ impl Qcow2 {
             .inspect_err(|_| self.lost_data.store(true, Ordering::Relaxed))
     }
 
-    /// Gives the host back what a range takes up, in whole clusters; what is read from there afterwards is unspecified.
+    /// Frees the host's space of the whole clusters in a range. What is read from the range afterwards is unspecified.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         let range = self.writable_range(offset, length)?;
-        // Without zero clusters the backing file would show through again.
+        // If the tables cannot say that a cluster is zero, a freed cluster would read as that of the backing file.
         match self.has_zero_clusters || !self.has_backing {
             true => self.free(self.whole_clusters(&range), false),
             false => Ok(()),
@@ -279,7 +282,7 @@ impl Qcow2 {
         }
     }
 
-    /// Writes zeroes like any other data, where there are none yet.
+    /// Writes zeroes like other data, except where the image already reads as zeroes.
     fn write_plain_zeroes(&self, mut range: Range) -> io::Result<()> {
         let zeroes = vec![0_u8; range.length().min(PIECE) as usize];
         while !range.is_empty() {
@@ -298,11 +301,12 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Has whole clusters read as zeroes and keep their place in the file.
+    /// Makes whole clusters read as zeroes. They keep their place in the file.
     fn zero(&self, mut range: Range) -> io::Result<()> {
         while !range.is_empty() {
             let (is_zero, length) = self.reads_as_zero(&range)?;
-            // A backing file has clusters of its own, and may end in the middle of one of these.
+            // A mapping may end in the middle of a cluster of this image: a backing file can have smaller clusters, and end
+            // anywhere.
             let (is_zero, length) = match length - length % self.cluster_size {
                 _ if length == range.length() => (is_zero, length),
                 0 => (false, self.cluster_size.min(range.length())),
@@ -318,18 +322,19 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Whether the start of `range` does, and for how many bytes.
+    /// Whether `range` begins with bytes that read as zeroes, and for how many bytes the answer is the same.
     fn reads_as_zero(&self, range: &Range) -> io::Result<(bool, u64)> {
         let _shared = self.use_clusters();
         let (mapping, length) = self.image.get_mapping(range.start, range.length())?;
         Ok((matches!(mapping, Mapping::Zero { .. }), length))
     }
 
-    /// Takes whole clusters out of the image: with `hide_backing` they read as zeroes even where that has data.
+    /// Takes whole clusters out of the image. With `hide_backing` they read as zeroes also where the backing file has data.
     fn free(&self, mut range: Range, hide_backing: bool) -> io::Result<()> {
         let _changes = self.change_tables()?;
         let mut holes = Vec::new();
-        // What an L2 table of 8-byte entries maps. The next one may be new, in a cluster that was freed just now.
+        // How many bytes of the disk an L2 table maps, with entries of 8 bytes. Each round stays in one table, because the next
+        // table may be new and in a cluster that this round frees.
         let table_span = self.cluster_size * (self.cluster_size / 8);
         while !range.is_empty() {
             if range.start.is_multiple_of(table_span) {
@@ -369,7 +374,8 @@ impl Qcow2 {
         }
         self.settle_freed_clusters()?;
         for (storage, offset, length) in holes {
-            // Not every host can, and a cluster may be a table by now. The image has the clusters to reuse in any case.
+            // The error is only logged: not every host can do this, and the cluster may be a table by now. The image can use the
+            // clusters again in any case.
             if let Err(error) = storage.punch_hole(offset, length) {
                 log::debug!("cannot give space of {storage} back: {error}");
             }
@@ -388,7 +394,7 @@ impl Qcow2 {
         Ok(true)
     }
 
-    /// Has the file know of freed clusters before the library hands them out again. For whoever holds `changes`, after
+    /// Writes to the file which clusters were freed, before the library uses them again. To be called with `changes` held, after
     /// each call of the library that changes tables.
     fn settle_freed_clusters(&self) -> io::Result<()> {
         let storage = self.storage()?;
@@ -400,14 +406,14 @@ impl Qcow2 {
         }
     }
 
-    /// Writes what the library and `order` have kept back.
+    /// Writes the changes of tables that the library and `order` have kept back.
     fn write_tables(&self) -> io::Result<()> {
         let _changes = self.change_tables()?;
         self.image.flush()?;
         self.storage()?.release()
     }
 
-    /// The image's own file. The library has it last.
+    /// The image's own file, which is the last in the library's list.
     fn storage(&self) -> io::Result<&HostFile> {
         let mut files = self.image.inner().collect_storage_dependencies();
         files
@@ -417,7 +423,7 @@ impl Qcow2 {
 
     fn change_tables(&self) -> io::Result<MutexGuard<'_, ()>> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        // A change that failed may have left some freed clusters.
+        // There may be freed clusters of an earlier change that failed.
         self.settle_freed_clusters()?;
         Ok(changes)
     }
@@ -426,7 +432,7 @@ impl Qcow2 {
         self.clusters.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clusters that lie in a range whole, or up to the end of the image.
+    /// The clusters that are wholly in a range. A last cluster that the end of the image cuts short counts as whole.
     fn whole_clusters(&self, range: &Range) -> Range {
         let start = range.start.next_multiple_of(self.cluster_size);
         let end = match range.end {
@@ -466,7 +472,7 @@ impl Drop for Qcow2 {
     }
 }
 
-/// Bytes of the disk inside of the image.
+/// A range of the disk's bytes. It does not reach past the end of the disk.
 struct Range {
     start: u64,
     end: u64,
@@ -489,7 +495,7 @@ impl Range {
     }
 
     fn advance(&mut self, length: u64) -> io::Result<()> {
-        // Nothing is where the image ends, and a range ends before that.
+        // The library returns 0 only at the end of the image, where no range goes on.
         if length == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

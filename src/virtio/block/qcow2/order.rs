@@ -1,8 +1,8 @@
-//! The order in which metadata reaches the file, so that the process may end at any moment.
+//! Writes metadata to the file in an order that keeps the image consistent if the process is killed at any moment.
 //!
-//! The library keeps reference counts in memory until it is flushed, but writes a pointer to a new table, an entry of
-//! the L1 table or of the refcount table, at once. Were the process killed in between, the next one would take the
-//! table's cluster for a free one. Such pointers therefore wait here until the file counts what they point to.
+//! The library keeps reference counts in memory until it is flushed, but writes a pointer to a new table (an entry of the L1
+//! table or of the refcount table) at once. If the process were killed in between, the cluster of that table would count as
+//! free. So these pointers wait here until the reference count of what they point to is in the file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,9 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::header::{Header, Tables};
 use super::refcounts::{count_in, counts_in_block_bits};
 
-/// Of the header, with the places of the tables.
+/// How many bytes of the header are needed to find the tables.
 pub const HEADER_START: usize = 72;
-/// Far above what waits between two flushes of the library's cache; a damaged image may let more pile up.
+/// Far above the number of entries that wait between two flushes of the library's cache. A damaged image can make more wait.
 const MAX_WAITING: usize = 4096;
 
 const ENTRY: usize = 8;
@@ -33,7 +33,7 @@ pub struct Order {
 #[derive(Debug)]
 struct State {
     tables: Tables,
-    /// Entries by their place in the file.
+    /// The entries that wait, by their offsets in the file.
     waiting: BTreeMap<u64, u64>,
 }
 
@@ -50,7 +50,8 @@ impl Order {
         }
     }
 
-    /// Writes `bytes`, but for entries of the two tables that point to what the file does not count yet.
+    /// Writes `bytes`, except for entries of the two tables that point to a cluster whose reference count is not in the file
+    /// yet.
     pub fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
         let range = offset..offset.saturating_add(bytes.len() as u64);
@@ -72,11 +73,11 @@ impl Order {
         }
     }
 
-    /// Once the library has written all that it had.
+    /// Writes all entries that wait. To be called when the library has written all of its reference counts.
     pub fn release_all(&self, file: &File) -> io::Result<()> {
         let mut state = self.state();
         self.release_ready(file, &mut state)?;
-        // In an image that is damaged something may be left.
+        // In a damaged image some entries may still wait.
         state.release_all(file)
     }
 
@@ -84,7 +85,7 @@ impl Order {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One entry may make others ready.
+    /// Writes all entries that are ready. Repeats that, because writing one entry can make others ready.
     fn release_ready(&self, file: &File, state: &mut State) -> io::Result<()> {
         loop {
             let mut released = false;
@@ -112,7 +113,7 @@ impl Order {
         if target == 0 {
             return Ok(true);
         }
-        // A refcount block may count itself.
+        // A refcount block can hold its own reference count.
         let block = match is_block && counting_entry == place {
             true => target,
             false if !state.tables.refcounts.contains(&counting_entry) => return Ok(false),
@@ -150,7 +151,8 @@ impl State {
         file.write_all_at(&rest, offset)
     }
 
-    /// What waited for the old tables is in the new ones already.
+    /// Takes the new places of the tables. Entries that waited for the old tables are dropped, because the new tables already
+    /// have them.
     fn tables_moved(&mut self, tables: Option<Tables>) {
         let Some(tables) = tables else { return };
         for (old, new) in [
@@ -183,7 +185,7 @@ fn is_counted(file: &File, block: u64, index: u64, refcount_order: u32) -> io::R
     let bits = 1_u64 << refcount_order;
     let mut bytes = [0; 8];
     read_or_zeroes(file, &mut bytes, block + index * bits / 8)?;
-    // Counts of less than a byte share one.
+    // Several counts of less than a byte are in one byte.
     let index = index % (8 / bits).max(1);
     Ok(count_in(&bytes, index, refcount_order) > 0)
 }
@@ -194,7 +196,7 @@ fn read_entry(file: &File, place: u64) -> io::Result<u64> {
     Ok(u64::from_be_bytes(entry))
 }
 
-/// Behind the file's end there are zeroes.
+/// Reads `bytes` at `offset`. Bytes behind the file's end are zeroes.
 pub fn read_or_zeroes(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {

@@ -1,4 +1,4 @@
-//! The reference counts of an image, as its file has them.
+//! Reads the reference counts of an image from its file.
 
 use std::fs::File;
 use std::io;
@@ -7,18 +7,18 @@ use std::os::unix::fs::FileExt;
 use super::header::Header;
 use super::order::read_or_zeroes;
 
-/// Bytes of a block that are read at a time.
+/// How many bytes of a refcount block are read at a time.
 const PIECE: u64 = 4096;
 
 pub struct Counts<'f> {
     file: &'f File,
     cluster_bits: u32,
     refcount_order: u32,
-    /// Entries of the refcount table: where each block is, or 0.
+    /// The entries of the refcount table: the offset of each refcount block, or 0.
     blocks: Vec<u64>,
-    /// The piece that was looked at last.
+    /// The piece that was read last.
     piece: Vec<u8>,
-    /// Where it is in the file.
+    /// The offset of that piece in the file.
     piece_start: Option<u64>,
 }
 
@@ -38,12 +38,12 @@ impl<'f> Counts<'f> {
         })
     }
 
-    /// Of each entry of the refcount table, 0 where there is no block.
+    /// The offset of each refcount block; 0 if the block does not exist.
     pub fn blocks(&self) -> &[u64] {
         &self.blocks
     }
 
-    /// How often `cluster` is in use, for blocks that lie in the file.
+    /// The reference count of `cluster`. All refcount blocks must be inside of the file.
     pub fn of(&mut self, cluster: u64) -> io::Result<u64> {
         let bits = counts_in_block_bits(self.cluster_bits, self.refcount_order);
         let block = usize::try_from(cluster >> bits).unwrap_or(usize::MAX);
@@ -67,17 +67,17 @@ impl<'f> Counts<'f> {
     }
 }
 
-/// The binary logarithm of how many counts a block has.
+/// The binary logarithm of the number of counts in a refcount block.
 pub fn counts_in_block_bits(cluster_bits: u32, refcount_order: u32) -> u32 {
     cluster_bits + 3 - refcount_order
 }
 
-/// The count at `index` of the counts in `bytes`, which are so long.
+/// The count at `index` in `bytes`, where each count has 1 << refcount_order bits.
 pub fn count_in(bytes: &[u8], index: u64, refcount_order: u32) -> u64 {
     let bits = 1_u64 << refcount_order;
     let start = (index * bits / 8) as usize;
     match bits {
-        // Counts of less than a byte fill it from its low bits on.
+        // Counts of less than a byte fill the byte from its low bits on.
         1..8 => u64::from(bytes[start]) >> (index * bits % 8) & ((1 << bits) - 1),
         _ => bytes[start..start + (bits / 8) as usize]
             .iter()
