@@ -24,6 +24,8 @@ pub mod diagnosis;
 pub mod interrupt;
 // The only module that names KVM.
 pub mod kvm;
+// The log: lines on stderr.
+pub mod logging;
 // Makes a running machine of a configuration, and an outcome of its end.
 pub mod machine;
 // Text that somebody else chose, safe to show and to type.

@@ -1,53 +1,31 @@
 //! Parses the arguments, calls one command, and ends with its exit code.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use clap::error::ErrorKind;
 use coracle::clock::monotonic;
-use coracle::commands::{Cli, print_refusal};
-use coracle::console::tell;
+use coracle::commands::{Cli, Error, print_refusal};
+use coracle::console::{end_on_panic, finish_stderr, tell};
 use coracle::diagnosis::exit_code;
-use log::Level;
+use coracle::logging;
 
 fn main() -> ExitCode {
     let started = monotonic();
+    end_on_panic(exit_code::BUG);
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            print_refusal(&error);
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => exit_code::FAILED.into(),
-            };
-        }
+        Err(error) => return print_refusal(&error).into(),
     };
-    env_logger::Builder::new()
-        .filter_module("coracle", cli.log_level())
-        .parse_default_env()
-        .format(|out, record| {
-            let level = record.level().as_str().to_lowercase();
-            match record.level() {
-                Level::Debug | Level::Trace => {
-                    let now = monotonic();
-                    let (seconds, microseconds) = (now.as_secs(), now.subsec_micros());
-                    writeln!(
-                        out,
-                        "coracle: {level}: [{seconds}.{microseconds:06}] {}",
-                        record.args()
-                    )
-                }
-                _ => writeln!(out, "coracle: {level}: {}", record.args()),
-            }
-        })
-        .init();
+    logging::start(cli.log_level());
     log::debug!("main began {} us ago", (monotonic() - started).as_micros());
-    match cli.execute(started) {
-        Ok(code) => code.into(),
+    let code = match cli.execute(started) {
+        Ok(code) => code,
+        Err(error @ Error::StdoutClosed) => error.exit_code(),
         Err(error) => {
             tell(format_args!("coracle: {error}"));
-            error.exit_code().into()
+            error.exit_code()
         }
-    }
+    };
+    finish_stderr();
+    code.into()
 }

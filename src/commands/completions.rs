@@ -1,11 +1,9 @@
 //! `coracle completions`: prints a shell's completion script. It is generated from the definitions of the arguments.
 
-use std::io::{self, Write};
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, Error};
+use super::{Cli, Error, print};
 
 /// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
@@ -22,9 +20,6 @@ pub struct Args {
 pub fn execute(args: &Args) -> Result<u8, Error> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "coracle", &mut script);
-    let written = io::stdout().write_all(&script);
-    written.map(|()| 0).map_err(|source| Error::System {
-        what: "print completions",
-        source,
-    })
+    print("print completions", script)?;
+    Ok(0)
 }

@@ -3,10 +3,11 @@
 mod host;
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::builder::styling::AnsiColor;
 
+use super::{Error, print};
 use crate::diagnosis::exit_code;
 use crate::kvm::probe::{Capability, Speed};
 use crate::kvm::{self, Kvm};
@@ -29,24 +30,19 @@ Examples:
 pub struct Args {}
 
 /// Checks this host, prints the report on stdout, and gives the exit code.
-pub fn execute(_: &Args) -> io::Result<u8> {
+pub fn execute(_: &Args) -> Result<u8, Error> {
     let report = examine(&Kvm::open().map(Offer::ask), &Host::read());
     let exit_code = if report.linux_will_boot() {
         0
     } else {
         exit_code::HOST_CANNOT
     };
-    let mut stdout = io::stdout().lock();
-    let text = if stdout.is_terminal() {
-        report.coloured()
-    } else {
-        report.to_string()
+    let text = match io::stdout().is_terminal() {
+        true => report.coloured(),
+        false => report.to_string(),
     };
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // The reader closed the pipe: the exit code still says what was found.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(exit_code),
-    }
+    print("print the report", text)?;
+    Ok(exit_code)
 }
 
 /// What KVM offers on this host.

@@ -1,10 +1,10 @@
 //! `coracle man`: prints the manual pages. They are generated from the definitions of the arguments.
 
-use std::io::{self, Write};
+use std::io;
 
 use clap::{Command, CommandFactory};
 
-use super::{Cli, Error};
+use super::{Cli, Error, print, system};
 
 /// Print the manual page
 #[derive(Debug, clap::Args)]
@@ -18,19 +18,19 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
-    let failed = |source| Error::System {
-        what: "print the manual page",
-        source,
-    };
+    const WHAT: &str = "print the manual page";
     let page = page(args.command.as_deref()).ok_or_else(|| {
         let unknown = args.command.clone().unwrap_or_default();
-        failed(io::Error::other(format!(
+        system(WHAT)(io::Error::other(format!(
             "there is no command '{unknown}' (coracle help lists them)"
         )))
     })?;
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text).map_err(failed)?;
-    io::stdout().write_all(&text).map(|()| 0).map_err(failed)
+    clap_mangen::Man::new(page)
+        .render(&mut text)
+        .map_err(system(WHAT))?;
+    print(WHAT, text)?;
+    Ok(0)
 }
 
 /// The command of this name, or coracle itself without a name.

@@ -9,9 +9,10 @@ mod race;
 mod run;
 
 use std::env;
-use std::io;
+use std::io::{self, Write};
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{ArgAction, Parser, Subcommand};
 use log::LevelFilter;
 
@@ -69,6 +70,9 @@ pub enum Error {
     Race(#[from] coracle_race::Error),
     #[error(transparent)]
     Timings(#[from] crate::timings::Error),
+    /// Not told to the person, as other programs do not tell it that end by SIGPIPE.
+    #[error("nobody reads stdout any more")]
+    StdoutClosed,
     #[error("cannot {what}: {source}")]
     System { what: &'static str, source: io::Error },
 }
@@ -76,6 +80,7 @@ pub enum Error {
 impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::StdoutClosed => exit_code::STDOUT_CLOSED,
             Self::Config(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::Machine(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::Machine(error) if error.is_host() => exit_code::HOST_CANNOT,
@@ -102,10 +107,7 @@ impl Cli {
     pub fn execute(&self, started: Duration) -> Result<u8, Error> {
         match &self.command {
             Command::Run(args) => run::execute(args, started),
-            Command::Doctor(args) => doctor::execute(args).map_err(|source| Error::System {
-                what: "print the report",
-                source,
-            }),
+            Command::Doctor(args) => doctor::execute(args),
             Command::Race(args) => race::execute(args),
             Command::Completions(args) => completions::execute(args),
             Command::Man(args) => man::execute(args),
@@ -114,15 +116,31 @@ impl Cli {
     }
 }
 
-/// Prints why the arguments of this process cannot be used, or the help that they ask for.
-pub fn print_refusal(error: &clap::Error) {
+/// Prints why the arguments of this process cannot be used, or the help that they ask for, and gives the exit code.
+pub fn print_refusal(error: &clap::Error) -> u8 {
     let arguments: Vec<_> = env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
     match habits::answer(error, &arguments) {
         Some(answer) => tell(format_args!("coracle: {answer}")),
-        // If stderr or stdout cannot be written, there is no other way to say why.
-        None => error.print().unwrap_or(()),
+        None => match error.print() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return exit_code::STDOUT_CLOSED,
+            // Nobody is left to tell when even this cannot be printed.
+            Ok(()) | Err(_) => (),
+        },
+    }
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+        _ => exit_code::FAILED,
+    }
+}
+
+/// Prints `text` on stdout; `what` says in an error what could not be done.
+fn print(what: &'static str, text: impl AsRef<[u8]>) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::StdoutClosed),
+        printed => printed.map_err(system(what)),
     }
 }
 

@@ -1,14 +1,13 @@
 //! `coracle race`: measures boot time beside containers and other VMMs.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use coracle_race::{self as race, Format, Guest, Host, Interrupts, Options, Plot, Row, Runner};
 
 use super::doctor::{self, Offer};
-use super::{Error, system};
+use super::{Error, print, system};
 use crate::boot::Image;
 use crate::built_in;
 use crate::config::{CPUS_MAX, Config, Size};
@@ -124,13 +123,14 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     let guest = guest()?;
     let interrupts = Interrupts::catch().map_err(system("catch signals"))?;
     let (host, no_guests) = examine();
-    print(&race::method(&options, &host))?;
+    // A reader that goes away may still want the files.
+    let mut printed = show(&race::method(&options, &host))?;
 
     let rows = race::race(guest, &options, no_guests.as_deref(), &interrupts)?;
     if log::log_enabled!(log::Level::Debug) {
-        print(&format!("\n{}", race::commands(&rows)))?;
+        printed &= show(&format!("\n{}", race::commands(&rows)))?;
     }
-    print(&format!("\n{}", race::results(&rows)))?;
+    printed &= show(&format!("\n{}", race::results(&rows)))?;
     if let Some(path) = &args.export_json {
         write(
             path,
@@ -145,7 +145,18 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     {
         write(&file.path, &plot.render(file.format)?)?;
     }
-    Ok(verdict(&rows))
+    match printed {
+        true => Ok(verdict(&rows)),
+        false => Err(Error::StdoutClosed),
+    }
+}
+
+/// Prints `text`; false when nobody reads it.
+fn show(text: &str) -> Result<bool, Error> {
+    match print("print the figures", text) {
+        Err(Error::StdoutClosed) => Ok(false),
+        printed => printed.map(|()| true),
+    }
 }
 
 /// What is known of this host, and the reason if guests do not run on it.
@@ -193,15 +204,6 @@ fn verdict(rows: &[Row]) -> u8 {
     match ours_failed || rows.iter().all(|row| row.result.is_err()) {
         true => exit_code::FAILED,
         false => 0,
-    }
-}
-
-fn print(text: &str) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // The person may have closed the pipe and still want the files that were asked for.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(system("print the figures")(error)),
-        _ => Ok(()),
     }
 }
 

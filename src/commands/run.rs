@@ -1,19 +1,17 @@
 //! `coracle run`: boots a guest and waits until it ends.
 
-use std::io::{self, Write};
+mod boots;
+
 use std::mem;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Error, system};
+use super::{Error, print};
 use crate::config::{CPUS_MAX, Config, Cpu, Disk, OnReboot, Size};
-use crate::console::{
-    Drain, End, Output, Session, Signals, Terminal, ignore_file_size_limit, tell, terminal_size,
-};
-use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
-use crate::machine::{DryRun, LimitReached, Machine, OpenFiles, Outcome};
+use crate::console::{ignore_file_size_limit, tell};
+use crate::machine::{DryRun, LimitReached};
 use crate::timings::{self, Destination, Phase, Timeline};
+use boots::{Boots, console_hints};
 
 /// Boot a guest and attach its console to this terminal
 ///
@@ -38,9 +36,9 @@ Examples:
 On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ctrl-A Ctrl-A sends a Ctrl-A to the
 guest. All other keys, also Ctrl-C, go to the guest.
 
-Exit codes: 0 powered off, 100 rebooted, 102 to 106 kernel panic, 110 triple fault, 111 KVM error, 112 quit,
-113 halted, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing, 141 nobody reads the output any more,
-128+N ended by signal N.")]
+Exit codes: 0 powered off, 100 rebooted, 101 a bug in Coracle, 102 to 106 kernel panic, 110 triple fault,
+111 KVM error, 112 quit, 113 halted, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing,
+141 nobody reads the output any more, 128+N ended by signal N.")]
 pub struct Args {
     /// Kernel image: bzImage or ELF vmlinux, recognised by content [default: the built-in one]
     #[arg(long, value_name = "FILE")]
@@ -166,132 +164,28 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     };
     timeline.mark(Phase::ArgumentsUnderstood);
     if args.dry_run {
-        let machine = DryRun::new(&config, &console_hints())?;
-        let printed = write!(io::stdout(), "{machine}");
-        return printed.map(|()| 0).map_err(|source| Error::System {
-            what: "print the machine",
-            source,
-        });
+        print(
+            "print the machine",
+            DryRun::new(&config, &console_hints())?.to_string(),
+        )?;
+        return Ok(0);
     }
-    let opened = OpenFiles::open(&config)?;
-    let mut signals = None;
+    let mut boots = Boots::new(&config);
     loop {
-        let diagnosis = boot(&config, &opened, &mut signals, &timeline);
+        let ended = boots.next(&timeline);
         let written = match (timings.take(), mem::take(&mut timeline).report()) {
             (Some(output), Some(report)) => output.write(&report),
             _ => Ok(()),
         };
-        let diagnosis = diagnosis?;
-        if diagnosis.exit_code == exit_code::REBOOTED && config.on_reboot == OnReboot::Restart {
+        let Some(diagnosis) = ended? else {
             written?;
             log::info!("the guest rebooted");
             continue;
-        }
+        };
         if let Some(explanation) = &diagnosis.explanation {
             tell(explanation);
         }
         written?;
         return Ok(diagnosis.exit_code);
-    }
-}
-
-/// One run of the machine, from its making to its end.
-fn boot(
-    config: &Config,
-    opened: &OpenFiles,
-    signals: &mut Option<Signals>,
-    timeline: &Timeline,
-) -> Result<Diagnosis, Error> {
-    let output = Output::new().map_err(system("make the console"))?;
-    let mut hints = console_hints();
-    if timeline.is_on() {
-        hints.push_str(" coracle.clock");
-    }
-    let console = InitrdWatch::new(timeline.watch(output.sink()));
-    let machine = Machine::build(config, opened, &hints, console.clone(), timeline)?;
-    let mut facts = facts(config, &machine);
-    // After the slow part, which Ctrl-C may end, and before the threads that stay, which leave these signals to the
-    // session.
-    let signals = match signals {
-        Some(signals) => signals,
-        None => signals.insert(Signals::catch().map_err(system("catch signals"))?),
-    };
-    let stdout = io::stdout()
-        .as_fd()
-        .try_clone_to_owned()
-        .map_err(system("use stdout"))?;
-    output.write_to(stdout).map_err(system("start the console"))?;
-    let terminal = Terminal::raw().map_err(system("make the terminal raw"))?;
-    timeline.mark(Phase::ConsoleReady);
-    let running = machine.start()?;
-    let mut session = Session::new(signals, terminal.as_ref(), &output, !config.no_escape);
-    let serial = running.serial().clone();
-    let ended = session.wait(running.ended(), &serial);
-    timeline.end();
-    output.release();
-    let outcome = match ended.map_err(system("wait for the guest"))? {
-        End::Event => {
-            let outcome = running.finish();
-            output.close(Drain::All);
-            // The last bytes may have a slow reader; the person can still stop waiting for it.
-            let drained = session.wait(output.finished(), &serial);
-            match drained.map_err(system("wait for the console's reader"))? {
-                End::Event => lost_output(outcome, output.take_error()),
-                asked => asked_for(asked).unwrap_or(outcome),
-            }
-        }
-        asked => {
-            // Requests in flight on a slow disk are waited for: meanwhile the terminal is the person's again, and
-            // another signal is the end.
-            if let Some(terminal) = &terminal {
-                terminal.restore();
-            }
-            signals.release();
-            let outcome = running.finish();
-            asked_for(asked).unwrap_or(outcome)
-        }
-    };
-    output.close(Drain::AtOnce);
-    let tail = output.into_tail();
-    drop(terminal);
-    facts.initrd_failure = console.reason();
-    Ok(diagnosis::explain(&outcome, &tail, &facts))
-}
-
-/// The outcome of a run that somebody asked to end.
-fn asked_for(end: End) -> Option<Outcome> {
-    match end {
-        End::Event => None,
-        End::Quit => Some(Outcome::Quit),
-        End::Signal(number) => Some(Outcome::Signal(number)),
-        End::OutputLost(error) => Some(Outcome::ConsoleLost(error)),
-    }
-}
-
-/// A guest that ended well, and whose last words nobody got, did not end well.
-fn lost_output(outcome: Outcome, error: Option<io::Error>) -> Outcome {
-    match (outcome, error) {
-        (Outcome::PoweredOff | Outcome::Reset | Outcome::Halted, Some(error)) => Outcome::ConsoleLost(error),
-        (outcome, _) => outcome,
-    }
-}
-
-fn facts(config: &Config, machine: &Machine) -> Facts {
-    Facts {
-        memory_mib: config.memory.0 >> 20,
-        has_initrd: machine.has_initrd(),
-        has_disk: !config.disks.is_empty(),
-        built_in: config.kernel.is_none(),
-        command_line: machine.command_line().to_owned(),
-        initrd_failure: None,
-    }
-}
-
-/// Kernel parameters that tell the built-in guest's init who is at the console.
-fn console_hints() -> String {
-    match terminal_size() {
-        Some((rows, columns)) => format!("coracle.console=terminal coracle.size={rows}x{columns}"),
-        None if io::IsTerminal::is_terminal(&io::stdin()) => "coracle.console=terminal".into(),
-        None => String::new(),
     }
 }

@@ -4,45 +4,64 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::escape::{Command, Escape};
+use super::terminal::Terminal;
 use crate::devices::serial::SerialPort;
 
 /// Bytes a read takes at once.
 const READ: usize = 4096;
-/// Typed or pasted bytes that wait for a guest which does not read, so that the escape key behind them is
-/// still seen.
+/// Typed or pasted bytes that wait for a guest which does not read. They are read all the same, because the escape key
+/// may be behind them.
 const TERMINAL_BACKLOG: usize = 1 << 20;
-/// From anything but a terminal, nothing is read before the guest took what came before.
-const PIPE_BACKLOG: usize = 1;
+
+/// What stdin is to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing: stdin is not read.
+    Nothing,
+    /// Whatever stdin is. On a terminal Ctrl-A is the escape key if `escape` says so.
+    Stdin { escape: bool },
+}
 
 /// Stdin, and the bytes of it that the guest has not taken yet.
 pub struct Input {
     backlog: VecDeque<u8>,
-    limit: usize,
     escape: Option<Escape>,
     open: bool,
 }
 
 impl Input {
-    /// `escape`: whether Ctrl-A is the escape key; it never is in what does not come from a terminal.
-    pub fn new(terminal: bool, escape: bool) -> Self {
+    pub fn new(source: Source) -> Self {
         Self {
             backlog: VecDeque::new(),
-            limit: if terminal { TERMINAL_BACKLOG } else { PIPE_BACKLOG },
-            escape: (terminal && escape).then(Escape::default),
-            open: true,
+            escape: (source == Source::Stdin { escape: true }).then(Escape::default),
+            open: source != Source::Nothing,
         }
     }
 
-    /// Whether to read when there is something.
-    pub fn wants_more(&self) -> bool {
-        self.open && self.backlog.len() < self.limit
+    /// How many bytes may be read from stdin now.
+    ///
+    /// What a terminal sends is ours alone while we are in the foreground. Anything else may have other readers after
+    /// us, for example the loop of a shell: from it no more is read than the guest's serial port takes at this moment.
+    pub fn wanted(&self, terminal: Option<&Terminal>, serial: Option<&SerialPort>) -> usize {
+        match (terminal, serial) {
+            _ if !self.open => 0,
+            (Some(terminal), _) if terminal.is_in_foreground() => {
+                READ.min(TERMINAL_BACKLOG.saturating_sub(self.backlog.len()))
+            }
+            (None, Some(serial)) if self.backlog.is_empty() => READ.min(serial.room_for_input()),
+            _ => 0,
+        }
     }
 
-    /// Reads what is there and returns the commands in it. The end of stdin, or an error, ends the input and
-    /// not the guest.
-    pub fn read(&mut self) -> Vec<Command> {
+    /// Reads as many bytes as are [wanted](Self::wanted) and there, and returns the commands in them. The end of stdin,
+    /// or an error, ends the input and not the guest.
+    pub fn read(&mut self, terminal: Option<&Terminal>, serial: Option<&SerialPort>) -> Vec<Command> {
         let mut buffer = [0; READ];
-        let mut typed = match read_stdin(&mut buffer) {
+        let wanted = self.wanted(terminal, serial);
+        if wanted == 0 {
+            return Vec::new();
+        }
+        let mut typed = match read_stdin(&mut buffer[..wanted]) {
             Ok(0) => {
                 self.open = false;
                 return Vec::new();
@@ -56,6 +75,8 @@ impl Input {
             {
                 return Vec::new();
             }
+            // The terminal's answer to a reader that has just been put in the background.
+            Err(_) if terminal.is_some_and(|terminal| !terminal.is_in_foreground()) => return Vec::new(),
             Err(error) => {
                 log::warn!("cannot read stdin any more: {error}");
                 self.open = false;
@@ -63,14 +84,14 @@ impl Input {
             }
         };
         let mut commands = Vec::new();
-        match &mut self.escape {
-            None => self.backlog.extend(typed),
-            Some(escape) => {
+        match (&mut self.escape, terminal) {
+            (Some(escape), Some(_)) => {
                 while let Some((command, rest)) = escape.filter(typed, &mut self.backlog) {
                     commands.push(command);
                     typed = rest;
                 }
             }
+            _ => self.backlog.extend(typed),
         }
         commands
     }

@@ -1,16 +1,20 @@
 //! The person's terminal, and the guest's serial console on it.
 
 mod escape;
+mod guest_modes;
 mod input;
 mod output;
+mod panic;
 mod session;
 mod signals;
-mod tell;
+mod stderr;
 mod terminal;
 mod wait;
 
-pub use output::{Drain, Output};
-pub use session::{End, Session};
-pub use signals::{Signals, ignore_file_size_limit};
-pub use tell::tell;
-pub use terminal::{Terminal, size as terminal_size};
+pub use input::Source;
+pub use output::{Drain, GuestOutput};
+pub use panic::end_on_panic;
+pub use session::{Session, StopReason};
+pub use signals::ignore_file_size_limit;
+pub use stderr::{finish as finish_stderr, log_line, tell};
+pub use terminal::size as terminal_size;

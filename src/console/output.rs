@@ -1,20 +1,22 @@
 //! The guest's console output on its way to stdout.
 //!
 //! vCPUs put bytes into a bounded queue; one thread writes them out in large pieces. A reader that is slow
-//! slows the guest down and loses nothing.
+//! slows the guest down and loses nothing. One queue and one thread serve all boots of a run.
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::wait::{For, wait};
+use super::guest_modes::GuestModes;
+use super::signals::with_all_blocked;
+use super::wait::{For, borrow, wait};
 use crate::devices::serial::Sink;
 
 /// Queued bytes from which on vCPUs wait.
@@ -25,8 +27,6 @@ const PIECE: usize = 4096;
 const MOMENT: Duration = Duration::from_millis(1);
 /// Bytes at the end of the output that are kept for [`crate::diagnosis`].
 const TAIL: usize = 8 << 10;
-/// How long a writer that is to write no more may take to notice.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What becomes of queued bytes when the run is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +44,17 @@ struct State {
     paused: bool,
     /// The last bytes that the writer took out of the queue.
     tail: VecDeque<u8>,
+    /// Bytes since the boot began.
+    of_this_boot: usize,
     /// vCPUs wait no longer for room.
     released: bool,
     closed: bool,
     error: Option<io::Error>,
+    /// When the last bytes were written that a terminal may answer.
+    asked: Option<Instant>,
 }
 
-struct Shared {
+struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     drained: Condvar,
@@ -61,17 +65,17 @@ struct Shared {
 }
 
 /// The queue and its writer.
-pub struct Output {
-    shared: Arc<Shared>,
+pub struct GuestOutput {
+    queue: Arc<Queue>,
 }
 
 /// The vCPUs' end of the queue.
-struct Queue(Arc<Shared>);
+struct Entry(Arc<Queue>);
 
-impl Output {
+impl GuestOutput {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            shared: Arc::new(Shared {
+            queue: Arc::new(Queue {
                 state: Mutex::default(),
                 filled: Condvar::new(),
                 drained: Condvar::new(),
@@ -83,66 +87,88 @@ impl Output {
 
     /// Starts the thread that writes what is and will be queued to `stdout`.
     pub fn write_to(&self, stdout: OwnedFd) -> io::Result<()> {
-        let shared = self.shared.clone();
-        let write = move || shared.write_all(File::from(stdout));
-        thread::Builder::new()
-            .name("console".into())
-            .spawn(write)
-            .map(drop)
+        let queue = self.queue.clone();
+        let write = move || queue.write_all(File::from(stdout));
+        with_all_blocked(|| thread::Builder::new().name("console".into()).spawn(write)).map(drop)
     }
 
     /// Where the serial port puts its bytes.
     pub fn sink(&self) -> Arc<dyn Sink> {
-        Arc::new(Queue(self.shared.clone()))
+        Arc::new(Entry(self.queue.clone()))
     }
 
-    /// Becomes readable when everything is written after [`Output::close`], or when writing failed.
+    /// Becomes readable when everything is written after [`GuestOutput::close`], or when writing failed.
     pub fn finished(&self) -> &EventFd {
-        &self.shared.finished
+        &self.queue.finished
     }
 
     /// Why writing failed, if it did.
     pub fn take_error(&self) -> Option<io::Error> {
-        self.shared.lock().error.take()
+        self.queue.lock().error.take()
+    }
+
+    /// When the last bytes were written that a terminal may answer, once the writer has [finished](Self::finished).
+    pub fn asked(&self) -> Option<Instant> {
+        self.queue.lock().asked
     }
 
     /// Lets vCPUs that wait for room go on, so that they can be stopped.
     pub fn release(&self) {
-        self.shared.lock().released = true;
-        self.shared.drained.notify_all();
+        self.queue.lock().released = true;
+        self.queue.drained.notify_all();
+    }
+
+    /// The next boot begins, after [`GuestOutput::release`] and when the vCPUs of the boot before have stopped.
+    pub fn begin_boot(&self) {
+        let mut state = self.queue.lock();
+        state.released = state.error.is_some();
+        state.of_this_boot = 0;
     }
 
     /// Says that no more bytes come, and what becomes of those that are here.
     pub fn close(&self, drain: Drain) {
         if drain == Drain::AtOnce {
             // An eventfd's write fails only when it is readable already.
-            let _ = self.shared.hurry.write(1);
+            let _ = self.queue.hurry.write(1);
         }
-        self.shared.lock().closed = true;
-        self.shared.filled.notify_all();
+        self.queue.lock().closed = true;
+        self.queue.filled.notify_all();
     }
 
-    /// The last bytes of the output, after [`Output::close`] and when the writer has ended. One that is stuck in a
-    /// stalled terminal is left behind.
-    pub fn into_tail(self) -> Vec<u8> {
-        let finished = wait([Some(For::Reading(borrow(self.finished())))], Some(PATIENCE));
-        if !matches!(finished, Ok([true])) {
-            log::debug!("the console's reader is stalled");
-        }
-        mem::take(&mut self.shared.lock().tail).into()
+    /// The last bytes that this boot has put into the queue.
+    pub fn tail_of_boot(&self) -> Vec<u8> {
+        let state = self.queue.lock();
+        let tail = state.last_bytes();
+        tail[tail.len().saturating_sub(state.of_this_boot)..].to_vec()
+    }
+
+    /// The last bytes that any boot has put into the queue.
+    pub fn tail_of_run(&self) -> Vec<u8> {
+        self.queue.lock().last_bytes()
     }
 }
 
-impl Shared {
+impl State {
+    /// At most [`TAIL`] bytes.
+    fn last_bytes(&self) -> Vec<u8> {
+        let all = self.tail.len() + self.queue.len();
+        let bytes = self.tail.iter().chain(&self.queue).copied();
+        bytes.skip(all.saturating_sub(TAIL)).collect()
+    }
+}
+
+impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer: queued pieces to `stdout` until the queue is closed and empty, or writing fails.
+    /// The writer: queued pieces to `stdout` until the queue is closed and empty, or writing fails. Afterwards it undoes
+    /// what the guest did to a terminal.
     fn write_all(&self, mut stdout: File) {
         let mut bytes = Vec::new();
+        let mut modes = GuestModes::default();
         while self.take(&mut bytes) {
-            if let Err(error) = self.write(&mut stdout, &bytes) {
+            if let Err(error) = self.write(&mut stdout, &bytes, &mut modes) {
                 let mut state = self.lock();
                 state.error = Some(error);
                 state.released = true;
@@ -150,6 +176,12 @@ impl Shared {
                 self.drained.notify_all();
                 break;
             }
+            if modes.take_asked() {
+                self.lock().asked = Some(Instant::now());
+            }
+        }
+        if stdout.is_terminal() {
+            self.undo(&modes, &mut stdout);
         }
         let _ = self.finished.write(1);
     }
@@ -161,7 +193,7 @@ impl Shared {
         while state.queue.is_empty() && !state.closed {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // A guest gives byte by byte: a moment, and what belongs together is written together.
+        // A guest gives byte by byte. After a moment more of them are there to be written together.
         let hold = |state: &mut State| !state.paused && !state.closed && state.queue.len() < PIECE;
         (state, _) = self
             .filled
@@ -177,7 +209,8 @@ impl Shared {
         !bytes.is_empty()
     }
 
-    fn write(&self, stdout: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    /// Writes all of `bytes`, and shows `modes` those that are written.
+    fn write(&self, stdout: &mut File, mut bytes: &[u8], modes: &mut GuestModes) -> io::Result<()> {
         while !bytes.is_empty() {
             let ready = [
                 Some(For::Writing(stdout.as_fd())),
@@ -189,7 +222,10 @@ impl Shared {
             }
             match stdout.write(&bytes[..bytes.len().min(PIECE)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => bytes = &bytes[count..],
+                Ok(count) => {
+                    modes.watch(&bytes[..count]);
+                    bytes = &bytes[count..];
+                }
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -200,9 +236,21 @@ impl Shared {
         }
         Ok(())
     }
+
+    /// Undoes what the guest did to the terminal, and waits until the terminal has everything.
+    fn undo(&self, modes: &GuestModes, terminal: &mut File) {
+        // Fails on a terminal that hung up or is stalled, which cannot be helped.
+        if self
+            .write(terminal, &modes.undo(), &mut GuestModes::default())
+            .is_ok()
+        {
+            // SAFETY: a system call without pointers.
+            unsafe { libc::tcdrain(terminal.as_raw_fd()) };
+        }
+    }
 }
 
-impl Sink for Queue {
+impl Sink for Entry {
     fn wait_for_room(&self) {
         let mut state = self.0.lock();
         while state.queue.len() >= QUEUE_LIMIT && !state.released {
@@ -212,11 +260,12 @@ impl Sink for Queue {
 
     fn put(&self, byte: u8) {
         let mut state = self.0.lock();
-        if state.error.is_some() {
+        if state.error.is_some() || state.closed {
             return;
         }
         state.queue.push(byte);
-        // The first wakes the writer, and a piece is worth writing.
+        state.of_this_boot = state.of_this_boot.saturating_add(1);
+        // The first byte wakes the writer, and so do as many as it writes at once.
         if matches!(state.queue.len(), 1 | PIECE) {
             self.0.filled.notify_one();
         }
@@ -227,17 +276,10 @@ impl Sink for Queue {
         if !state.queue.is_empty() && !mem::replace(&mut state.paused, true) {
             drop(state);
             self.0.filled.notify_one();
-            // On a processor that the writer shares with the vCPU, the writer's turn.
+            // Where the writer shares a processor with this vCPU, it is the writer's turn now.
             thread::yield_now();
         }
     }
-}
-
-/// An eventfd as what `poll` takes.
-pub(super) fn borrow(event: &EventFd) -> std::os::fd::BorrowedFd<'_> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open as long as the eventfd that the result borrows.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 #[cfg(test)]

@@ -1,24 +1,34 @@
-//! A person, or a script, attached to a guest's console.
+//! A person, or a script, attached to a guest's console: from the first boot of a run to the end of its last one.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::escape::{Command, HELP};
-use super::input::Input;
-use super::output::{Output, borrow};
+use super::input::{Input, Source};
+use super::output::{Drain, GuestOutput};
 use super::signals::{Request, Signals, suspend};
-use super::tell::tell;
-use super::terminal::Terminal;
-use super::wait::{For, wait};
+use super::stderr::tell;
+use super::terminal::{Terminal, forget_input};
+use super::wait::{For, borrow, wait};
 use crate::devices::serial::SerialPort;
 
-/// Why a session stopped waiting.
+/// How often a run in the background looks whether it is in the foreground now. Nothing tells: `fg` sends SIGCONT to a
+/// job that was stopped, and in some shells, bash among them, to no other.
+const FOREGROUND_LOOKS: Duration = Duration::from_millis(250);
+/// How long the end waits for a reader before it gives the terminal back.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a terminal may take to answer the guest. Late answers are thrown away until then, and later ones go to
+/// whoever reads the terminal next.
+const ANSWERS: Duration = Duration::from_millis(300);
+
+/// Why a run is to stop, if the guest itself did not end it.
 #[derive(Debug)]
-pub enum End {
-    /// What it waited for happened.
-    Event,
+pub enum StopReason {
     /// The person typed the command to quit.
     Quit,
     /// A signal asked for the end; its number.
@@ -27,75 +37,294 @@ pub enum End {
     OutputLost(io::Error),
 }
 
-/// The host's side of the console.
-pub struct Session<'a> {
-    signals: &'a mut Signals,
-    terminal: Option<&'a Terminal>,
-    output: &'a Output,
-    input: Input,
+/// What a wait is for.
+#[derive(Clone, Copy)]
+enum Until<'a> {
+    /// It becomes readable.
+    Readable(&'a EventFd),
+    /// The thread that writes the output has ended.
+    OutputWritten,
+    /// Time passes.
+    TimePassed,
 }
 
-impl<'a> Session<'a> {
-    /// `escape`: whether Ctrl-A is the escape key on a terminal.
-    pub fn new(
-        signals: &'a mut Signals,
-        terminal: Option<&'a Terminal>,
-        output: &'a Output,
-        escape: bool,
-    ) -> Self {
-        let input = Input::new(terminal.is_some(), escape);
-        Self {
+/// What ended a wait.
+enum Woken {
+    /// What was waited for happened.
+    Event,
+    TimedOut,
+    Stop(StopReason),
+}
+
+/// The host's side of the console. Dropping it gives the terminal back.
+pub struct Session {
+    signals: Signals,
+    terminal: Option<Terminal>,
+    output: GuestOutput,
+    /// The thread that writes the output has not ended.
+    is_writing: bool,
+    input: Input,
+    /// Readable when a thread beside this one has done its work. Made at the start, since a limit of open files may be
+    /// reached later.
+    done: Arc<EventFd>,
+}
+
+impl Session {
+    /// Catches signals, starts to write `output` to stdout, and makes a terminal on stdin raw.
+    pub fn open(output: GuestOutput, source: Source) -> io::Result<Self> {
+        let signals = Signals::catch()?;
+        output.write_to(io::stdout().as_fd().try_clone_to_owned()?)?;
+        let mut session = Self {
             signals,
-            terminal,
+            terminal: Terminal::on_stdin(),
             output,
-            input,
+            is_writing: true,
+            input: Input::new(source),
+            done: Arc::new(EventFd::new(EFD_NONBLOCK)?),
+        };
+        if let Some(terminal) = &mut session.terminal {
+            terminal.make_raw()?;
+        }
+        Ok(session)
+    }
+
+    pub fn output(&self) -> &GuestOutput {
+        &self.output
+    }
+
+    /// Carries input to `serial` until `event` becomes readable, or gives the reason why the run is to stop before.
+    pub fn attend(&mut self, event: &EventFd, serial: &SerialPort) -> io::Result<Option<StopReason>> {
+        match self.wait(Until::Readable(event), Some(serial), None)? {
+            Woken::Event | Woken::TimedOut => Ok(None),
+            Woken::Stop(reason) => Ok(Some(reason)),
         }
     }
 
-    /// Carries input to `serial` until `event` becomes readable or the run is to end for another reason.
-    pub fn wait(&mut self, event: &EventFd, serial: &SerialPort) -> io::Result<End> {
+    /// Does `work` between two boots, on a thread of its own. Meanwhile what is typed is kept for the next boot. When
+    /// the run is to stop meanwhile, the session is closed, and the reason is given once `work` is done.
+    pub fn stay_during<T: Send>(
+        &mut self,
+        work: impl FnOnce() -> T + Send,
+    ) -> io::Result<(T, Option<StopReason>)> {
+        let done = self.done.clone();
+        self.beside(work, |session| {
+            match session.wait(Until::Readable(&done), None, None)? {
+                Woken::Event | Woken::TimedOut => Ok(None),
+                Woken::Stop(reason) => {
+                    session.close(Drain::AtOnce)?;
+                    session.signals.release();
+                    Ok(Some(reason))
+                }
+            }
+        })
+    }
+
+    /// Closes the session, and meanwhile does `work` on a thread of its own. It may take as long as a disk takes that
+    /// hangs: the terminal is the person's again before it is waited for, and the next signal ends the process.
+    pub fn close_during<T: Send>(
+        &mut self,
+        drain: Drain,
+        work: impl FnOnce() -> T + Send,
+    ) -> io::Result<(T, Option<StopReason>)> {
+        self.beside(work, |session| {
+            let reason = session.close(drain)?;
+            session.signals.release();
+            Ok(reason)
+        })
+    }
+
+    /// Writes what is left of the output, and gives the terminal back. The person, or a signal, can end the wait for a
+    /// slow reader: then the reason is given, and output is lost.
+    pub fn close(&mut self, drain: Drain) -> io::Result<Option<StopReason>> {
+        self.output.close(drain);
+        if let Some(terminal) = &mut self.terminal
+            && let Err(error) = terminal.make_quiet()
+        {
+            log::debug!("cannot change the terminal's modes: {error}");
+        }
+        let reason = match (self.wait_for_output(Some(PATIENCE))?, drain) {
+            (Woken::Stop(reason), _) => Some(reason),
+            (Woken::Event, _) | (Woken::TimedOut, Drain::AtOnce) => None,
+            (Woken::TimedOut, Drain::All) => {
+                self.give_terminal_back();
+                match self.wait_for_output(None)? {
+                    Woken::Stop(reason) => Some(reason),
+                    Woken::Event | Woken::TimedOut => None,
+                }
+            }
+        };
+        if reason.is_some() {
+            self.output.close(Drain::AtOnce);
+            wait(
+                [Some(For::Reading(borrow(self.output.finished())))],
+                Some(PATIENCE),
+            )?;
+        }
+        let reason = match reason {
+            None => self.wait_for_answers()?,
+            reason => reason,
+        };
+        self.give_terminal_back();
+        Ok(reason)
+    }
+
+    /// Does `work` on a thread of its own, which makes `done` readable at its end, and `meanwhile` on this one.
+    fn beside<T: Send, R>(
+        &mut self,
+        work: impl FnOnce() -> T + Send,
+        meanwhile: impl FnOnce(&mut Self) -> io::Result<R>,
+    ) -> io::Result<(T, R)> {
+        let done = self.done.clone();
+        // From the time before; the read fails if there was none.
+        let _ = done.read();
+        // Outside of the thread's closure, which is lost when no thread can be started.
+        let work = Mutex::new(Some(work));
+        let take = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread::scope(|scope| {
+            let thread = thread::Builder::new()
+                .name("beside".into())
+                .spawn_scoped(scope, || {
+                    let result = take().map(|work| work());
+                    // An eventfd's write fails only when it is readable already.
+                    let _ = done.write(1);
+                    result
+                });
+            let (result, met) = match thread {
+                Ok(thread) => {
+                    let met = meanwhile(self);
+                    (thread.join().ok().flatten(), met)
+                }
+                Err(error) => {
+                    log::debug!("no thread for the end of a boot: {error}");
+                    let _ = done.write(1);
+                    let met = meanwhile(self);
+                    (take().map(|work| work()), met)
+                }
+            };
+            let result = result.ok_or_else(|| io::Error::other("a thread panicked"))?;
+            Ok((result, met?))
+        })
+    }
+
+    fn wait_for_output(&mut self, patience: Option<Duration>) -> io::Result<Woken> {
+        self.wait(Until::OutputWritten, None, patience)
+    }
+
+    /// Waits while the terminal may still answer what the guest has written.
+    fn wait_for_answers(&mut self) -> io::Result<Option<StopReason>> {
+        let Some(asked) = self.output.asked() else {
+            return Ok(None);
+        };
+        if self.terminal.is_none() && !io::stdout().is_terminal() {
+            return Ok(None);
+        }
+        let left = ANSWERS.saturating_sub(asked.elapsed());
+        match self.wait(Until::TimePassed, None, Some(left))? {
+            Woken::Stop(reason) => Ok(Some(reason)),
+            Woken::Event | Woken::TimedOut => Ok(None),
+        }
+    }
+
+    fn give_terminal_back(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.restore();
+        }
+        // Answers come from the terminal that the guest's output goes to, which may be another one than that on stdin.
+        if self.output.asked().is_some() {
+            forget_input(io::stdout().as_fd());
+        }
+    }
+
+    /// Waits for one thing, for `patience` at most. Meanwhile signals and commands are obeyed, and input goes to `serial` or,
+    /// from a terminal and without a `serial`, waits.
+    fn wait(
+        &mut self,
+        until: Until,
+        serial: Option<&SerialPort>,
+        patience: Option<Duration>,
+    ) -> io::Result<Woken> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
+            // First, so that what was typed during the boot before is offered to this one.
+            if let Some(serial) = serial {
+                self.input.feed(serial);
+            }
+            let event = match until {
+                Until::Readable(event) => Some(event),
+                Until::OutputWritten if !self.is_writing => return Ok(Woken::Event),
+                Until::OutputWritten | Until::TimePassed => None,
+            };
             let stdin = io::stdin();
+            let wanted = self.input.wanted(self.terminal.as_ref(), serial) > 0;
             let watched = [
-                Some(For::Reading(borrow(event))),
+                event.map(|event| For::Reading(borrow(event))),
                 Some(For::Reading(self.signals.as_fd())),
-                Some(For::Reading(borrow(self.output.finished()))),
-                Some(For::Reading(borrow(serial.room()))),
-                self.input.wants_more().then(|| For::Reading(stdin.as_fd())),
+                self.is_writing
+                    .then(|| For::Reading(borrow(self.output.finished()))),
+                serial.map(|serial| For::Reading(borrow(serial.room()))),
+                wanted.then(|| For::Reading(stdin.as_fd())),
             ];
-            let [happened, signal, finished, room, typed] = wait(watched, None)?;
-            if happened {
-                return Ok(End::Event);
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let looks = self.is_elsewhere().then_some(FOREGROUND_LOOKS);
+            let [happened, signal, finished, room, typed] =
+                wait(watched, left.into_iter().chain(looks).min())?;
+            self.is_writing &= !finished;
+            if happened || finished && matches!(until, Until::OutputWritten) {
+                return Ok(Woken::Event);
             }
             if finished && let Some(error) = self.output.take_error() {
-                return Ok(End::OutputLost(error));
+                return Ok(Woken::Stop(StopReason::OutputLost(error)));
             }
-            if signal && let Some(end) = self.obey_signals() {
-                return Ok(end);
+            if signal && let Some(reason) = self.obey_signals() {
+                return Ok(Woken::Stop(reason));
             }
-            if room {
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Woken::TimedOut);
+            }
+            if self.is_elsewhere() {
+                self.look_at_terminal();
+            }
+            if room && let Some(serial) = serial {
                 // The counter is not 0, because poll said so; reading resets it.
                 let _ = serial.room().read();
             }
-            if typed && self.input.read().into_iter().any(|command| self.obey(&command)) {
-                return Ok(End::Quit);
+            let commands = match typed {
+                true => self.input.read(self.terminal.as_ref(), serial),
+                false => Vec::new(),
+            };
+            if commands.iter().any(|command| self.obey(command)) {
+                return Ok(Woken::Stop(StopReason::Quit));
             }
-            self.input.feed(serial);
         }
     }
 
-    fn obey_signals(&mut self) -> Option<End> {
+    /// Whether there is a terminal that another process has at the moment.
+    fn is_elsewhere(&self) -> bool {
+        self.terminal
+            .as_ref()
+            .is_some_and(|terminal| terminal.waits_for_foreground() || !terminal.is_in_foreground())
+    }
+
+    /// A terminal that went away while we were stopped does not end the guest; the hang-up that it sends does.
+    fn look_at_terminal(&mut self) {
+        if let Some(terminal) = &mut self.terminal
+            && let Err(error) = terminal.look_again()
+        {
+            log::warn!("cannot make the terminal raw again: {error}");
+        }
+    }
+
+    fn obey_signals(&mut self) -> Option<StopReason> {
         while let Some(request) = self.signals.take() {
-            match (request, self.terminal) {
-                (Request::End(number), _) => return Some(End::Signal(number)),
-                (Request::Suspend, None) => suspend(),
-                (Request::Suspend, Some(terminal)) => {
-                    terminal.restore();
+            match request {
+                Request::End(number) => return Some(StopReason::Signal(number)),
+                Request::Suspend => {
+                    if let Some(terminal) = &mut self.terminal {
+                        terminal.lend();
+                    }
                     suspend();
-                    make_raw(terminal);
                 }
-                (Request::Resume, Some(terminal)) => make_raw(terminal),
-                (Request::Resume, None) => (),
+                Request::Resume => self.look_at_terminal(),
             }
         }
         None
@@ -110,12 +339,5 @@ impl<'a> Session<'a> {
                 false
             }
         }
-    }
-}
-
-/// A terminal that went away while we were stopped does not end the guest; the hang-up that it sends does.
-fn make_raw(terminal: &Terminal) {
-    if let Err(error) = terminal.make_raw() {
-        log::warn!("cannot make the terminal raw again: {error}");
     }
 }

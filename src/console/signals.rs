@@ -7,13 +7,17 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 use std::ptr;
 
 use libc::{
-    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGUSR1, SIGUSR2, SIGXCPU, SIGXFSZ, sigset_t,
+    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGXCPU,
+    SIGXFSZ, sigset_t,
 };
 
-/// What would end the process, or stop and continue it, behind the terminal's back.
+/// Signals that end the process, or stop and continue it. By default they would do so without restoring the terminal.
 const CAUGHT: [i32; 10] = [
     SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGTSTP, SIGCONT,
 ];
+/// Signals that a terminal sends to a background process that uses it. By default they stop the process, and a stopped
+/// process obeys no other signal.
+const REFUSED: [i32; 2] = [SIGTTIN, SIGTTOU];
 
 /// From here on a write past a file size limit (RLIMIT_FSIZE) is an error like others, not the end.
 pub fn ignore_file_size_limit() {
@@ -22,12 +26,11 @@ pub fn ignore_file_size_limit() {
 }
 
 /// Signals that came. They are blocked from [`Signals::catch`] to [`Signals::release`], in the calling thread and in
-/// those it starts.
+/// the threads that it starts meanwhile.
 #[derive(Debug)]
 pub struct Signals {
     file: File,
-    /// What was blocked before.
-    mask: sigset_t,
+    caught: sigset_t,
 }
 
 /// A signal that came, by what it asks for.
@@ -43,34 +46,26 @@ pub enum Request {
 
 impl Signals {
     pub fn catch() -> io::Result<Self> {
-        let mut caught = MaybeUninit::<sigset_t>::uninit();
-        let mut mask = MaybeUninit::<sigset_t>::uninit();
-        // SAFETY: sigemptyset initialises `caught`, which the other calls read; pthread_sigmask initialises `mask` when
-        // it succeeds; signalfd returns a descriptor that nobody else owns.
-        unsafe {
-            libc::sigemptyset(caught.as_mut_ptr());
-            // What the parent had ignored, as nohup does, stays so: blocked, it would be read here all the same.
-            for signal in CAUGHT.into_iter().filter(|&signal| !is_ignored(signal)) {
-                libc::sigaddset(caught.as_mut_ptr(), signal);
-            }
-            match libc::pthread_sigmask(libc::SIG_BLOCK, caught.as_ptr(), mask.as_mut_ptr()) {
-                0 => (),
-                error => return Err(io::Error::from_raw_os_error(error)),
-            }
-            match libc::signalfd(-1, caught.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-                -1 => Err(io::Error::last_os_error()),
-                fd => Ok(Self {
-                    file: File::from_raw_fd(fd),
-                    mask: mask.assume_init(),
-                }),
-            }
+        // A signal that the parent ignores, as nohup does with SIGHUP, stays ignored: once blocked, it would be read
+        // here like any other.
+        let caught = set_of(CAUGHT.into_iter().filter(|&signal| !is_ignored(signal)));
+        change_mask(libc::SIG_BLOCK, &caught)?;
+        change_mask(libc::SIG_BLOCK, &set_of(REFUSED))?;
+        // SAFETY: signalfd reads the set.
+        match unsafe { libc::signalfd(-1, &caught, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) } {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(Self {
+                // SAFETY: signalfd made the descriptor, and nobody else owns it.
+                file: unsafe { File::from_raw_fd(fd) },
+                caught,
+            }),
         }
     }
 
-    /// Lets the next signal do to the process what it does to any other. For the end of a run that may take long.
+    /// Lets the next signal do to the process what it does to any other. For the end of a run, which may take long.
     pub fn release(&mut self) {
-        // SAFETY: the mask is one that pthread_sigmask gave.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.mask, ptr::null_mut()) };
+        // It fails only for an unknown first argument.
+        let _ = change_mask(libc::SIG_UNBLOCK, &self.caught);
     }
 
     /// The next signal that came, if any.
@@ -90,6 +85,42 @@ impl Signals {
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Does `start`, which starts a thread, with all signals blocked: the thread then leaves every signal to the others.
+pub fn with_all_blocked<T>(start: impl FnOnce() -> T) -> T {
+    let mut all = MaybeUninit::<sigset_t>::uninit();
+    let mut before = MaybeUninit::<sigset_t>::uninit();
+    // SAFETY: sigfillset initialises `all`, which pthread_sigmask reads; pthread_sigmask initialises `before`, since it
+    // fails only for an unknown first argument.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
+    }
+    let started = start();
+    // SAFETY: as above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
+    started
+}
+
+fn set_of(signals: impl IntoIterator<Item = i32>) -> sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set, and sigaddset only changes it.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        set.assume_init()
+    }
+}
+
+fn change_mask(how: i32, signals: &sigset_t) -> io::Result<()> {
+    // SAFETY: pthread_sigmask reads the set, and the null pointer asks for nothing.
+    match unsafe { libc::pthread_sigmask(how, signals, ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 

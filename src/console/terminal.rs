@@ -1,58 +1,104 @@
-//! Raw mode, and the way back from it on every way out.
+//! The person's terminal on stdin: raw while a guest has it, and the person's again on every way out.
+//!
+//! A process in the background of a terminal's session leaves the terminal alone: it neither changes its modes nor
+//! reads it, since both belong to the process in the foreground.
 
 use std::io::{self, IsTerminal, stdin};
 use std::mem::MaybeUninit;
-use std::panic;
-use std::sync::{Mutex, Once, PoisonError};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Mutex, TryLockError};
 
-use libc::{STDIN_FILENO, TCSANOW, termios};
+use libc::{ECHO, ECHONL, ICANON, STDIN_FILENO, TCIFLUSH, TCSANOW, VMIN, VTIME, termios};
 
-/// How the terminal was before raw mode, as long as it is raw. Global, because a panic restores it too.
-static COOKED: Mutex<Option<termios>> = Mutex::new(None);
+/// The terminal's modes before we changed them, as long as they are changed. Global, because a panic restores them.
+static BEFORE: Mutex<Option<termios>> = Mutex::new(None);
 
-/// A terminal on stdin in raw mode. Dropping it restores the terminal, and so does a panic on any thread.
+/// How the terminal is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Every byte goes to us as it is typed.
+    Raw,
+    /// As the person had it, but what is typed is neither shown nor edited. So Ctrl-C is a signal again, and the
+    /// terminal's late answers to the guest are not shown.
+    Quiet,
+    /// As the person had it.
+    Restored,
+}
+
+/// A terminal on stdin. Dropping it restores the terminal.
 #[derive(Debug)]
-pub struct Terminal(());
+pub struct Terminal {
+    wanted: Wanted,
+    /// The terminal is in the mode that is wanted.
+    is_so: bool,
+}
 
 impl Terminal {
-    /// Makes stdin raw when it is a terminal.
+    /// The terminal on stdin, if there is one.
+    pub fn on_stdin() -> Option<Self> {
+        stdin().is_terminal().then_some(Self {
+            wanted: Wanted::Restored,
+            is_so: true,
+        })
+    }
+
+    /// Wants the terminal raw.
     ///
-    /// Output keeps its newline translation, so that lines of ours between the guest's stay readable.
-    pub fn raw() -> io::Result<Option<Self>> {
-        static HOOK: Once = Once::new();
-        if !stdin().is_terminal() {
-            return Ok(None);
-        }
-        HOOK.call_once(|| {
-            let report = panic::take_hook();
-            panic::set_hook(Box::new(move |info| {
-                restore();
-                report(info);
-            }));
-        });
-        let terminal = Self(());
-        terminal.make_raw()?;
-        Ok(Some(terminal))
+    /// Output keeps its newline translation, so that our own lines between the guest's stay readable.
+    pub fn make_raw(&mut self) -> io::Result<()> {
+        self.want(Wanted::Raw)
     }
 
-    /// Makes the terminal raw again, after [`Terminal::restore`] or after a shell changed it under us.
-    pub fn make_raw(&self) -> io::Result<()> {
-        let mut cooked = COOKED.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut raw = match *cooked {
-            Some(before) => before,
-            None => current()?,
-        };
-        *cooked = Some(raw);
-        let output_flags = raw.c_oflag;
-        // SAFETY: cfmakeraw only writes to the struct that it is given.
-        unsafe { libc::cfmakeraw(&mut raw) };
-        raw.c_oflag = output_flags;
-        set(&raw)
+    /// Wants the person's modes back, but for echo and line editing.
+    pub fn make_quiet(&mut self) -> io::Result<()> {
+        self.want(Wanted::Quiet)
     }
 
-    /// Gives the terminal back as it was, until [`Terminal::make_raw`].
-    pub fn restore(&self) {
+    /// Gives the terminal back as it was, without what was typed for the guest or is an answer to it.
+    pub fn restore(&mut self) {
+        self.wanted = Wanted::Restored;
+        self.is_so = true;
         restore();
+    }
+
+    /// Gives the terminal back until [`Terminal::look_again`].
+    pub fn lend(&mut self) {
+        restore();
+        self.is_so = self.wanted == Wanted::Restored;
+    }
+
+    /// After anything that may have brought us to the foreground, or changed the modes while we were stopped.
+    pub fn look_again(&mut self) -> io::Result<()> {
+        self.want(self.wanted)
+    }
+
+    /// Whether the terminal is to change as soon as we are in the foreground.
+    pub fn waits_for_foreground(&self) -> bool {
+        !self.is_so
+    }
+
+    /// Whether what is typed is for us.
+    pub fn is_in_foreground(&self) -> bool {
+        is_in_foreground(stdin_fd())
+    }
+
+    fn want(&mut self, wanted: Wanted) -> io::Result<()> {
+        self.wanted = wanted;
+        self.is_so = wanted == Wanted::Restored || self.is_in_foreground();
+        if !self.is_so || wanted == Wanted::Restored {
+            return Ok(());
+        }
+        let mut before = BEFORE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let modes = match *before {
+            Some(modes) => modes,
+            None => modes_now()?,
+        };
+        *before = Some(modes);
+        set(&match wanted {
+            Wanted::Raw => raw(modes),
+            Wanted::Quiet => quiet(modes),
+            Wanted::Restored => modes,
+        })
     }
 }
 
@@ -62,15 +108,60 @@ impl Drop for Terminal {
     }
 }
 
-fn restore() {
-    let before = COOKED.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(before) = before {
-        // A terminal that hung up cannot be restored and needs not be.
+fn raw(mut modes: termios) -> termios {
+    let output_flags = modes.c_oflag;
+    // SAFETY: cfmakeraw only writes to the struct that it is given.
+    unsafe { libc::cfmakeraw(&mut modes) };
+    modes.c_oflag = output_flags;
+    modes
+}
+
+fn quiet(mut modes: termios) -> termios {
+    modes.c_lflag &= !(ICANON | ECHO | ECHONL);
+    (modes.c_cc[VMIN], modes.c_cc[VTIME]) = (1, 0);
+    modes
+}
+
+/// Restores the modes from before, unless another process has the terminal now, and throws away what was typed.
+pub(super) fn restore() {
+    let before = match BEFORE.try_lock() {
+        Ok(mut before) => before.take(),
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
+        // Only a panic comes here while another thread changes the modes.
+        Err(TryLockError::WouldBlock) => None,
+    };
+    if let Some(before) = before
+        && is_in_foreground(stdin_fd())
+    {
+        // Both fail on a terminal that hung up, and then there is nothing to restore. TCSAFLUSH would do both in one
+        // call, but waits for output that a stalled terminal never takes.
         let _ = set(&before);
+        forget_input(stdin_fd());
     }
 }
 
-fn current() -> io::Result<termios> {
+/// Throws away what the terminal sent and nobody has read, if the terminal is ours.
+pub(super) fn forget_input(terminal: BorrowedFd) {
+    if is_in_foreground(terminal) {
+        // SAFETY: a system call without pointers.
+        unsafe { libc::tcflush(terminal.as_raw_fd(), TCIFLUSH) };
+    }
+}
+
+/// Whether this process is in the foreground of the terminal. It always is when the terminal is not its session's:
+/// then there is no job control between the two.
+fn is_in_foreground(terminal: BorrowedFd) -> bool {
+    // SAFETY: system calls without pointers.
+    let (foreground, ours) = unsafe { (libc::tcgetpgrp(terminal.as_raw_fd()), libc::getpgrp()) };
+    foreground == -1 || foreground == ours
+}
+
+fn stdin_fd() -> BorrowedFd<'static> {
+    // SAFETY: nobody in this process closes stdin, and the calls that get it report an error if it was never open.
+    unsafe { BorrowedFd::borrow_raw(STDIN_FILENO) }
+}
+
+fn modes_now() -> io::Result<termios> {
     let mut now = MaybeUninit::uninit();
     // SAFETY: tcgetattr writes a whole struct when it returns 0, and only then is it read.
     match unsafe { libc::tcgetattr(STDIN_FILENO, now.as_mut_ptr()) } {
@@ -80,9 +171,9 @@ fn current() -> io::Result<termios> {
     }
 }
 
-fn set(mode: &termios) -> io::Result<()> {
+fn set(modes: &termios) -> io::Result<()> {
     // SAFETY: tcsetattr only reads the struct.
-    match unsafe { libc::tcsetattr(STDIN_FILENO, TCSANOW, mode) } {
+    match unsafe { libc::tcsetattr(STDIN_FILENO, TCSANOW, modes) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

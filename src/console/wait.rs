@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
+use vmm_sys_util::eventfd::EventFd;
+
 /// What a descriptor is watched for.
 #[derive(Debug, Clone, Copy)]
 pub enum For<'a> {
@@ -11,8 +13,8 @@ pub enum For<'a> {
     Writing(BorrowedFd<'a>),
 }
 
-/// Waits until one of `watched` is ready, or for `patience` at most, and says which are ready. A hung-up or broken
-/// descriptor is, so that using it tells; `None` entries never are.
+/// Waits until one of `watched` is ready, or for `patience` at most, and says which are ready. A descriptor that hung
+/// up or is broken counts as ready: using it gives the error. `None` entries are never ready.
 pub fn wait<const N: usize>(watched: [Option<For>; N], patience: Option<Duration>) -> io::Result<[bool; N]> {
     let mut entries = watched.map(|watched| match watched {
         Some(For::Reading(fd)) => entry(fd.as_raw_fd(), libc::POLLIN),
@@ -20,7 +22,14 @@ pub fn wait<const N: usize>(watched: [Option<For>; N], patience: Option<Duration
         // poll(2) passes over negative descriptors.
         None => entry(-1, 0),
     });
-    let timeout = patience.map_or(-1, |patience| patience.as_millis().try_into().unwrap_or(i32::MAX));
+    // Rounded up: poll with less than a millisecond left would return at once, again and again.
+    let timeout = patience.map_or(-1, |patience| {
+        patience
+            .as_nanos()
+            .div_ceil(1_000_000)
+            .try_into()
+            .unwrap_or(i32::MAX)
+    });
     loop {
         // SAFETY: the array is N valid entries, and poll only writes their revents.
         let result = unsafe { libc::poll(entries.as_mut_ptr(), N as libc::nfds_t, timeout) };
@@ -32,6 +41,12 @@ pub fn wait<const N: usize>(watched: [Option<For>; N], patience: Option<Duration
             return Err(error);
         }
     }
+}
+
+/// An eventfd as what [`For`] takes.
+pub fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: the descriptor is open as long as the eventfd that the result borrows.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 fn entry(fd: i32, events: i16) -> libc::pollfd {

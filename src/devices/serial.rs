@@ -1,9 +1,9 @@
 //! The 16550A serial port: vm-superio's registers between the guest and two byte streams.
 //!
 //! No byte is lost in either direction. Output waits, outside of the port's lock, until its sink has room.
-//! Input is taken only as far as the receive FIFO has room and while the guest has RTS set, as a peer with RTS/CTS
-//! flow control would. Before the guest's driver is ready for input RTS is not set, so what is typed early waits; a
-//! driver reads the FIFO empty when it starts, and would throw it away.
+//! Input is taken only as far as the receive FIFO has room and while the guest has RTS set, as by a peer with RTS/CTS
+//! flow control. A driver that starts reads the FIFO and throws away what it finds. It sets RTS only afterwards, so what
+//! is typed early waits outside of the FIFO and is not lost.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,14 +37,14 @@ pub trait Sink: Send + Sync {
     fn wait_for_room(&self);
     /// Takes a byte; never blocks.
     fn put(&self, byte: u8);
-    /// No byte follows at once: a line is whole, or the guest asks what the port is waiting for.
+    /// No byte follows at once: a line is whole, or the guest reads why the port interrupted it.
     fn pause(&self);
 }
 
 /// Sink as the writer that vm-superio asks for.
-struct Output(Arc<dyn Sink>);
+struct SinkWriter(Arc<dyn Sink>);
 
-impl Write for Output {
+impl Write for SinkWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         bytes.iter().for_each(|&byte| self.0.put(byte));
         Ok(bytes.len())
@@ -55,9 +55,10 @@ impl Write for Output {
     }
 }
 
-/// Tells whoever feeds the port that it has room again.
+/// Tells the thread that feeds the port when the port has room again.
 struct Room {
     event: EventFd,
+    /// The thread found no room since it was last told.
     wanted: AtomicBool,
 }
 
@@ -80,14 +81,23 @@ impl SerialEvents for Room {
 }
 
 struct Port {
-    registers: Serial<Interrupt, Arc<Room>, Output>,
+    registers: Serial<Interrupt, Arc<Room>, SinkWriter>,
     request_to_send: bool,
 }
 
 impl Port {
-    /// The FIFO holds input, and the guest wants to hear of it. The data sheet's "received data available" lasts as
-    /// long as this; vm-superio forgets it with the first byte read, and a driver that reads so many bytes at a time
-    /// would leave the rest, and a full FIFO takes no more, so that nothing would ever tell the guest again.
+    /// How many bytes of input the port takes now.
+    fn room(&self) -> usize {
+        match self.request_to_send {
+            true => self.registers.fifo_capacity(),
+            false => 0,
+        }
+    }
+
+    /// The FIFO holds input, and the guest wants an interrupt for it. The data sheet's "received data available" lasts
+    /// as long as there is input, but vm-superio takes it back with the first byte that is read. A driver that reads a
+    /// limited number of bytes for each interrupt would then leave the rest in the FIFO, and once the FIFO is full no
+    /// further byte would come to interrupt it again.
     fn owes_input(&mut self) -> bool {
         // With DLAB set, IER's address is another register's.
         self.registers.read(LCR) & LCR_DLAB == 0
@@ -109,7 +119,7 @@ impl SerialPort {
             event: EventFd::new(EFD_NONBLOCK)?,
             wanted: AtomicBool::new(false),
         });
-        let registers = Serial::with_events(interrupt, room.clone(), Output(sink.clone()));
+        let registers = Serial::with_events(interrupt, room.clone(), SinkWriter(sink.clone()));
         let port = Port {
             registers,
             request_to_send: false,
@@ -121,7 +131,8 @@ impl SerialPort {
         })
     }
 
-    /// Becomes readable when [`SerialPort::receive`] refused bytes and there is room now.
+    /// Becomes readable when [`SerialPort::receive`] refused bytes, or [`SerialPort::room_for_input`] was 0, and there
+    /// is room now.
     pub fn room(&self) -> &EventFd {
         &self.room.event
     }
@@ -130,10 +141,7 @@ impl SerialPort {
     /// the rest.
     pub fn receive(&self, bytes: &[u8]) -> usize {
         let mut port = self.lock();
-        let count = match port.request_to_send {
-            true => bytes.len().min(port.registers.fifo_capacity()),
-            false => 0,
-        };
+        let count = bytes.len().min(port.room());
         let taken = match port.registers.enqueue_raw_bytes(&bytes[..count]) {
             Ok(taken) => taken,
             Err(error) => {
@@ -145,6 +153,17 @@ impl SerialPort {
             self.room.wanted.store(true, Ordering::Release);
         }
         taken
+    }
+
+    /// How many bytes [`SerialPort::receive`] would take now.
+    pub fn room_for_input(&self) -> usize {
+        let port = self.lock();
+        let room = port.room();
+        if room == 0 {
+            // While the port is locked: the guest cannot make room before this is known.
+            self.room.wanted.store(true, Ordering::Release);
+        }
+        room
     }
 
     fn lock(&self) -> MutexGuard<'_, Port> {
@@ -178,7 +197,7 @@ impl BusDevice for SerialPort {
                 log::debug!("serial port: {error}");
             }
             if register == MCR {
-                // In loopback the pins are cut off.
+                // In loopback the pins are disconnected.
                 port.request_to_send = byte & (MCR_RTS | MCR_LOOP) == MCR_RTS;
                 if port.request_to_send {
                     self.room.made();

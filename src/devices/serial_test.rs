@@ -122,3 +122,21 @@ fn a_line_that_ends_and_a_look_at_what_is_pending_are_pauses_and_a_byte_is_none(
     port.read(u64::from(LSR), &mut [0]);
     assert_eq!(pauses(), 2);
 }
+
+#[test]
+fn there_is_room_for_as_much_input_as_is_then_taken() {
+    let (port, _, _) = port();
+    assert_eq!(port.room_for_input(), 0);
+    assert!(port.room().read().is_err(), "nothing has changed");
+    port.write(MCR, &[MCR_RTS]);
+    assert!(port.room().read().is_ok(), "the thread that asked is told");
+    let room = port.room_for_input();
+    assert_eq!(room, 64);
+    assert_eq!(port.receive(&[b'a'; 50]), 50);
+    assert_eq!(port.room_for_input(), room - 50);
+    assert_eq!(port.receive(&[b'a'; 50]), room - 50);
+    assert_eq!(port.room_for_input(), 0);
+    (0..room).for_each(|_| _ = read(&port, RBR));
+    assert!(port.room().read().is_ok(), "the thread that asked is told");
+    assert_eq!(port.room_for_input(), room);
+}

@@ -5,7 +5,8 @@ pub const POWERED_OFF: u8 = 0;
 /// The guest rebooted, and reboots end the run.
 pub const REBOOTED: u8 = 100;
 
-// 101 is what a Rust program that panicked exits with: never ours.
+/// Coracle met a bug of its own: what a Rust program that panicked exits with.
+pub const BUG: u8 = 101;
 
 /// The guest kernel panicked for a reason that has no code of its own. 102 to 109 are all kernel panics.
 pub const PANICKED: u8 = 102;
@@ -34,8 +35,8 @@ pub const HOST_CANNOT: u8 = 126;
 /// A file that was named is missing.
 pub const FILE_MISSING: u8 = 127;
 
-/// Nobody reads the guest's console output any more: what a shell reports for SIGPIPE.
-pub const CONSOLE_CLOSED: u8 = 141;
+/// Nobody reads stdout any more, for example the guest's console output: what a shell reports for SIGPIPE.
+pub const STDOUT_CLOSED: u8 = 141;
 
 /// Ended by a signal: 128 and its number, as shells report it.
 pub fn from_signal(signal: i32) -> u8 {
@@ -49,6 +50,7 @@ pub fn from_signal(signal: i32) -> u8 {
 pub const TABLE: &[(u8, &str)] = &[
     (POWERED_OFF, "the guest powered off"),
     (REBOOTED, "the guest rebooted (with --on-reboot exit)"),
+    (BUG, "a bug in Coracle"),
     (
         PANICKED,
         "the guest kernel panicked, for any other reason than the next four",
@@ -67,7 +69,7 @@ pub const TABLE: &[(u8, &str)] = &[
     ),
     (HOST_CANNOT, "this host cannot run guests: see coracle doctor"),
     (FILE_MISSING, "a file is missing"),
-    (CONSOLE_CLOSED, "nobody reads the guest's console output any more"),
+    (STDOUT_CLOSED, "nobody reads stdout any more"),
 ];
 
 #[cfg(test)]
@@ -108,7 +110,7 @@ mod tests {
         assert_eq!(from_signal(libc::SIGTERM), 143);
         assert_eq!(from_signal(libc::SIGHUP), 129);
         assert_eq!(from_signal(libc::SIGINT), 130);
-        assert_eq!(from_signal(libc::SIGPIPE), CONSOLE_CLOSED);
+        assert_eq!(from_signal(libc::SIGPIPE), STDOUT_CLOSED);
     }
 
     #[test]

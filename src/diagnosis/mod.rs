@@ -398,7 +398,7 @@ fn stopped(by: &str, panic: Option<&Panic<'_>>, lines: &[String], facts: &Facts)
 fn console_lost(error: &io::Error) -> (u8, Explanation) {
     let (exit_code, what) = match error.kind() {
         io::ErrorKind::BrokenPipe => (
-            exit_code::CONSOLE_CLOSED,
+            exit_code::STDOUT_CLOSED,
             "nobody reads the guest's console output any more: its power was cut".into(),
         ),
         _ => (

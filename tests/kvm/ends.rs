@@ -503,7 +503,7 @@ fn two_writers_of_one_image_are_refused_and_two_readers_are_not() {
         .args(&["--disk", &image, "--disk", &link])
         .end()
         .with_code(125)
-        .saying(&["link.img", "in use"]);
+        .saying(&["link.img", "the same file"]);
     Coracle::run(&power_off_at_once().linux64())
         .args(&["--disk", &format!("{image},ro"), "--disk", &format!("{link},ro")])
         .end()
@@ -517,4 +517,26 @@ fn a_broken_stderr_changes_no_exit_code() {
         .stderr(full)
         .end()
         .with_code(127);
+}
+
+#[test]
+fn a_reader_of_stdout_that_goes_away_is_141_and_silent_for_every_command() {
+    let kernel = power_off_at_once().linux64();
+    let kernel = kernel.path().to_str().unwrap();
+    let mut commands: Vec<&[&str]> = vec![&["man"], &["man", "run"], &["completions", "bash"], &["--help"]];
+    let dry_run = ["run", "--dry-run", "--kernel", kernel];
+    commands.extend([
+        &dry_run[..],
+        &["help", "run"],
+        &["run", "--help"],
+        &["--version"],
+        &["doctor"],
+    ]);
+    for command in commands {
+        let (reader, stdout) = pipe();
+        drop(reader);
+        let ended = Coracle::new(command).stdout(stdout).end();
+        assert_eq!(ended.code, Some(141), "{command:?}: {}", ended.describe());
+        assert_eq!(ended.stderr, "", "{command:?}");
+    }
 }

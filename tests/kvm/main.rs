@@ -29,6 +29,8 @@ mod serial;
 mod stalled;
 /// Stops: for good by a signal, for a while by SIGSTOP.
 mod stops;
+/// A person's terminal, and job control.
+mod terminals;
 /// Disks, driven by a driver that somebody else wrote.
 mod third_party;
 /// Where the time of a run goes.

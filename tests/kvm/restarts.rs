@@ -108,3 +108,64 @@ fn a_reboot_keeps_the_files_that_were_opened_and_their_locks() {
     running.end().with_code(143);
     assert_eq!(fs::read(&disk).unwrap(), [b'7'; 4096]);
 }
+
+guest!(
+    echo_once_and_reset,
+    "
+    request_to_send
+    mov ebx, 1
+    echo_input
+    reset
+"
+);
+
+#[test]
+fn a_signal_in_a_restart_loop_is_not_told_that_nothing_was_printed() {
+    if !kvm_is_here() {
+        return;
+    }
+    let mut running = Coracle::run(&echo_once_and_reset().linux64())
+        .args(&["--on-reboot", "restart"])
+        .keyboard()
+        .start();
+    // The second boot waits for input, and prints nothing.
+    running.type_in(b"x");
+    running.wait_for("x");
+    running.signal(libc::SIGTERM);
+    let ended = running.end().with_code(143).saying(&["SIGTERM"]);
+    assert!(!ended.stderr.contains("nothing"), "{}", ended.describe());
+}
+
+guest!(
+    break_a_device_and_reset,
+    "
+    negotiate_disk
+    # A queue whose descriptors are nowhere.
+    mov dword ptr [rbx + 0x30], 0
+    mov dword ptr [rbx + 0x38], 8
+    mov dword ptr [rbx + 0x84], 0x7fffffff
+    mov dword ptr [rbx + 0x44], 1
+    driver_ok
+    say \"boot\\n\"
+    reset
+"
+);
+
+#[test]
+fn a_guest_that_boots_again_and_again_does_not_flood_the_log() {
+    const BOOTS: usize = 150;
+    if !kvm_is_here() {
+        return;
+    }
+    let mut running = Coracle::run(&break_a_device_and_reset().linux64())
+        .args(&["--on-reboot", "restart"])
+        .start();
+    running.wait_for(&"boot\n".repeat(BOOTS));
+    running.signal(libc::SIGTERM);
+    let ended = running
+        .end()
+        .with_code(143)
+        .saying(&["the driver must reset it", "-v shows them"]);
+    let lines = ended.stderr.lines().count();
+    assert!(lines < 70, "{lines} lines: {}", ended.describe());
+}

@@ -1,3 +1,5 @@
+use std::io::{PipeReader, Read, Write};
+
 use crate::support::{Coracle, kvm_is_here};
 
 guest!(
@@ -159,4 +161,85 @@ fn input_that_comes_before_the_driver_is_ready_is_not_lost() {
         .end()
         .with_code(0);
     assert_eq!(ended.stdout, input);
+}
+
+/// A pipe with this text in it, and no writer any more.
+fn pipe_with(text: &[u8]) -> PipeReader {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(text).unwrap();
+    reader
+}
+
+fn left_in(mut pipe: PipeReader) -> Vec<u8> {
+    let mut left = Vec::new();
+    pipe.read_to_end(&mut left).unwrap();
+    left
+}
+
+guest!(
+    ask_for_nothing,
+    "
+    say \"afloat\"
+    power_off
+"
+);
+
+#[test]
+fn a_guest_that_asks_for_no_input_leaves_all_of_it_to_the_next_reader() {
+    if !kvm_is_here() {
+        return;
+    }
+    let input = [b'a'; 1000];
+    let stdin = pipe_with(&input);
+    Coracle::run(&ask_for_nothing().linux64())
+        .stdin(stdin.try_clone().unwrap())
+        .end()
+        .with_code(0);
+    assert_eq!(left_in(stdin), input);
+}
+
+guest!(
+    ask_and_never_read,
+    "
+    request_to_send
+    mov edx, 0x3fd
+2:
+    in al, dx
+    test al, 1
+    jz 2b
+    power_off
+"
+);
+
+#[test]
+fn no_more_of_a_pipe_is_read_than_the_serial_port_takes() {
+    const FIFO: usize = 64;
+    if !kvm_is_here() {
+        return;
+    }
+    let input: Vec<u8> = (0..1000u32).map(|index| index as u8).collect();
+    let stdin = pipe_with(&input);
+    Coracle::run(&ask_and_never_read().linux64())
+        .stdin(stdin.try_clone().unwrap())
+        .end()
+        .with_code(0);
+    let left = left_in(stdin);
+    assert!(left.len() >= input.len() - FIFO, "{} bytes are left", left.len());
+    assert!(input.ends_with(&left));
+}
+
+#[test]
+fn a_loop_over_lines_sees_all_of_them_when_the_guest_asks_for_none() {
+    if !kvm_is_here() {
+        return;
+    }
+    let kernel = ask_for_nothing().linux64();
+    let each = "while read -r line; do \"$@\" >&2 || exit; echo \"$line\"; done";
+    let ended = Coracle::run(&kernel)
+        .through(&["sh", "-c", each, "sh"])
+        .input("one\ntwo\nthree\n")
+        .end()
+        .with_code(0);
+    assert_eq!(ended.stdout, b"one\ntwo\nthree\n");
+    assert_eq!(ended.stderr, "afloat".repeat(3));
 }

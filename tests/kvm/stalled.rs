@@ -1,3 +1,4 @@
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -5,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::process::wait_until_full;
-use crate::support::queue::Queue;
-use crate::support::terminal::Terminal;
-use crate::support::{Coracle, kvm_is_here};
+use crate::support::process::{Running, pipe, wait_until_full};
+use crate::support::queue::{OUT, Queue};
+use crate::support::terminal::{Modes, Terminal};
+use crate::support::{Coracle, Ended, Guest, kvm_is_here};
 
 /// Much longer than it takes, and short enough that a person would not call it a hang.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// How long anything may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 guest!(
     shout,
@@ -73,12 +76,35 @@ guest!(
     "
     start_disk
     mov dword ptr [rbx + 0x50], 0
-    send 0x200000, 1
+    say \"afloat\"
 2:
-    movzx eax, word ptr [0x302002]
-    test eax, eax
-    jz 2b
+    jmp 2b
+"
+);
+
+guest!(
+    write_and_power_off,
+    "
+    start_disk
+    mov dword ptr [rbx + 0x50], 0
+    say \"afloat\"
+    request_to_send
+    mov ebx, 1
+    echo_input
     power_off
+"
+);
+
+guest!(
+    write_and_reset,
+    "
+    start_disk
+    mov dword ptr [rbx + 0x50], 0
+    say \"afloat\"
+    request_to_send
+    mov ebx, 1
+    echo_input
+    reset
 "
 );
 
@@ -106,15 +132,6 @@ impl FileSystem {
     }
 }
 
-/// Thaws a file system, however its test ends.
-struct Thaw<'a>(&'a FileSystem);
-
-impl Drop for Thaw<'_> {
-    fn drop(&mut self) {
-        self.0.thaw();
-    }
-}
-
 impl Drop for FileSystem {
     fn drop(&mut self) {
         self.thaw();
@@ -134,41 +151,160 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     }
 }
 
+/// A guest on a terminal, whose write to its disk does not end: the disk is on a file system that is frozen.
+struct Stuck {
+    terminal: Terminal,
+    before: Modes,
+    // Thawed and unmounted before the run is waited for, which cannot end while it is frozen.
+    file_system: FileSystem,
+    running: Running,
+}
+
+impl Stuck {
+    /// Nothing, with the reason printed, where no file system can be frozen.
+    fn start(guest: Guest, arguments: &[&str]) -> Option<Self> {
+        if !kvm_is_here() {
+            return None;
+        }
+        let frozen = FileSystem::mount().and_then(|file_system| {
+            let disk = Path::new(&file_system.root()).join("disk");
+            std::fs::write(&disk, [0; 64 * 512]).map_err(|error| error.to_string())?;
+            run("fsfreeze", &["--freeze", &file_system.root()])?;
+            Ok((file_system, disk))
+        });
+        let (file_system, disk) = match frozen {
+            Ok(frozen) => frozen,
+            Err(why) => {
+                println!("not tested here: no file system can be frozen: {why}");
+                return None;
+            }
+        };
+        let terminal = Terminal::open(24, 80);
+        let kernel = guest.data(Queue::request(OUT, 3, &[7; 512])).linux64();
+        let running = Coracle::run(&kernel)
+            .args(&["--disk", &format!("{},engine=sync", disk.display())])
+            .args(arguments)
+            .on_terminal(&terminal)
+            .start();
+        let stuck = Self {
+            before: terminal.modes(),
+            terminal,
+            file_system,
+            running,
+        };
+        stuck.wait_until("the write is stuck", || is_writing(stuck.running.id()));
+        stuck.wait_until("the terminal is raw", || stuck.terminal.modes().is_raw());
+        Some(stuck)
+    }
+
+    fn type_in(&self, bytes: &[u8]) {
+        (&self.terminal.person).write_all(bytes).unwrap();
+    }
+
+    /// The disk hangs still; the terminal is the person's.
+    fn wait_for_terminal(&self) {
+        self.wait_until("the terminal is restored", || {
+            self.terminal.modes() == self.before
+        });
+        assert!(is_writing(self.running.id()), "the write is stuck no longer");
+    }
+
+    /// For what nothing announces.
+    #[track_caller]
+    fn wait_until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
+        let begin = Instant::now();
+        while !is_so() {
+            if begin.elapsed() > PATIENCE {
+                self.file_system.thaw();
+                panic!("waited in vain until {what}");
+            }
+            thread::yield_now();
+        }
+    }
+
+    fn thaw_and_end(self) -> Ended {
+        self.file_system.thaw();
+        self.running.end_unread()
+    }
+}
+
+/// Whether a thread of this process sleeps in a write at an offset, which is only a disk's thread's (proc(5), `syscall`).
+fn is_writing(id: u32) -> bool {
+    let calls = [libc::SYS_pwritev2, libc::SYS_pwritev, libc::SYS_pwrite64].map(|number| number.to_string());
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else {
+        return false;
+    };
+    threads.flatten().any(|thread| {
+        let call = std::fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+        call.split(' ')
+            .next()
+            .is_some_and(|number| calls.iter().any(|call| call == number))
+    })
+}
+
 #[test]
 fn sigterm_gives_the_terminal_back_while_a_disk_is_frozen() {
-    const VIRTIO_BLK_T_OUT: u32 = 1;
+    let Some(stuck) = Stuck::start(write_and_wait(), &[]) else {
+        return;
+    };
+    stuck.running.signal(libc::SIGTERM);
+    stuck.wait_for_terminal();
+    stuck.thaw_and_end().with_code(143).saying(&["SIGTERM"]);
+}
+
+#[test]
+fn after_a_power_off_the_terminal_is_back_and_a_signal_is_heard_while_a_disk_is_frozen() {
+    let Some(stuck) = Stuck::start(write_and_power_off(), &[]) else {
+        return;
+    };
+    stuck.type_in(b"x");
+    stuck.wait_for_terminal();
+    stuck.running.signal(libc::SIGTERM);
+    let ended = stuck.thaw_and_end();
+    assert_eq!(ended.signal, Some(libc::SIGTERM), "{}", ended.describe());
+}
+
+#[test]
+fn between_two_boots_ctrl_a_x_is_heard_while_a_disk_is_frozen() {
+    let Some(stuck) = Stuck::start(write_and_reset(), &["--on-reboot", "restart"]) else {
+        return;
+    };
+    stuck.type_in(b"x");
+    let mut shown = Vec::new();
+    // The guest sends the byte back, and resets.
+    while !shown.ends_with(b"x") {
+        let mut byte = [0];
+        (&stuck.terminal.person).read_exact(&mut byte).unwrap();
+        shown.extend(byte);
+    }
+    stuck.type_in(b"\x01x");
+    stuck.wait_for_terminal();
+    stuck.thaw_and_end().with_code(112).saying(&["Ctrl-A x"]);
+}
+
+guest!(
+    err_and_power_off,
+    "
+    mov ebx, 0xd0000000
+    mov ecx, 3000
+2:
+    # No such register: a line of the log at level debug.
+    mov dword ptr [rbx + 0xf0], 1
+    dec ecx
+    jnz 2b
+    power_off
+"
+);
+
+#[test]
+fn a_log_that_nobody_reads_does_not_stop_the_guest() {
     if !kvm_is_here() {
         return;
     }
-    let file_system = match FileSystem::mount() {
-        Ok(file_system) => file_system,
-        Err(why) => return println!("not tested here: no file system to freeze: {why}"),
-    };
-    let disk = Path::new(&file_system.root()).join("disk");
-    std::fs::write(&disk, [0; 64 * 512]).unwrap();
-    let terminal = Terminal::open(24, 80);
-    let before = terminal.modes();
-    if let Err(why) = run("fsfreeze", &["--freeze", &file_system.root()]) {
-        return println!("not tested here: {why}");
-    }
-    let kernel = write_and_wait()
-        .data(Queue::request(VIRTIO_BLK_T_OUT, 3, &[7; 512]))
-        .linux64();
-    let running = Coracle::run(&kernel)
-        .args(&["--disk", disk.to_str().unwrap()])
-        .on_terminal(&terminal)
-        .start();
-    // Dropped before the run, which cannot be waited for while it is frozen.
-    let thawed = Thaw(&file_system);
-    // The guest says that its request is on its way.
-    std::io::Read::read_exact(&mut &terminal.person, &mut [0]).unwrap();
-    assert!(terminal.modes().is_raw());
-    let begin = Instant::now();
-    running.signal(libc::SIGTERM);
-    while terminal.modes() != before {
-        assert!(begin.elapsed() < AT_ONCE, "the terminal is still raw");
-        thread::yield_now();
-    }
-    drop(thawed);
-    running.end_unread().with_code(143).saying(&["SIGTERM"]);
+    let (_unread, stderr) = pipe();
+    Coracle::run(&err_and_power_off().linux64())
+        .args(&["-v"])
+        .stderr(stderr)
+        .end()
+        .with_code(0);
 }

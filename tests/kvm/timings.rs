@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use crate::support::{Coracle, Ended, Guest, kvm_is_here};
+use crate::support::{Coracle, Ended, Guest, Kernel, kvm_is_here};
 
 /// What the guests here print.
 const OUTPUT: &str = "a kernel's line\nCoracle guest: one that is tested\nhello\n";
@@ -299,9 +299,10 @@ fn a_machine_that_cannot_be_built_has_the_phases_until_then() {
     if !kvm_is_here() {
         return;
     }
-    let coracle = Coracle::new(&["run", "--kernel", "/no/such/kernel"]);
-    let json = json(coracle, 127);
-    let names = names(&json);
+    let missing = json(Coracle::new(&["run", "--kernel", "/no/such/kernel"]), 127);
+    assert!(!names(&missing).contains(&"kvm_opened"), "{missing}");
+    let no_kernel = json(Coracle::run(&Kernel::new(&[0x5a; 4096])), 125);
+    let names = names(&no_kernel);
     assert!(names.contains(&"kvm_opened"), "{names:?}");
     assert!(!names.contains(&"kernel_loaded"), "{names:?}");
 }

@@ -5,6 +5,8 @@ pub mod elf;
 /// Assembly as bytes.
 #[macro_use]
 pub mod guest;
+/// The program under test as a job of a shell.
+pub mod job;
 /// The program under test, as a process.
 pub mod process;
 /// Queues as a driver lays them out, made on the host.

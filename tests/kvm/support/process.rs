@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::Kernel;
+use super::job::Shell;
 use super::terminal::Terminal;
 
 /// How long a test waits for anything before it fails. Everything takes far less, on a slow machine too.
@@ -115,6 +116,19 @@ impl Coracle {
         );
         let stdout = terminal.program.try_clone().expect("a terminal can be shared");
         self.stdout(stdout)
+    }
+
+    /// Instead of a pipe that is typed into.
+    pub fn stdin(mut self, file: impl Into<Stdio>) -> Self {
+        self.input = None;
+        self.stdin = Some(file.into());
+        self
+    }
+
+    /// In the background of a session whose terminal is its stdin.
+    pub fn as_job(mut self) -> (Self, Shell) {
+        let shell = Shell::around(&mut self.command);
+        (self, shell)
     }
 
     pub fn stderr(mut self, file: impl Into<Stdio>) -> Self {
@@ -272,6 +286,10 @@ impl Running {
     pub fn type_in(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("stdin was left open");
         stdin.write_all(bytes).expect("coracle reads stdin");
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, number: i32) {

@@ -1,0 +1,122 @@
+//! The log: lines on stderr that name their level, limited in number unless the person asked for more.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use env_logger::Target;
+use log::{Level, LevelFilter, Record};
+
+use crate::clock::monotonic;
+use crate::console::log_line;
+
+/// Warnings and errors that one process writes. A guest can cause as many as it likes, by its mistakes and by booting
+/// again and again.
+const LINES: u32 = 64;
+
+static LEFT: Budget = Budget::of(LINES);
+
+/// Starts the log at `level`, unless the environment (RUST_LOG) says otherwise.
+pub fn start(level: LevelFilter) {
+    env_logger::Builder::new()
+        .filter_module("coracle", level)
+        .parse_default_env()
+        .format(|out, record| match allowance() {
+            Allowance::None => Ok(()),
+            Allowance::Line => write_line(out, record),
+            Allowance::LastLine => {
+                write_line(out, record)?;
+                writeln!(out, "coracle: warn: further warnings are left out: -v shows them")
+            }
+        })
+        .target(Target::Pipe(Box::new(Stderr)))
+        .init();
+}
+
+fn write_line(out: &mut impl Write, record: &Record) -> io::Result<()> {
+    let level = record.level().as_str().to_lowercase();
+    match record.level() {
+        Level::Debug | Level::Trace => {
+            let now = monotonic();
+            let (seconds, microseconds) = (now.as_secs(), now.subsec_micros());
+            writeln!(
+                out,
+                "coracle: {level}: [{seconds}.{microseconds:06}] {}",
+                record.args()
+            )
+        }
+        _ => writeln!(out, "coracle: {level}: {}", record.args()),
+    }
+}
+
+/// env_logger gives each record whole.
+struct Stderr;
+
+impl Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !line.is_empty() {
+            log_line(line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A person who asks for more than warnings gets them all.
+fn allowance() -> Allowance {
+    match log::max_level() > LevelFilter::Warn {
+        true => Allowance::Line,
+        false => LEFT.take(),
+    }
+}
+
+/// Whether a line may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allowance {
+    Line,
+    LastLine,
+    None,
+}
+
+/// Lines that are left.
+struct Budget(AtomicU32);
+
+impl Budget {
+    const fn of(lines: u32) -> Self {
+        Self(AtomicU32::new(lines))
+    }
+
+    fn take(&self) -> Allowance {
+        let before = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        match before {
+            Ok(1) => Allowance::LastLine,
+            Ok(_) => Allowance::Line,
+            Err(_) => Allowance::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_says_when_the_last_line_is_written_and_gives_no_more() {
+        let budget = Budget::of(3);
+        let taken: Vec<_> = (0..5).map(|_| budget.take()).collect();
+        assert_eq!(
+            taken,
+            [
+                Allowance::Line,
+                Allowance::Line,
+                Allowance::LastLine,
+                Allowance::None,
+                Allowance::None
+            ]
+        );
+    }
+}

@@ -1,0 +1,253 @@
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::terminal::Terminal;
+use crate::support::{Coracle, kvm_is_here};
+
+/// How long anything may take before a test fails. Far more than it does take, also on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For what nothing announces.
+#[track_caller]
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::yield_now();
+    }
+}
+
+/// Reads what the terminal shows up to `text`.
+#[track_caller]
+fn shown_up_to(terminal: &Terminal, text: &str) -> String {
+    let mut shown = Vec::new();
+    let mut byte = [0];
+    while !shown.ends_with(text.as_bytes()) {
+        wait_until(text, || has_output(terminal));
+        (&terminal.person).read_exact(&mut byte).unwrap();
+        shown.push(byte[0]);
+    }
+    String::from_utf8(shown).unwrap()
+}
+
+/// Bytes that the terminal has for its next reader, whether or not a line of them is whole.
+fn unread(terminal: &Terminal) -> i32 {
+    let program = terminal.program.as_raw_fd();
+    let mut count = 0;
+    // SAFETY: tcgetattr writes the struct and tcsetattr only reads it; FIONREAD writes one number.
+    unsafe {
+        let mut before = std::mem::zeroed();
+        assert_eq!(libc::tcgetattr(program, &mut before), 0);
+        let mut modes = before;
+        modes.c_lflag &= !libc::ICANON;
+        libc::tcsetattr(program, libc::TCSANOW, &modes);
+        libc::ioctl(program, libc::FIONREAD, &mut count);
+        libc::tcsetattr(program, libc::TCSANOW, &before);
+    }
+    count
+}
+
+fn has_output(terminal: &Terminal) -> bool {
+    let mut poll = libc::pollfd {
+        fd: terminal.person.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, as it says.
+    unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+}
+
+/// All that the terminal shows until `text`, which is written here behind everything else.
+fn shown_in_all(terminal: &Terminal) -> String {
+    const MARK: &str = "-the end-";
+    let mut program = fs::File::from(terminal.program.try_clone().unwrap());
+    program.write_all(MARK.as_bytes()).unwrap();
+    let shown = shown_up_to(terminal, MARK);
+    shown.trim_end_matches(MARK).to_owned()
+}
+
+guest!(
+    ask_and_spin,
+    "
+    say \"\\033[c\\033[6n\\033]11;?\\007asked\"
+2:
+    jmp 2b
+"
+);
+
+/// The state of a process is the field after its name in parentheses (proc(5)).
+fn is_stopped(id: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    stat.rsplit_once(')')
+        .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
+}
+
+#[test]
+fn a_terminals_answer_to_the_guest_is_not_left_to_the_shell() {
+    if !kvm_is_here() {
+        return;
+    }
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let running = Coracle::run(&ask_and_spin().linux64())
+        .on_terminal(&terminal)
+        .start();
+    shown_up_to(&terminal, "asked");
+    // The answer is there before Coracle can read it, and so is the signal, which it obeys first.
+    running.signal(libc::SIGSTOP);
+    wait_until("it stops", || is_stopped(running.id()));
+    let answer = b"\x1b[?62;22c\x1b[1;1R\x1b]11;rgb:0000/0000/0000\x07";
+    (&terminal.person).write_all(answer).unwrap();
+    wait_until("the answer is there", || unread(&terminal) == answer.len() as i32);
+    running.signal(libc::SIGTERM);
+    running.signal(libc::SIGCONT);
+    running.end_unread().with_code(143);
+    assert_eq!(unread(&terminal), 0);
+    assert_eq!(terminal.modes(), before);
+}
+
+guest!(
+    change_the_terminal,
+    "
+    say \"\\033[?1049h\\033[?1003;1006h\\033[?2004h\\033[?25l\\033[2;9r\\033(0\\033[1m\"
+    power_off
+"
+);
+
+#[test]
+fn what_a_guest_switched_on_in_the_terminal_is_switched_off_at_its_end() {
+    if !kvm_is_here() {
+        return;
+    }
+    let terminal = Terminal::open(24, 80);
+    let kernel = change_the_terminal().linux64();
+    let ended = Coracle::run(&kernel).on_terminal(&terminal).start().end_unread();
+    ended.with_code(0).in_silence();
+    let shown = shown_in_all(&terminal);
+    let (_, after) = shown.split_once("\x1b[1m").unwrap();
+    assert_eq!(
+        after,
+        "\x1b[?25h\x1b[?1003l\x1b[?1006l\x1b[?1049l\x1b[?2004l\x1b7\x1b[r\x1b8\x0f\x1b(B\x1b)B\x1b[m"
+    );
+}
+
+#[test]
+fn a_pipe_gets_nothing_that_the_guest_did_not_print() {
+    if !kvm_is_here() {
+        return;
+    }
+    let ended = Coracle::run(&change_the_terminal().linux64()).end().with_code(0);
+    assert!(ended.stdout.ends_with(b"\x1b(0\x1b[1m"), "{}", ended.describe());
+}
+
+guest!(
+    print_plainly,
+    "
+    say \"plain, \\033[1mbold\\033[0m, plain\"
+    power_off
+"
+);
+
+#[test]
+fn a_terminal_that_a_guest_did_not_change_gets_nothing_that_it_did_not_print() {
+    if !kvm_is_here() {
+        return;
+    }
+    let terminal = Terminal::open(24, 80);
+    let kernel = print_plainly().linux64();
+    let ended = Coracle::run(&kernel).on_terminal(&terminal).start().end_unread();
+    ended.with_code(0).in_silence();
+    assert_eq!(shown_in_all(&terminal), "plain, \x1b[1mbold\x1b[0m, plain");
+}
+
+guest!(
+    speak_and_echo,
+    "
+    say \"afloat\"
+    request_to_send
+    mov ebx, 1
+    echo_input
+    power_off
+"
+);
+
+#[test]
+fn in_the_background_the_terminal_is_left_alone_and_a_signal_is_obeyed() {
+    if !kvm_is_here() {
+        return;
+    }
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let (coracle, mut shell) = Coracle::run(&speak_and_echo().linux64())
+        .on_terminal(&terminal)
+        .as_job();
+    let running = coracle.start();
+    shown_up_to(&terminal, "afloat");
+    assert_eq!(terminal.modes(), before);
+    (&terminal.person).write_all(b"x\n").unwrap();
+    shell.terminate_job();
+    assert_eq!(shell.wait_for_job(), 143);
+    assert_eq!(terminal.modes(), before);
+    wait_until("the line is there for the shell", || unread(&terminal) == 2);
+    drop(shell);
+    running.end_unread().saying(&["SIGTERM"]);
+}
+
+#[test]
+fn a_job_that_comes_to_the_foreground_gets_the_terminal_raw_without_being_told() {
+    if !kvm_is_here() {
+        return;
+    }
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let (coracle, mut shell) = Coracle::run(&speak_and_echo().linux64())
+        .on_terminal(&terminal)
+        .as_job();
+    let running = coracle.start();
+    shown_up_to(&terminal, "afloat");
+    shell.give_terminal_to_job();
+    wait_until("the terminal is raw", || terminal.modes().is_raw());
+    (&terminal.person).write_all(b"x").unwrap();
+    assert_eq!(shell.wait_for_job(), 0);
+    assert_eq!(shown_in_all(&terminal), "x");
+    assert_eq!(terminal.modes(), before);
+    drop(shell);
+    running.end_unread().in_silence();
+}
+
+guest!(
+    echo_and_reset,
+    "
+    request_to_send
+    mov ebx, 1
+    echo_input
+    reset
+"
+);
+
+#[test]
+fn what_was_typed_ahead_is_kept_over_a_reboot() {
+    if !kvm_is_here() {
+        return;
+    }
+    let terminal = Terminal::open(24, 80);
+    let running = Coracle::run(&echo_and_reset().linux64())
+        .args(&["--on-reboot", "restart"])
+        .on_terminal(&terminal)
+        .start();
+    wait_until("the terminal is raw", || terminal.modes().is_raw());
+    // At each boot the serial port's 64 bytes go with the machine; what Coracle read ahead does not.
+    let typed: Vec<u8> = (0..1000u32).map(|index| b'a' + (index % 26) as u8).collect();
+    (&terminal.person).write_all(&typed).unwrap();
+    let mut echoed = [0; 3];
+    for byte in &mut echoed {
+        wait_until("a byte comes back", || has_output(&terminal));
+        (&terminal.person).read_exact(std::slice::from_mut(byte)).unwrap();
+    }
+    assert!(terminal.modes().is_raw(), "it is raw over all boots");
+    running.signal(libc::SIGTERM);
+    running.end_unread().with_code(143);
+}
