@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN};
+use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_INT_VRING;
 use virtio_queue::QueueState;
 
@@ -161,6 +161,55 @@ fn a_flush_ends_although_reads_never_cease() {
         Err(error) => return eprintln!("not tried: this host has no io_uring: {error}"),
     }
     assert!(has_flushed.load(Ordering::SeqCst));
+}
+
+/// What the kernel still works on would otherwise be written to memory that is freed.
+#[test]
+fn a_panic_waits_for_what_the_ring_has_begun() {
+    const DISCARDS: u16 = 60;
+    const PIECE: usize = 64 << 10;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), vec![0x5a; usize::from(DISCARDS) * PIECE]).unwrap();
+    let other = image();
+    let mut driver = Driver::new(Box::new(open(other.path(), Engine::Sync)));
+    driver.set_up_queue(QUEUE);
+    // The kernel carries discards out on threads of its own, and answers the read at once. The interrupt then panics, without
+    // the message, which takes longer than the discards.
+    for index in 0..=DISCARDS {
+        let sector = u64::from(index) * PIECE as u64 / 512;
+        let segment = [
+            &sector.to_le_bytes()[..],
+            &(PIECE as u32 / 512).to_le_bytes(),
+            &[0; 4],
+        ];
+        let (readable, writable) = match index {
+            DISCARDS => (header(VIRTIO_BLK_T_IN, 0), 513),
+            _ => ([header(VIRTIO_BLK_T_DISCARD, 0), segment.concat()].concat(), 1),
+        };
+        let (head, address) = (2 * index, DATA + 1024 * u64::from(index));
+        driver.put(&readable, address);
+        driver.describe(
+            DESCRIPTORS,
+            head,
+            (address, readable.len() as u32, NEXT, head + 1),
+        );
+        driver.describe(DESCRIPTORS, head + 1, (address + 64, writable, WRITE, 0));
+        driver.offer(head);
+    }
+    let (block, memory) = (open(file.path(), Engine::Uring), driver.memory.clone());
+    let interrupt = VirtioInterrupt::new(Interrupt::new(|| std::panic::resume_unwind(Box::new(()))));
+    let stop = AtomicBool::new(false);
+    let served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
+    let notifier = EventFd::new(0).unwrap();
+    let raw = block.disk.raw_for_uring().unwrap();
+    let ring = match uring::Ring::new(raw, &notifier, QUEUE) {
+        Ok(ring) => ring,
+        Err(error) => return eprintln!("not tried: this host has no io_uring: {error}"),
+    };
+    let run = std::panic::AssertUnwindSafe(|| ring.run(served));
+    assert!(std::panic::catch_unwind(run).is_err());
+    let left = contents(&file).iter().filter(|&&byte| byte != 0).count();
+    assert_eq!(left, 0, "bytes that are not discarded yet");
 }
 
 fn after_a_reset_in_the_middle_of_requests_the_device_touches_nothing(engine: Engine) {
