@@ -10,10 +10,10 @@ use crate::boot::{Image, StableFile};
 
 const MIB: u64 = 1 << 20;
 
-/// The guest addresses that the built-in kernel writes while it boots, nearly all of them: from its data up.
+/// Guest addresses of which the built-in kernel writes nearly all while it boots: its data, and the memory after it.
 pub const WRITTEN_AT_BOOT: Range<u64> = 8 * MIB..12 * MIB;
-/// Guest addresses of which it touches single pages: below its data, which includes its code and the initrd, and
-/// where its first allocations end.
+/// Guest addresses of which it writes only a few pages while it boots: its code and the initrd, which are below its
+/// data, and the memory after its first allocations.
 pub const HARDLY_WRITTEN_AT_BOOT: [Range<u64>; 2] = [0..8 * MIB, 12 * MIB..16 * MIB];
 
 /// The built-in kernel, unless the program was built without one.
@@ -34,7 +34,7 @@ fn image(name: &'static str, bytes: &'static [u8]) -> Image {
     Image::BuiltIn { name, bytes, file }
 }
 
-/// Whole pages in the program's file, so that they can be mapped from there.
+/// Something that starts on a page of the program's file, so that it can be mapped from there.
 #[cfg_attr(not(built_in_guest), allow(dead_code))]
 #[repr(C, align(4096))]
 struct PageAligned<T: ?Sized>(T);
@@ -55,8 +55,9 @@ const KERNEL: Option<&[u8]> = None;
 #[cfg(not(built_in_guest))]
 const INITRD: Option<&[u8]> = None;
 
-/// Where bytes that are part of the program are in its file. Linux lets nobody write the file of a running program, but
-/// for some file systems and versions: so that the ends are still what they were is looked at.
+/// Where bytes that are part of the program are in its file. Linux lets nobody write to the file of a running program,
+/// except in some versions and on some file systems. Therefore the first and the last of the bytes in the file are
+/// compared with those in memory; where they differ, the file is not used.
 fn in_program(bytes: &'static [u8]) -> Option<StableFile> {
     let offset = offset_in_program(bytes)?;
     let file = File::open("/proc/self/exe").ok()?;
@@ -75,7 +76,7 @@ fn offset_in_program(bytes: &'static [u8]) -> Option<u64> {
         length: u64,
         offset: Option<u64>,
     }
-    /// Called for the program first, and no further.
+    /// Is called for the program itself first. It returns 1, so that it is not called for the shared libraries.
     unsafe extern "C" fn search(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
         // SAFETY: dl_iterate_phdr hands over a valid `info`, and the `Search` it was given.
         let (info, search) = unsafe { (&*info, &mut *data.cast::<Search>()) };

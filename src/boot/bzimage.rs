@@ -11,13 +11,14 @@ use super::unpack::{Compression, Unpacked};
 use super::{Format, Kernel, Protocol, elf};
 use crate::x86::layout;
 
-/// Where the setup header is in the file, and where its fields end when its jump spans none.
+/// Where the setup header is in the file, and where the jump in it leads if its distance is zero. Where it leads, the
+/// header's fields end.
 const SETUP_HEADER: usize = 0x1f1;
 const SETUP_HEADER_JUMP: usize = 0x202;
 const BOOT_FLAG: u16 = 0xaa55;
 /// "HdrS"
 const HEADER_MAGIC: u32 = 0x5372_6448;
-/// Enough of the file for the largest setup header there can be: its jump is one byte.
+/// Enough of the file for the largest possible setup header: the jump's distance is one byte.
 pub(super) const HEADER_END: usize = SETUP_HEADER_JUMP + u8::MAX as usize;
 const SECTOR: u64 = 512;
 /// `payload_offset` and `payload_length` came with this version (Linux 2.6.26).
@@ -27,7 +28,7 @@ const VERSION_XLOADFLAGS: u16 = 0x020c;
 /// "64-bit boot protocol": the entry is at this offset from where the kernel is loaded.
 const ENTRY_64: u64 = 0x200;
 
-/// The setup header in a file's first bytes, when they have one. Fields that it is too old for are zero.
+/// The setup header in a file's first bytes, if there is one. Fields that are newer than the kernel are zero.
 pub(super) fn recognise(head: &[u8]) -> Option<setup_header> {
     let jump = usize::from(*head.get(SETUP_HEADER_JUMP - 1)?);
     let end = head

@@ -89,7 +89,7 @@ fn open(path: &Path) -> Result<File, Problem> {
 
 /// Where a kernel's bytes come from: an image as it is, or what is packed inside one.
 ///
-/// Reads outside of `length` are errors, never short.
+/// A read beyond `length` is an error; no read gives fewer bytes than were asked for.
 pub(super) trait Source {
     fn length(&self) -> Result<u64, Problem>;
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<(), Problem>;
@@ -102,7 +102,8 @@ pub(super) trait Source {
         address: GuestAddress,
     ) -> Result<(), Problem>;
 
-    /// The same for bytes that the guest hardly writes: where it can be, they stay the host's until it does.
+    /// The same for bytes of which the guest writes few. Where that is possible they are mapped and not copied: a page
+    /// is shared with the host's page cache until the guest writes to it.
     fn share(
         &mut self,
         offset: u64,
@@ -144,7 +145,7 @@ impl Source for &Image {
             Image::BuiltIn { bytes, file, .. } => {
                 let bytes = part(bytes, offset, length)?;
                 match file {
-                    // Rather than touch the program's own mapping of it, page by page.
+                    // Reading the file costs less than page faults in the program's own mapping of it.
                     Some(StableFile { file, offset: start }) => {
                         read_into_guest(file, start + offset, length, memory, address)
                     }
@@ -170,7 +171,7 @@ impl Source for &Image {
                 part(bytes, offset, length)?;
                 file.map(offset, length, memory, address)?
             }
-            // Whoever writes a person's file later must not change a running guest.
+            // A person's file is copied: a change to it must not change a guest that runs.
             _ => 0..0,
         };
         for rest in [0..mapped.start, mapped.end..length] {

@@ -1,5 +1,6 @@
-//! Where the initrd goes: as high as the boot protocol lets it ("ramdisk_image", "initrd_addr_max"), out of
-//! the kernel's way. The built-in one goes below the built-in kernel, with what else its boot touches.
+//! Places the initrd: as high in guest memory as the boot protocol allows ("ramdisk_image", "initrd_addr_max"), where it
+//! is out of the kernel's way. The built-in one is placed below the built-in kernel, near the other memory that its boot
+//! uses, so that fewer large pages are touched.
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 

@@ -21,8 +21,9 @@ pub struct StableFile {
 }
 
 impl StableFile {
-    /// Maps `length` bytes from `offset` over guest memory at `address`, as far as they are whole pages, and returns
-    /// which of them that was. Empty where bytes and guest memory lie differently in their pages.
+    /// Maps those of `length` bytes from `offset` that are whole pages over guest memory at `address`, and returns which
+    /// they are, counted from `offset`. There are none when the bytes begin elsewhere in a page of the file than in a page
+    /// of guest memory.
     pub(super) fn map(
         &self,
         offset: u64,
@@ -39,9 +40,9 @@ impl StableFile {
         let slice = memory
             .get_slice(GuestAddress(address.0 + start), (end - start) as usize)
             .map_err(Problem::GuestMemory)?;
-        // SAFETY: the slice is all guest memory, and its mapping stays one of the same size and rights. Should the call
-        // fail half way, a hole is left that the caller, who gives the machine up, does not touch. The file keeps its
-        // length by the contract of this type: a page beyond its end would be a SIGBUS.
+        // SAFETY: the slice is guest memory from its start to its end, and the new mapping has the same size and rights. If
+        // the call fails after it removed the old mapping, the caller drops the machine and does not touch the hole. The
+        // type promises that the file keeps its length: a page beyond its end would be a SIGBUS.
         let mapped = unsafe {
             libc::mmap(
                 slice.ptr_guard_mut().as_ptr().cast(),

@@ -1,5 +1,5 @@
-//! Files into guest memory: what kind of kernel is this, unpack it, load it, and the initrd and command line
-//! beside it.
+//! Loads what a guest boots from into guest memory: recognises, unpacks and loads the kernel, and puts the initrd and the
+//! command line beside it.
 
 /// bzImage kernels.
 mod bzimage;
@@ -100,7 +100,8 @@ pub struct Kernel {
     pub command_line_limit: usize,
 }
 
-/// Puts a kernel into guest memory, which must be fresh: what the kernel expects zeroed is not written.
+/// Puts a kernel into guest memory, which must still be zero everywhere: the parts that the kernel expects to be zero are
+/// not written.
 ///
 /// The format is recognised by content. Nothing below 1 MiB is touched. After an error guest memory may hold
 /// a part of the kernel.
@@ -132,7 +133,7 @@ fn load(mut image: &Image, memory: &GuestMemoryMmap) -> Result<Kernel, Problem> 
     }
 }
 
-/// Says what a file is that is no kernel for this machine, from its first bytes.
+/// Describes a file that is no kernel for this machine, by its first bytes.
 fn describe_foreign(head: &[u8]) -> Problem {
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     let (found, hint) = if let Some(compression) = Compression::recognise(head) {

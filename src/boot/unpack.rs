@@ -145,9 +145,9 @@ impl<'a> Unpacked<'a> {
         Ok(buffer)
     }
 
-    /// Goes on beyond the head.
+    /// Unpacks up to `offset`, and drops what comes before it.
     fn skip_to(&mut self, offset: u64) -> Result<(), Problem> {
-        // Not before: the ELF headers in the head know better how much memory a kernel needs.
+        // Not checked earlier: first the ELF headers, which are in the head, get to say how much memory the kernel needs.
         if self.length > self.room {
             return Err(Problem::NoRoomForKernel {
                 needs: self.length,
@@ -243,7 +243,7 @@ fn decoder<'a>(
     })
 }
 
-/// Compares the frame's checksum at its end, which the decoder computes but leaves to others to look at.
+/// Compares the checksum at the frame's end, which the decoder computes but does not compare.
 struct CheckedZstd<R: Read>(StreamingDecoder<R, ruzstd::decoding::FrameDecoder>);
 
 impl<R: Read> Read for CheckedZstd<R> {

@@ -1,4 +1,5 @@
-//! An initrd that the kernel could not unpack whole, which it says once, early, and perhaps long before the end of the run.
+//! An initrd that the kernel could not unpack whole. The kernel says so once, early in the boot; by the end of the run that
+//! line may be far beyond the end of the console that is kept.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +10,9 @@ use crate::devices::serial::Sink;
 const FAILED: &str = "Initramfs unpacking failed: ";
 /// What it says otherwise, with the reason in parentheses.
 const OLDER_KIND: (&str, &str) = ("rootfs image is not initramfs (", "); looks like an initrd");
+
+/// The reason when a file did not fit into guest memory.
+pub const NO_ROOM: &str = "write error";
 
 /// Bytes of a line that are looked at.
 const LINE_MAX: usize = 256;
@@ -91,7 +95,9 @@ impl Seen {
             return;
         }
         let line = console::clean(&String::from_utf8_lossy(&self.line));
-        self.reason = reason(&line).map(str::to_owned);
+        // An initrd of the older kind is no failure, unless there was no room for its files.
+        let failed = |reason: &&str| line.contains(FAILED) || *reason == NO_ROOM;
+        self.reason = reason(&line).filter(failed).map(str::to_owned);
         self.line.clear();
     }
 }
@@ -129,6 +135,7 @@ mod tests {
             "Initramfs unpacking failed: \n",
             "rootfs image is not initramfs (write error\n",
             "Initramfs unpacking failed: cut off",
+            "rootfs image is not initramfs (no cpio magic); looks like an initrd\n",
         ] {
             assert_eq!(seen(line.as_bytes()), None, "{line}");
         }

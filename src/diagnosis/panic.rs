@@ -1,4 +1,4 @@
-//! The panic of a Linux guest, read from its console. The texts are those of Linux 6.1 and hold for its neighbours.
+//! The panic of a Linux guest, read from its console. The texts are those of Linux 6.1; versions near it print the same.
 
 use super::root::Root;
 use super::{Explanation, Facts, exit_code, more_memory, oops};
@@ -255,7 +255,7 @@ impl Panic<'_> {
         (known.map(str::to_owned), next)
     }
 
-    /// The lines that tell how it came to this, and the panic itself last.
+    /// The console lines that show the cause, and as the last one the panic itself.
     fn evidence(&self) -> Vec<String> {
         let tellers: &[&str] = match self.kind {
             Kind::NoRoot => &[
@@ -280,7 +280,7 @@ impl Panic<'_> {
         let first = oops::first(self.before);
         indices.extend(first.and_then(|oops| self.before.iter().position(|line| line == oops)));
         if indices.is_empty() {
-            // What was printed last before it: an init's own last words, most often.
+            // The last lines before the panic: most often they are init's.
             indices.extend(self.before.len().saturating_sub(3)..self.before.len());
         }
         indices.sort_unstable();

@@ -1,6 +1,6 @@
 //! Why Linux found no root file system: what it printed, and what the guest was given.
 //!
-//! The texts are those of init/do_mounts.c in Linux 6.1; its neighbours print the same.
+//! The texts are those of init/do_mounts.c in Linux 6.1; versions near it print the same.
 
 use super::{Facts, console, initrd, more_memory};
 
@@ -187,8 +187,7 @@ impl<'a> Root<'a> {
 /// What to do about an initrd that could not be unpacked for this reason.
 pub fn initrd_advice(reason: &str, facts: &Facts) -> String {
     match reason {
-        // init/initramfs.c says this when a file does not fit.
-        "write error" => more_memory(facts),
+        initrd::NO_ROOM => more_memory(facts),
         _ => {
             "an initrd made with `cpio -o -H newc`, compressed in a way that the kernel was built for".into()
         }

@@ -27,7 +27,7 @@ pub fn is_first_process() -> bool {
     getpid().as_raw() == 1
 }
 
-/// Ends every process, leaves the disks clean and ends the guest; comes back only where that is refused.
+/// Ends every process, unmounts the disks and ends the guest. Returns only when the kernel refuses that, as in a container.
 pub fn end(end: End, supervisor: &Supervisor) -> ExitCode {
     let (mode, status) = match end {
         End::PowerOff { status } => (Some(RebootMode::RB_POWER_OFF), status),

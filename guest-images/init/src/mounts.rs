@@ -24,7 +24,7 @@ const MOUNTS: [(&str, &str, &str); 7] = [
 /// File systems that keep nothing when the guest ends.
 const MEMORY_ONLY: [&str; 7] = ["rootfs", "ramfs", "tmpfs", "devtmpfs", "devpts", "proc", "sysfs"];
 
-/// Mounts everything in `MOUNTS`. What is there already, or refused as in a container, is passed over.
+/// Mounts everything in `MOUNTS`, but for what is mounted already, and what a container refuses.
 pub fn mount_all() {
     for (target, kind, options) in MOUNTS {
         // A directory that is there already is the usual case; one that is missing makes the mount fail.
@@ -46,7 +46,7 @@ pub fn mount_all() {
         ("stdout", "fd/1"),
         ("stderr", "fd/2"),
     ] {
-        // Only ever a convenience for scripts.
+        // Some scripts use them; nothing else needs them.
         let _ = symlink(target, format!("/dev/{name}"));
     }
 }

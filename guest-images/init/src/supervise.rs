@@ -31,7 +31,8 @@ mod ioctl {
     nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
 }
 
-/// Holds the signals that it waits for blocked: a blocked signal reaches PID 1 although it has no handler.
+/// Keeps the signals that it waits for blocked. Linux drops a signal to PID 1 for which there is no handler, but not one
+/// that is blocked.
 pub struct Supervisor {
     awaited: SigSet,
 }
@@ -133,7 +134,7 @@ impl Supervisor {
     }
 }
 
-/// Starts `program`, looked up as a shell does. What goes wrong in the child, the child says, and exits with 127.
+/// Starts `program`, looked up as a shell does. When the child cannot become the program, it says why and exits with 127.
 fn spawn(
     program: &str,
     arguments: &[String],
@@ -141,7 +142,7 @@ fn spawn(
     held_back: &SigSet,
 ) -> Result<Pid, String> {
     let words = words(program, arguments)?;
-    // std's Command would not do: it wants a socket, and the guest's kernel may have none.
+    // The standard library's Command is not used: it needs a socket, which a guest's kernel may lack.
     // SAFETY: this process has one thread, so the child may do all that its parent may.
     match unsafe { fork() }.map_err(|why| why.to_string())? {
         ForkResult::Parent { child } => Ok(child),
@@ -199,12 +200,12 @@ fn become_the_command(
     execvp(program, words)
 }
 
-/// Waits for the command and for its last words, then ends as it did.
+/// Waits for the command and until its output has left the serial port, then exits with the command's status.
 ///
-/// A session that loses its leader loses its terminal, and with it all output that has not left the serial port yet:
-/// so the command is not the leader.
+/// When a session's leader ends, its terminal is hung up, and output that has not left the serial port is lost. So this
+/// process is the leader, and not the command.
 fn lead_session(command: Pid) -> ! {
-    // Keys that are for the command come to its leader too, which may also write from the background.
+    // The signals of keys that are for the command reach this process as well, and it may be in the background.
     for for_the_command in [Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
         // SAFETY: installs no handler.
         let _ = unsafe { signal(for_the_command, SigHandler::SigIgn) };

@@ -20,12 +20,12 @@ mod ioctl {
 }
 
 /// Whether stdin is what the kernel gives its first process: /dev/console, device 5:1 (Linux admin-guide/devices).
-/// A container's first process has something else there, and a machine around it whose devices are not init's.
+/// The first process of a container has another stdin, and the devices that it sees are those of the machine below.
 pub fn is_kernel_console() -> bool {
     fstat(io::stdin()).is_ok_and(|stdin| stdin.st_rdev == makedev(5, 1))
 }
 
-/// Opens the serial port and sets it up, or gives nothing where there is none that is init's.
+/// Opens the serial port and sets it up. Returns nothing when there is none, or when it is not this guest's console.
 pub fn open(settings: &Settings) -> Option<File> {
     if !is_kernel_console() {
         return None;
@@ -36,7 +36,7 @@ pub fn open(settings: &Settings) -> Option<File> {
         .custom_flags(libc::O_NOCTTY)
         .open(PORT)
         .ok()?;
-    // A node with no port behind it refuses this.
+    // This fails when there is a device file and no port.
     let mut modes = tcgetattr(&port).ok()?;
     modes.input_flags = InputFlags::ICRNL | InputFlags::IXON | InputFlags::IUTF8;
     modes.output_flags = OutputFlags::OPOST | OutputFlags::ONLCR;
