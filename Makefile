@@ -23,7 +23,7 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
 .PHONY: help run test race torture check guest fuzz fuzz-seeds bench bench-boot bench-disk build
-.PHONY: prepared crates nested formats release tests
+.PHONY: prepared crates nested formats programs release tests
 
 help:
 	@sed -n 's/^# \?//p' Makefile | sed '/^$$/q'
@@ -32,7 +32,7 @@ run: build
 	@tools/run
 
 test: prepared
-	@$(PARALLEL) release tests formats
+	@$(PARALLEL) release tests formats programs
 	$(call say,running the tests of this host and then those with Linux guests)
 	@cargo test --quiet --workspace
 
@@ -97,3 +97,7 @@ nested:
 
 formats:
 	@guest-images/build formats
+
+# Programs that tests run. A test fails where its program is missing.
+programs:
+	@guest-images/need qemu-utils
