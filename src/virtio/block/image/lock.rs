@@ -175,29 +175,22 @@ fn holder_by_list(file: &File) -> Option<u32> {
     })
 }
 
-/// Finds it among the descriptors of all processes, as far as this process may see them: /proc/PID/fdinfo/FD shows the
-/// locks of an open file.
+/// Finds it among the descriptors of all processes, as far as this process may see them. /proc/PID/fdinfo/FD shows the
+/// locks of an open file, in the form of /proc/locks.
 fn holder_by_descriptors(file: &File) -> Option<u32> {
-    let wanted = file.metadata().ok()?;
-    let is_other_lock = |pid: u32, descriptor: &fs::DirEntry| {
-        let number = descriptor.file_name();
-        if pid == std::process::id() && number == *file.as_raw_fd().to_string() {
-            return false;
-        }
-        let path = descriptor.path();
-        let found =
-            fs::metadata(&path).is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()));
-        let info = Path::new("/proc")
-            .join(pid.to_string())
-            .join("fdinfo")
-            .join(number);
-        found && fs::read_to_string(info).is_ok_and(|info| info.contains("OFDLCK"))
+    let inode = format!(":{}", file.metadata().ok()?.ino());
+    let is_lock =
+        |line: &str| line.contains("OFDLCK") && line.split_whitespace().any(|field| field.ends_with(&inode));
+    let own = file.as_raw_fd().to_string();
+    let has_lock = |pid: u32, descriptor: &fs::DirEntry| {
+        let is_own = pid == std::process::id() && descriptor.file_name() == *own;
+        !is_own && fs::read_to_string(descriptor.path()).is_ok_and(|info| info.lines().any(is_lock))
     };
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.find(|pid: &u32| {
-        fs::read_dir(format!("/proc/{pid}/fd"))
-            .is_ok_and(|descriptors| descriptors.flatten().any(|entry| is_other_lock(*pid, &entry)))
+        fs::read_dir(format!("/proc/{pid}/fdinfo"))
+            .is_ok_and(|descriptors| descriptors.flatten().any(|entry| has_lock(*pid, &entry)))
     })
 }
 
