@@ -28,7 +28,7 @@ fn empty(images: &Images, options: &str) -> (PathBuf, Qcow2, Vec<u8>) {
     (path, image, vec![0; SIZE])
 }
 
-const CASES: [(&str, Case); 9] = [
+const CASES: [(&str, Case); 10] = [
     ("version 3", |images| empty(images, "compat=1.1")),
     ("version 2", |images| {
         empty(images, "compat=0.10,cluster_size=4096")
@@ -40,6 +40,9 @@ const CASES: [(&str, Case); 9] = [
     }),
     ("64-bit counts", |images| {
         empty(images, "cluster_size=512,refcount_bits=64")
+    }),
+    ("data with a place of its own from the start", |images| {
+        empty(images, "cluster_size=4096,preallocation=metadata")
     }),
     ("compressed", |images| {
         let model = pattern(1);
