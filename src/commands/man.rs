@@ -6,7 +6,7 @@ use clap::{Command, CommandFactory};
 
 use super::{Cli, Error, print, system};
 
-/// Print the manual page
+/// Print the manual page of coracle or of a subcommand
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,9 +27,16 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     })?;
     let mut text = Vec::new();
     clap_mangen::Man::new(page)
+        .source(concat!("coracle ", env!("CARGO_PKG_VERSION")))
         .render(&mut text)
         .map_err(system(WHAT))?;
-    print(WHAT, text)?;
+    // The generator gives the text after the options no better name.
+    print(
+        WHAT,
+        String::from_utf8_lossy(&text)
+            .replace(".SH EXTRA\n", ".SH EXAMPLES\n")
+            .as_bytes(),
+    )?;
     Ok(0)
 }
 
