@@ -13,11 +13,6 @@ pub fn coarse() -> Duration {
     read(libc::CLOCK_MONOTONIC_COARSE)
 }
 
-/// What the calling thread has used of the processor so far.
-pub fn used_by_thread() -> Duration {
-    read(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
 fn read(clock: libc::clockid_t) -> Duration {
     let mut now = libc::timespec {
         tv_sec: 0,

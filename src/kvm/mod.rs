@@ -21,7 +21,7 @@ pub use kvm_bindings::{kvm_regs as Registers, kvm_sregs as SpecialRegisters};
 #[cfg(fuzzing)]
 pub use run_page::decode_exit;
 pub use statistics::Statistics;
-pub use vcpu::{Exit, ImmediateExit, Vcpu};
+pub use vcpu::{Exit, ImmediateExit, Standing, Vcpu};
 
 use crate::interrupt::Interrupt;
 

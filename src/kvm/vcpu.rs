@@ -19,6 +19,16 @@ ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 /// RFLAGS: maskable interrupts are on.
 const RFLAGS_IF: u64 = 1 << 9;
 
+/// What a vCPU does at a moment at which it is not in the guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// It waits for what only other vCPUs or an NMI can do: it never started, or it executes `hlt` with interrupts off.
+    pub waits: bool,
+    /// Interrupts are on.
+    pub is_interruptible: bool,
+    pub registers: kvm_regs,
+}
+
 /// A vCPU. The thread that owns it runs it.
 pub struct Vcpu {
     fd: VcpuFd,
@@ -75,14 +85,21 @@ impl Vcpu {
         (translation.valid != 0).then_some(translation.physical_address)
     }
 
-    /// Whether the vCPU waits for what only other vCPUs or an NMI can do: it never started, or it executes `hlt` with
-    /// interrupts off.
-    pub fn stands_still(&self) -> Result<bool, Error> {
-        let state = self.fd.get_mp_state().map_err(refused("tell a vCPU's state"))?;
-        Ok(match state.mp_state {
+    /// Where the vCPU is, and whether it waits there.
+    pub fn standing(&self) -> Result<Standing, Error> {
+        let state = self.fd.get_mp_state();
+        let state = state.map_err(refused("tell a vCPU's state"))?.mp_state;
+        let registers = self.registers()?;
+        let is_interruptible = registers.rflags & RFLAGS_IF != 0;
+        let waits = match state {
             KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
-            KVM_MP_STATE_HALTED => self.registers()?.rflags & RFLAGS_IF == 0,
+            KVM_MP_STATE_HALTED => !is_interruptible,
             _ => false,
+        };
+        Ok(Standing {
+            waits,
+            is_interruptible,
+            registers,
         })
     }
 

@@ -1,78 +1,109 @@
 //! Notices that a guest has halted for good: all of its vCPUs execute `hlt` with interrupts off, or never started. That
 //! is how Linux ends on a machine that it cannot power off, and after `halt`. KVM does not say so, it only waits.
 //!
-//! The first vCPU is interrupted once a second ([`super::kick::Ticks`]). If it stands still, it opens a round: it brings
-//! the others out of the guest, and each vCPU reports whether it stands still, too. When all did so in two rounds in a
-//! row, and none ran in between, there was a moment at which all stood still, and then only an NMI of a device could
-//! wake one. Devices of this machine raise none.
+//! The first vCPU is interrupted once a second ([`Ticks`]). When its interrupts are off it opens a round: it brings the
+//! others out of the guest, and each vCPU reports where it stands. When all stood still in two rounds in a row, at the
+//! same instruction and with the same registers, none is left that could wake another. Then only an NMI of a device could
+//! wake one, and devices of this machine raise none.
 
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::kick::{Kicks, Ticks};
-use crate::clock::{coarse, used_by_thread};
-use crate::kvm;
+use crate::clock::coarse;
+use crate::kvm::{self, Registers, Standing};
 
-/// If a vCPU's thread has used less of the host's processor than this since its last report, the vCPU has not run the guest.
-/// Leaving KVM, reporting and going back takes a tenth of this time.
-const NOTHING: Duration = Duration::from_micros(200);
-/// A tick that comes this long after the one before is late: ticks come once a second.
-const LATE: Duration = Duration::from_millis(1500);
+/// Ticks come once a second. A tick that comes this long after the one before is late: the process was stopped meanwhile.
+const LATE_TICK: Duration = Duration::from_millis(1500);
+/// A report that comes this long after its round was opened is late, too.
+const LATE_REPORT: Duration = Duration::from_millis(500);
 /// Reports in a row after which a vCPU counts as halted for good.
 const ENOUGH: u32 = 2;
 
 /// What all vCPUs of a machine share.
-pub struct HaltWatch {
+pub struct HaltWatch(Mutex<State>);
+
+struct State {
     /// The number of the round; 0 before the first.
-    round: AtomicU64,
-    reports: Mutex<Vec<Report>>,
+    round: u64,
+    /// When it was opened.
+    opened: Duration,
+    reports: Vec<Report>,
 }
 
 /// The last report of a vCPU.
 #[derive(Clone, Copy, Default)]
 struct Report {
     round: u64,
-    /// Rounds in a row in which it stood still.
+    /// Rounds in a row in which it stood still at the same place.
     still: u32,
-    /// How much time of the host's processor its thread had used.
-    used: Duration,
+    registers: Registers,
 }
 
 impl HaltWatch {
     pub fn new(cpus: usize) -> Self {
-        Self {
-            round: AtomicU64::new(0),
-            reports: Mutex::new(vec![Report::default(); cpus]),
+        Self(Mutex::new(State {
+            round: 0,
+            opened: Duration::ZERO,
+            reports: vec![Report::default(); cpus],
+        }))
+    }
+
+    /// The watcher of the vCPU that the calling thread runs. `vcpus` are all vCPUs of the machine.
+    pub fn watch<'a>(&'a self, index: usize, vcpus: &'a Kicks) -> Watcher<'a> {
+        let ticks = (index == 0).then(Ticks::start).transpose();
+        let ticks = ticks.unwrap_or_else(|error| {
+            log::warn!("cannot start a timer, so a guest that halts will not end its run: {error}");
+            None
+        });
+        Watcher {
+            watch: self,
+            index,
+            vcpus,
+            ticks,
+            ticked: coarse(),
         }
     }
 
-    /// Opens a round. The caller reports in it, and interrupts the other vCPUs so that they do, too.
-    pub fn open_round(&self) {
-        self.round.fetch_add(1, Ordering::Relaxed);
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the vCPU has not reported yet in the round that is open.
-    pub fn awaits(&self, index: usize) -> bool {
-        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        let round = self.round.load(Ordering::Relaxed);
-        reports.get(index).is_some_and(|report| report.round < round)
+    fn open_round(&self, now: Duration) {
+        let mut state = self.lock();
+        state.round += 1;
+        state.opened = now;
     }
 
-    /// Takes the report of a vCPU: whether it stands still, and how much time of the host's processor its thread has used.
-    /// Returns whether, with this report, all vCPUs have halted for good.
-    pub fn report(&self, index: usize, stands_still: bool, used: Duration) -> bool {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
-        let round = self.round.load(Ordering::Relaxed);
+    /// When the round was opened in which the vCPU has not reported yet, if there is one.
+    fn awaits(&self, index: usize) -> Option<Duration> {
+        let state = self.lock();
+        let report = state.reports.get(index)?;
+        (report.round < state.round).then_some(state.opened)
+    }
+
+    /// Takes the report of a vCPU, none if KVM does not say where it stands. Returns whether, with this report, all vCPUs
+    /// have halted for good.
+    fn report(&self, index: usize, standing: Option<&Standing>) -> bool {
+        let mut state = self.lock();
+        let State { round, reports, .. } = &mut *state;
+        let round = *round;
         if let Some(last) = reports.get_mut(index) {
-            let stood_still = last.round + 1 == round && used.saturating_sub(last.used) < NOTHING;
-            let still = match (stands_still, stood_still) {
-                (false, _) => 0,
-                (true, false) => 1,
-                (true, true) => last.still.saturating_add(1),
+            let registers = standing.map(|standing| standing.registers).unwrap_or_default();
+            // Some versions of KVM wake a vCPU again and again for an interrupt that it cannot take. Each time it executes
+            // the same `hlt` once more. So a vCPU that waited in the last round need not wait at this moment.
+            let is_where_it_was = last.round + 1 == round && last.still > 0 && last.registers == registers;
+            let still = match standing {
+                Some(_) if is_where_it_was => last.still.saturating_add(1),
+                Some(standing) if standing.waits => 1,
+                _ => 0,
             };
-            *last = Report { round, still, used };
+            *last = Report {
+                round,
+                still,
+                registers,
+            };
         }
         reports
             .iter()
@@ -101,47 +132,33 @@ pub enum Interruption {
     Foreign,
 }
 
-impl HaltWatch {
-    /// The watcher of the vCPU that the calling thread runs. `vcpus` are all vCPUs of the machine.
-    pub fn watch<'a>(&'a self, index: usize, vcpus: &'a Kicks) -> Watcher<'a> {
-        let ticks = (index == 0).then(Ticks::start).transpose();
-        let ticks = ticks.unwrap_or_else(|error| {
-            log::warn!("cannot start a timer, so a guest that halts will not end its run: {error}");
-            None
-        });
-        Watcher {
-            watch: self,
-            index,
-            vcpus,
-            ticks,
-            ticked: coarse(),
-        }
-    }
-}
-
 impl Watcher<'_> {
-    /// To be called after `KVM_RUN` was interrupted.
-    pub fn interrupted(&mut self, stands_still: impl FnOnce() -> Result<bool, kvm::Error>) -> Interruption {
+    /// To be called after `KVM_RUN` was interrupted. `standing` asks KVM where the vCPU is.
+    pub fn interrupted(&mut self, standing: impl FnOnce() -> Result<Standing, kvm::Error>) -> Interruption {
         let has_ticked = self.ticks.as_ref().is_some_and(Ticks::take);
-        if !has_ticked && !self.watch.awaits(self.index) {
-            return Interruption::Foreign;
-        }
-        let stands_still = stands_still().unwrap_or_else(|error| {
-            log::debug!("{error}");
-            false
-        });
-        if has_ticked && stands_still {
-            self.watch.open_round();
+        let awaited = self.watch.awaits(self.index);
+        let now = coarse();
+        let is_late = match (has_ticked, awaited) {
+            (true, _) => now.saturating_sub(mem::replace(&mut self.ticked, now)) >= LATE_TICK,
+            (false, Some(opened)) => now.saturating_sub(opened) >= LATE_REPORT,
+            (false, None) => return Interruption::Foreign,
+        };
+        let standing = standing().inspect_err(|error| log::debug!("{error}")).ok();
+        let may_have_halted = standing
+            .as_ref()
+            .is_some_and(|standing| !standing.is_interruptible);
+        // No round after a stop of the process: the other vCPUs were interrupted by the stop, and must not take that for
+        // the watch's doing.
+        let opens = has_ticked && may_have_halted && !is_late;
+        if opens {
+            self.watch.open_round(now);
             self.vcpus.kick_others();
         }
-        if self.watch.awaits(self.index) && self.watch.report(self.index, stands_still, used_by_thread()) {
+        if (opens || awaited.is_some()) && self.watch.report(self.index, standing.as_ref()) {
             return Interruption::HaltedForGood;
         }
-        // A tick is late if the whole process was stopped meanwhile. A stop of less than that is not noticed here, and is too
-        // short for a guest's watchdog.
-        let now = coarse();
-        let since = now.saturating_sub(mem::replace(&mut self.ticked, now));
-        match has_ticked && since >= LATE {
+        // A shorter stop that ends with a tick or a report is not noticed, and is too short for a guest's watchdog.
+        match is_late {
             true => Interruption::Foreign,
             false => Interruption::Ours,
         }
@@ -152,61 +169,79 @@ impl Watcher<'_> {
 mod tests {
     use super::*;
 
-    const USED: Duration = Duration::from_millis(7);
+    /// At the instruction `rip`; whether it waits there.
+    fn at(rip: u64, waits: bool) -> Standing {
+        Standing {
+            waits,
+            is_interruptible: false,
+            registers: Registers {
+                rip,
+                ..Default::default()
+            },
+        }
+    }
 
-    /// Reports of one round: for each vCPU whether it stands still, and what it used beyond [`USED`].
-    fn round(watch: &HaltWatch, reports: &[(bool, Duration)]) -> bool {
-        watch.open_round();
-        (0..).zip(reports).any(|(index, &(stands_still, used))| {
-            assert!(watch.awaits(index));
-            let ended = watch.report(index, stands_still, USED + used);
-            assert!(!watch.awaits(index));
+    /// One round.
+    fn round(watch: &HaltWatch, reports: &[Standing]) -> bool {
+        watch.open_round(Duration::ZERO);
+        (0..).zip(reports).any(|(index, standing)| {
+            assert!(watch.awaits(index).is_some());
+            let ended = watch.report(index, Some(standing));
+            assert!(watch.awaits(index).is_none());
             ended
         })
     }
-
-    const STILL: (bool, Duration) = (true, Duration::ZERO);
-    const RUNS: (bool, Duration) = (false, Duration::ZERO);
 
     #[test]
     fn vcpus_that_all_stand_still_from_one_round_to_the_next_have_halted() {
         for cpus in [1, 2, 32] {
             let watch = HaltWatch::new(cpus);
-            assert!(!round(&watch, &vec![STILL; cpus]));
-            assert!(round(&watch, &vec![STILL; cpus]), "{cpus}");
+            assert!(!round(&watch, &vec![at(7, true); cpus]));
+            assert!(round(&watch, &vec![at(7, true); cpus]), "{cpus}");
         }
     }
 
     #[test]
-    fn one_that_runs_or_ran_in_between_keeps_the_run_alive() {
+    fn one_that_kvm_wakes_for_nothing_stands_still_too() {
         let watch = HaltWatch::new(2);
-        let ran = (true, NOTHING);
-        for reports in [
-            [STILL, RUNS],
-            [STILL, STILL],
-            [STILL, ran],
-            [RUNS, STILL],
-            [STILL, STILL],
-        ] {
-            assert!(!round(&watch, &reports));
+        assert!(!round(&watch, &[at(7, true), at(8, true)]));
+        assert!(round(&watch, &[at(7, false), at(8, true)]));
+    }
+
+    #[test]
+    fn one_that_runs_or_moved_in_between_keeps_the_run_alive() {
+        let watch = HaltWatch::new(2);
+        for other in [at(8, false), at(8, true), at(9, true), at(8, true), at(10, false)] {
+            assert!(!round(&watch, &[at(7, true), other]), "{other:?}");
+        }
+        // A loop without `hlt` is work, also when it never moves.
+        let watch = HaltWatch::new(1);
+        for _ in 0..5 {
+            assert!(!round(&watch, &[at(7, false)]));
         }
     }
 
     #[test]
     fn a_report_of_an_older_round_counts_for_nothing() {
         let watch = HaltWatch::new(2);
-        assert!(!round(&watch, &[STILL, STILL]));
-        watch.open_round();
-        assert!(!watch.report(0, true, USED));
+        let still = at(7, true);
+        assert!(!round(&watch, &[still, still]));
+        watch.open_round(Duration::ZERO);
+        assert!(!watch.report(0, Some(&still)));
         // The other one did not report in time: its next report is its first in a row.
-        watch.open_round();
-        assert!(!watch.report(0, true, USED));
-        assert!(!watch.report(1, true, USED));
-        assert!(round(&watch, &[STILL, STILL]));
+        watch.open_round(Duration::ZERO);
+        assert!(!watch.report(0, Some(&still)));
+        assert!(!watch.report(1, Some(&still)));
+        assert!(round(&watch, &[still, still]));
     }
 
     #[test]
-    fn nothing_is_awaited_before_the_first_round() {
-        assert!(!HaltWatch::new(1).awaits(0));
+    fn what_kvm_does_not_tell_is_no_halt_and_nothing_is_awaited_before_the_first_round() {
+        let watch = HaltWatch::new(1);
+        assert!(watch.awaits(0).is_none());
+        assert!(!round(&watch, &[at(7, true)]));
+        watch.open_round(Duration::ZERO);
+        assert!(!watch.report(0, None));
+        assert!(!round(&watch, &[at(7, false)]));
     }
 }

@@ -80,7 +80,7 @@ fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
                 // The process was stopped while the exit was handled, or the reader of the guest's output was slow.
                 was_stopped = coarse().saturating_sub(left) >= LONG_AWAY;
                 if is_interrupted {
-                    match halts.interrupted(|| vcpu.stands_still()) {
+                    match halts.interrupted(|| vcpu.standing()) {
                         Interruption::HaltedForGood => outcome = Some(Outcome::Halted),
                         Interruption::Ours => (),
                         // The whole process was stopped: by SIGSTOP, a frozen cgroup, or a debugger. Other signals than

@@ -33,3 +33,23 @@ pub fn boot_msrs(cpu: Cpu) -> [Msr; 2] {
         msr(IA32_MTRR_DEF_TYPE, MTRR_ENABLE | MTRR_WRITE_BACK),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cpuid_hides_is_missing_here_too() {
+        for (cpu, counters) in [("host", 0), ("host,+pmu", 1)] {
+            let msrs = boot_msrs(cpu.parse().unwrap());
+            let enabled = msrs
+                .iter()
+                .find(|msr| msr.index == IA32_MISC_ENABLE)
+                .unwrap()
+                .data;
+            assert_eq!(enabled >> 7 & 1, counters, "{cpu}: performance counters");
+            assert_eq!(enabled >> 18 & 1, 0, "{cpu}: MONITOR and MWAIT");
+            assert_eq!(enabled >> 11 & 3, 3, "{cpu}: no branch trace, no event sampling");
+        }
+    }
+}
