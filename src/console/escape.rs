@@ -1,4 +1,4 @@
-//! The escape key: what a person types that is not for the guest.
+//! The escape key: finds the commands to Coracle in what a person types.
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -16,15 +16,15 @@ pub enum Command {
     Help,
 }
 
-/// Tells the guest's bytes from commands, whatever way the typed bytes are cut into reads.
+/// Separates commands from the bytes for the guest. It does not matter how the typed bytes are divided into reads.
 #[derive(Debug, Default)]
 pub struct Escape {
     pending: bool,
 }
 
 impl Escape {
-    /// Appends what is for the guest to `guest`, and returns the command, if one is in `typed`, with the bytes
-    /// after it.
+    /// Appends the bytes for the guest to `guest`, up to the first command in `typed`. Returns that command and the bytes after
+    /// it, if there is one.
     pub fn filter<'a>(
         &mut self,
         typed: &'a [u8],

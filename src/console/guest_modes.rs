@@ -1,65 +1,65 @@
-//! What a guest changed in the person's terminal by escape sequences, and the bytes that change it back.
+//! Follows what a guest changes in the person's terminal by escape sequences, and gives the bytes that change it back.
 //!
 //! The names in brackets are those of ECMA-48, of DEC's terminals and of xterm (its "Control Sequences" document).
 
 use std::collections::BTreeSet;
 
-/// Bytes of a sequence's parameters, and of a string's beginning, that are looked at.
+/// How many bytes of a sequence's parameters, or of the beginning of a string, are examined.
 const LOOKED_AT: usize = 64;
 
-/// Private modes that a terminal has off until a program sets them, and that a shell is disturbed by: cursor keys
-/// [DECCKM], reverse video, origin, the old mouse protocol, the alternate screens, keypad, margins, the mouse
-/// protocols, focus events, bracketed paste, held-back updates, and reports of colours, sizes and keys.
+/// Private modes that are off in a terminal until a program sets them, and that disturb a shell when they are on: cursor keys
+/// [DECCKM], reverse video, origin, the old mouse protocol, the alternate screens, keypad, margins, the mouse protocols, focus
+/// events, bracketed paste, held-back updates, and reports of colours, sizes and keys.
 const USUALLY_OFF: [u16; 24] = [
     1, 5, 6, 9, 42, 47, 66, 69, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 1047, 1049, 2004, 2026,
     2031, 2048, 9001,
 ];
-/// Private modes that are on until a program resets them: ANSI sequences at all [DECANM], line wrap, key repeat, the
-/// cursor.
+/// Private modes that are on until a program resets them: ANSI sequences [DECANM], line wrap, key repeat, the cursor.
 const USUALLY_ON: [u16; 4] = [2, 7, 8, 25];
-/// Modes of ECMA-48 that are off: a locked keyboard, insertion, newlines as CR LF.
+/// Modes of ECMA-48 that are usually off: a locked keyboard, insertion, newlines as CR LF.
 const ANSI_USUALLY_OFF: [u16; 3] = [2, 4, 20];
-/// On: no local echo.
+/// Modes of ECMA-48 that are usually on: no local echo.
 const ANSI_USUALLY_ON: [u16; 1] = [12];
 /// The modes among [`USUALLY_OFF`] that show another screen.
 const ALTERNATE_SCREENS: [u16; 3] = [47, 1047, 1049];
 /// Colours that a control string sets, by its number, and the number that resets them.
 const COLOURS: [(u16, u16); 4] = [(4, 104), (10, 110), (11, 111), (12, 112)];
 
-/// Where in the output the next byte is.
+/// What the next byte of the output belongs to.
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 enum Place {
     #[default]
     Text,
-    /// After ESC.
+    /// A sequence after ESC.
     Escape,
-    /// After CSI.
+    /// A sequence after CSI.
     Control,
-    /// In a control string: an operating system command, or another one.
+    /// A control string. `command` says whether it is an operating system command.
     String { command: bool },
 }
 
-/// Follows a guest's output, cut anywhere, and knows how the terminal differs from what it was.
+/// Follows a guest's output, which may be divided anywhere, and records how the terminal differs from its usual state.
 #[derive(Debug, Default)]
 pub struct GuestModes {
     place: Place,
-    /// Bytes that must follow to complete a UTF-8 character, and whether it is one of U+0080 to U+00BF, which has the
-    /// 8-bit control characters among it.
+    /// How many bytes must follow to complete a UTF-8 character, and whether that character is one of U+0080 to U+00BF. The
+    /// 8-bit control characters are among these.
     continuation: (u8, bool),
-    /// What came since ESC or CSI, or of the string, as far as it is looked at.
+    /// The first bytes of the sequence after ESC or CSI, or of the string, at most [`LOOKED_AT`].
     sequence: Vec<u8>,
-    /// Private modes that are not as they usually are.
+    /// The private modes that differ from their usual state.
     private: BTreeSet<u16>,
-    /// The same for those of ECMA-48.
+    /// The modes of ECMA-48 that differ from their usual state.
     ansi: BTreeSet<u16>,
     colours: BTreeSet<u16>,
-    /// Entries on the keyboard protocol's stack (kitty), of the usual screen and of the alternate one.
+    /// How many entries are on the stack of the keyboard protocol (kitty): on that of the usual screen, and on that of the
+    /// alternate one.
     keyboards: [u32; 2],
     changed: Changed,
     asked: bool,
 }
 
-/// What else is not as usual.
+/// What else differs from its usual state.
 #[derive(Debug, Default)]
 struct Changed {
     attributes: bool,
@@ -81,7 +81,7 @@ impl GuestModes {
         bytes.iter().for_each(|&byte| self.follow(byte));
     }
 
-    /// Whether the bytes since the last call may make the terminal send an answer.
+    /// Whether the bytes since the last call can make the terminal send an answer.
     pub fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)
     }
@@ -100,7 +100,7 @@ impl GuestModes {
             (_, 0x1b) => self.enter(Place::Escape),
             // CAN and SUB end every sequence.
             (_, 0x18 | 0x1a) => self.enter(Place::Text),
-            // The 8-bit control characters: each is ESC and another one.
+            // An 8-bit control character means the same as ESC and a 7-bit character.
             (_, 0x80..=0x9f) => {
                 self.enter(Place::Escape);
                 self.escape(byte - 0x40);
@@ -124,7 +124,7 @@ impl GuestModes {
         }
     }
 
-    /// Goes to another place; a string that was not over ends.
+    /// Goes to another place. A string that has not ended yet ends here.
     fn enter(&mut self, place: Place) {
         if let Place::String { command } = self.place {
             self.end_string(command);
@@ -139,7 +139,7 @@ impl GuestModes {
         }
     }
 
-    /// A byte after ESC, or after ESC and intermediate bytes.
+    /// Takes a byte after ESC, or after ESC and intermediate bytes.
     fn escape(&mut self, byte: u8) {
         let intermediate = self.sequence.first().copied();
         match (intermediate, byte) {
@@ -148,12 +148,12 @@ impl GuestModes {
             (None, b'P' | b'X' | b'^' | b'_') => return self.enter(Place::String { command: false }),
             (_, 0x20..=0x2f) => return self.keep(byte),
             (_, ..=0x1f) => return,
-            // DECID.
+            // DECID asks for the terminal's identity.
             (None, b'Z') => self.asked = true,
             (None, b'c') => self.forget(),
             (None, b'=') => self.changed.keypad = true,
             (None, b'>') => self.changed.keypad = false,
-            // The way out of VT52's sequences.
+            // This leaves the mode of VT52's sequences.
             (None, b'<') => _ = self.private.remove(&2),
             (None, b'n' | b'o' | b'|' | b'}' | b'~') => self.changed.character_set = true,
             (Some(b'(' | b')' | b'*' | b'+' | b'-' | b'.' | b'/'), _) => {
@@ -166,7 +166,7 @@ impl GuestModes {
         self.enter(Place::Text);
     }
 
-    /// The whole terminal is reset.
+    /// Forgets all changes, because the guest has reset the whole terminal.
     fn forget(&mut self) {
         *self = Self {
             asked: self.asked,
@@ -174,7 +174,7 @@ impl GuestModes {
         };
     }
 
-    /// A control sequence's last byte; its parameters are in `sequence`.
+    /// Takes the last byte of a control sequence, whose parameters are in `sequence`.
     fn control(&mut self, last: u8) {
         let sequence = std::mem::take(&mut self.sequence);
         let (prefix, rest) = match sequence.split_first() {
@@ -197,7 +197,7 @@ impl GuestModes {
                     &USUALLY_ON,
                 );
             }
-            // XTRESTORE sets modes to what they were at a time that is not known.
+            // XTRESTORE sets modes to an earlier state, which is not known here.
             (Some(b'?'), None, b'r') => self.private.extend(parameters),
             (None, None, b'h' | b'l') => {
                 note(
@@ -233,7 +233,7 @@ impl GuestModes {
     }
 
     fn end_string(&mut self, command: bool) {
-        // What a string asks for is endless: the clipboard, colours, settings, pictures.
+        // A string can ask for many things, such as the clipboard, colours, settings or pictures, so each counts as a question.
         self.asked = true;
         let mut parts = self.sequence.split(|&byte| byte == b';');
         let Some(number) = parts.next().filter(|_| command).map(number) else {
@@ -247,7 +247,7 @@ impl GuestModes {
         }
     }
 
-    /// What undoes all that the output did; nothing when it did nothing that lasts.
+    /// The bytes that undo all lasting changes. Empty if there are none.
     pub fn undo(&self) -> Vec<u8> {
         let mut undo = String::new();
         let mut when = |changed: bool, bytes: &str| {
@@ -255,7 +255,7 @@ impl GuestModes {
                 undo.push_str(bytes);
             }
         };
-        // CAN ends a sequence that was cut, and ST a string in terminals that let it pass.
+        // CAN ends an incomplete sequence. In terminals that ignore CAN in a string, ST ends the string.
         when(self.place != Place::Text, "\x18");
         when(matches!(self.place, Place::String { .. }), "\x1b\\");
         when(self.private.contains(&2), "\x1b<");
@@ -276,7 +276,7 @@ impl GuestModes {
             let usually = if ANSI_USUALLY_ON.contains(mode) { 'h' } else { 'l' };
             when(true, &format!("\x1b[{mode}{usually}"));
         }
-        // Resetting the scroll region moves the cursor.
+        // The cursor is saved and restored, because resetting the scroll region moves it.
         when(self.changed.region, "\x1b7\x1b[r\x1b8");
         when(self.changed.keypad, "\x1b>");
         when(self.changed.character_set, "\x0f\x1b(B\x1b)B");
@@ -290,7 +290,7 @@ impl GuestModes {
     }
 }
 
-/// Keeps those of `modes` that are set to what they usually are not.
+/// Records which of `modes` now differ from their usual state, and which no longer do.
 fn note(changed: &mut BTreeSet<u16>, modes: &[u16], on: bool, usually_off: &[u16], usually_on: &[u16]) {
     for mode in modes {
         let usually = match on {
@@ -309,8 +309,8 @@ fn note(changed: &mut BTreeSet<u16>, modes: &[u16], on: bool, usually_off: &[u16
     }
 }
 
-/// Whether a control sequence is one of those that no terminal answers. A mode that is switched on may be answered at
-/// once, by where the focus is for example.
+/// Whether no terminal answers this control sequence. Switching a mode on can be answered at once, for example with where the
+/// focus is.
 fn is_silent(prefix: Option<u8>, intermediate: Option<u8>, last: u8) -> bool {
     match (prefix, intermediate) {
         (None, None) => matches!(
@@ -329,7 +329,7 @@ fn numbers(parameters: &[u8]) -> Vec<u16> {
     parameters.split(|&byte| byte == b';').map(number).collect()
 }
 
-/// A decimal number; 0 for none, and the greatest for one that is too great or no number.
+/// Reads a decimal number. No digits give 0; a number that is too large, or a text that is no number, gives the largest.
 fn number(digits: &[u8]) -> u16 {
     let digits = std::str::from_utf8(digits).unwrap_or("?");
     match digits {

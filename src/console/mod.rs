@@ -1,4 +1,4 @@
-//! The person's terminal, and the guest's serial console on it.
+//! Connects the guest's serial console to stdin and stdout, which may be a person's terminal.
 
 mod escape;
 mod guest_modes;

@@ -1,4 +1,5 @@
-//! A bug of ours ends the process in order: the terminal restored, a line on stderr, an exit code of its own.
+//! Ends the process in an orderly way after a panic, which is a bug in Coracle: restores the terminal, prints a line to stderr,
+//! and exits with a code of its own.
 
 use std::panic::{self, PanicHookInfo};
 use std::process;
@@ -7,7 +8,7 @@ use std::thread;
 use super::stderr::tell_at_once;
 use super::terminal;
 
-/// From here on a panic, on any thread, ends the process with this exit code.
+/// Makes every later panic, on any thread, end the process with this exit code.
 pub fn end_on_panic(exit_code: u8) {
     panic::set_hook(Box::new(move |info| {
         terminal::restore();
@@ -36,7 +37,7 @@ mod tests {
 
     const CHILD: &str = "CORACLE_TEST_PANIC";
 
-    /// Runs itself as the process that panics.
+    /// This test starts its own program again as the process that panics.
     #[test]
     fn a_panic_on_any_thread_is_101_and_says_where_it_was() {
         if std::env::var_os(CHILD).is_some() {

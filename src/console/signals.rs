@@ -1,4 +1,4 @@
-//! Signals as something to read.
+//! Receives signals through a file descriptor instead of by handlers.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -19,28 +19,28 @@ const CAUGHT: [i32; 10] = [
 /// process obeys no other signal.
 const REFUSED: [i32; 2] = [SIGTTIN, SIGTTOU];
 
-/// From here on a write past a file size limit (RLIMIT_FSIZE) is an error like others, not the end.
+/// Makes every later write past a file size limit (RLIMIT_FSIZE) an error. By default it would kill the process.
 pub fn ignore_file_size_limit() {
     // SAFETY: no handler is installed.
     unsafe { libc::signal(SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Signals that came. They are blocked from [`Signals::catch`] to [`Signals::release`], in the calling thread and in
-/// the threads that it starts meanwhile.
+/// The signals that arrive. They are blocked from [`Signals::catch`] to [`Signals::release`], in the calling thread and in the
+/// threads that it starts meanwhile.
 #[derive(Debug)]
 pub struct Signals {
     file: File,
     caught: sigset_t,
 }
 
-/// A signal that came, by what it asks for.
+/// What a signal asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
-    /// End the run; the number of the signal.
+    /// End the run. The value is the number of the signal.
     End(i32),
     /// Stop, as Ctrl-Z does in a terminal that is not raw.
     Suspend,
-    /// Somebody continued us.
+    /// The process was stopped and continues now.
     Resume,
 }
 
@@ -62,17 +62,17 @@ impl Signals {
         }
     }
 
-    /// Lets the next signal do to the process what it does to any other. For the end of a run, which may take long.
+    /// Makes the next signal act on this process as on any other. To be called at the end of a run, which may take long.
     pub fn release(&mut self) {
-        // It fails only for an unknown first argument.
+        // This fails only if the first argument is unknown.
         let _ = change_mask(libc::SIG_UNBLOCK, &self.caught);
     }
 
-    /// The next signal that came, if any.
+    /// Takes the next signal that has arrived, if there is one.
     pub fn take(&mut self) -> Option<Request> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         self.file.read_exact(&mut info).ok()?;
-        // signalfd_siginfo begins with the signal's number.
+        // The struct signalfd_siginfo begins with the number of the signal.
         let number = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
         Some(match number {
             SIGTSTP => Request::Suspend,
@@ -88,7 +88,7 @@ impl AsFd for Signals {
     }
 }
 
-/// Does `start`, which starts a thread, with all signals blocked: the thread then leaves every signal to the others.
+/// Calls `start`, which starts a thread, with all signals blocked, so that the new thread never receives a signal.
 pub fn with_all_blocked<T>(start: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::<sigset_t>::uninit();
     let mut before = MaybeUninit::<sigset_t>::uninit();
@@ -133,7 +133,7 @@ fn is_ignored(signal: i32) -> bool {
     }
 }
 
-/// Stops this process until somebody continues it.
+/// Stops this process until it is continued.
 pub fn suspend() {
     // SAFETY: raise sends a signal to this thread and touches no memory of ours.
     unsafe { libc::raise(libc::SIGSTOP) };
