@@ -275,7 +275,7 @@ fn flags_win_over_the_configuration() {
 fn a_user_who_may_not_use_kvm_is_told_how_to_be_allowed_to() {
     // A file that nobody may open in the place of /dev/kvm, and none of root's powers to open it all the same.
     let forbidden = Kernel::new(b"");
-    fs::set_permissions(forbidden.path(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(forbidden.path(), fs::Permissions::from_mode(0o000)).unwrap();
     let file = forbidden.path().to_str().unwrap();
     let prepare =
         "mount --bind \"$1\" /dev/kvm && shift && exec setpriv --bounding-set=-all --inh-caps=-all \"$@\"";
