@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
 use super::{Error, OnReboot};
+use crate::boot::parameters;
 use crate::commands::system;
 use crate::config::Config;
 use crate::console::{Drain, GuestOutput, Session, Source, StopReason, terminal_size};
@@ -178,11 +179,12 @@ fn source(config: &Config) -> Source {
 
 /// Whether the built-in guest has nothing else to do, away from a terminal, than to show itself.
 fn is_demonstration(config: &Config) -> bool {
-    const OTHER_WORK: [&str; 4] = ["root=", "init=", "rdinit=", "coracle.console="];
-    let has_other_work = config
-        .cmdline
-        .split_ascii_whitespace()
-        .any(|word| word == "--" || OTHER_WORK.iter().any(|begin| word.starts_with(begin)));
+    const OTHER_WORK: [&str; 4] = ["root", "init", "rdinit", "coracle.console"];
+    let (_, command) = parameters::split(&config.cmdline);
+    let has_other_work = !command.trim().is_empty()
+        || OTHER_WORK
+            .iter()
+            .any(|name| parameters::names(&config.cmdline, name));
     config.kernel.is_none() && config.initrd.is_none() && !has_other_work
 }
 
@@ -206,12 +208,15 @@ mod tests {
             ..Config::default()
         };
         assert!(is_demonstration(&with("")));
-        assert!(is_demonstration(&with("loglevel=7 a--b")));
+        for cmdline in ["loglevel=7 a--b", "quiet --", "x=\"a init=b\""] {
+            assert!(is_demonstration(&with(cmdline)), "{cmdline}");
+        }
         for cmdline in [
             "-- cat",
             "quiet -- sh",
             "init=/bin/sh",
             "root=/dev/vda",
+            "\"root=/dev/vda\"",
             "coracle.console=terminal",
         ] {
             assert!(!is_demonstration(&with(cmdline)), "{cmdline}");
