@@ -183,7 +183,7 @@ fn in_the_background_the_terminal_is_left_alone_and_a_signal_is_obeyed() {
     let before = terminal.modes();
     let (coracle, mut shell) = Coracle::run(&speak_and_echo().linux64())
         .on_terminal(&terminal)
-        .as_job();
+        .into_job();
     let running = coracle.start();
     shown_up_to(&terminal, "afloat");
     assert_eq!(terminal.modes(), before);
@@ -205,7 +205,7 @@ fn a_job_that_comes_to_the_foreground_gets_the_terminal_raw_without_being_told()
     let before = terminal.modes();
     let (coracle, mut shell) = Coracle::run(&speak_and_echo().linux64())
         .on_terminal(&terminal)
-        .as_job();
+        .into_job();
     let running = coracle.start();
     shown_up_to(&terminal, "afloat");
     shell.give_terminal_to_job();

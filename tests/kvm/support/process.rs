@@ -126,7 +126,7 @@ impl Coracle {
     }
 
     /// In the background of a session whose terminal is its stdin.
-    pub fn as_job(mut self) -> (Self, Shell) {
+    pub fn into_job(mut self) -> (Self, Shell) {
         let shell = Shell::around(&mut self.command);
         (self, shell)
     }
