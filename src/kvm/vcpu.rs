@@ -1,10 +1,10 @@
 //! A vCPU and its exits.
 
-use std::io;
+use std::{io, mem};
 
 use kvm_bindings::{
-    CpuId, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KVMIO, Msrs,
-    kvm_msr_entry, kvm_regs, kvm_sregs,
+    CpuId, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
+    KVM_MP_STATE_UNINITIALIZED, KVMIO, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::ioctl::ioctl;
@@ -33,13 +33,19 @@ pub struct Standing {
 pub struct Vcpu {
     fd: VcpuFd,
     page: RunPage,
+    /// `KVM_RUN` has returned because another vCPU started this one.
+    was_started: bool,
 }
 
 impl Vcpu {
     /// `size` is what KVM says of the memory that it shares with each vCPU's owner, in bytes.
     pub(super) fn new(fd: VcpuFd, size: usize) -> io::Result<Self> {
         let page = RunPage::map(&fd, size)?;
-        Ok(Self { fd, page })
+        Ok(Self {
+            fd,
+            page,
+            was_started: false,
+        })
     }
 
     pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), Error> {
@@ -131,7 +137,7 @@ impl Vcpu {
         match unsafe { ioctl(&self.fd, KVM_RUN()) } {
             0 => Ok(self.page.exit()),
             _ => match io::Error::last_os_error() {
-                error if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {
+                error if error.raw_os_error() == Some(libc::EINTR) || self.is_only_started(&error) => {
                     // The flag is for one interruption, of which the caller learns now. A stop is not lost by clearing it:
                     // StopRequest::make records the stop before it sends the signal that sets the flag, and the caller checks
                     // the record before it runs the vCPU again.
@@ -140,6 +146,21 @@ impl Vcpu {
                 }
                 error => Err(error),
             },
+        }
+    }
+
+    /// Whether `error` of `KVM_RUN` means that the vCPU waited to be started, and that this has happened or something else
+    /// woke it. A vCPU is started once: after that the same error number means that KVM could not start a thread of its own.
+    fn is_only_started(&mut self, error: &io::Error) -> bool {
+        if error.raw_os_error() != Some(libc::EAGAIN) {
+            return false;
+        }
+        match self.fd.get_mp_state() {
+            Ok(state) if state.mp_state == KVM_MP_STATE_RUNNABLE => {
+                !mem::replace(&mut self.was_started, true)
+            }
+            Ok(_) => true,
+            Err(_) => false,
         }
     }
 }

@@ -88,17 +88,33 @@ fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
 }
 
 #[test]
-fn a_limit_of_threads_is_named() {
+fn a_limit_of_threads_is_high_enough_or_named_before_the_guest_runs() {
     if !kvm_is_here() {
         return;
     }
-    let ended = Coracle::run(&kernel())
-        .args(&["--cpus", "8"])
-        .with_processes_at_most(4)
-        .end()
-        .with_code(125)
-        .saying(&["threads", "ulimit -u"]);
-    assert_eq!(ended.stdout, b"");
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(4096).unwrap();
+    let disk = format!("{},ro", disk.path().display());
+    let mut enough = Vec::new();
+    for limit in 1..40 {
+        let ended = Coracle::run(&kernel())
+            .args(&["--disk", &disk].repeat(16))
+            .with_processes_at_most(limit)
+            .end();
+        match ended.code {
+            Some(0) => {
+                assert_eq!(ended.stdout, b"all driven");
+                ended.in_silence();
+                enough.push(limit);
+            }
+            _ => {
+                let ended = ended.with_code(125).saying(&["threads", "ulimit -u"]);
+                assert_eq!(ended.stdout, b"", "limit {limit}: {}", ended.describe());
+                assert!(enough.is_empty(), "{limit} is too low, and {enough:?} was enough");
+            }
+        }
+    }
+    assert!(enough.contains(&39) && !enough.contains(&16), "{enough:?}");
 }
 
 #[test]

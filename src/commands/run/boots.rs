@@ -9,7 +9,7 @@ use crate::commands::system;
 use crate::config::Config;
 use crate::console::{Drain, GuestOutput, Session, Source, StopReason, terminal_size};
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
-use crate::machine::{Machine, OpenFiles, Outcome};
+use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
 use crate::timings::{Phase, Timeline};
 
 /// What stays over all boots.
@@ -72,6 +72,12 @@ impl<'a> Boots<'a> {
             (Some(_), _) => session.close_during(Drain::AtOnce, finish),
         };
         let (outcome, later) = finished.map_err(system("wait for the end of the guest"))?;
+        // KVM starts a thread of its own when the first vCPU first runs.
+        if let Outcome::RunFailed(error) = &outcome
+            && let Some(limit) = LimitReached::behind(error)
+        {
+            return Err(limit.into());
+        }
         let mut stop = stop.or(later);
         facts.initrd_failure = initrd.reason();
         if may_boot_again && stop.is_none() {
