@@ -1,11 +1,11 @@
-//! The exit codes of `coracle`, in one place. They never change their meaning; docs/exit-codes.md is their page.
+//! The exit codes of `coracle`. They never change their meaning; docs/exit-codes.md describes them.
 
 /// The guest powered itself off.
 pub const POWERED_OFF: u8 = 0;
 /// The guest rebooted, and reboots end the run.
 pub const REBOOTED: u8 = 100;
 
-/// Coracle met a bug of its own: what a Rust program that panicked exits with.
+/// Coracle has a bug: it panicked. Every Rust program that panics exits with this code.
 pub const BUG: u8 = 101;
 
 /// The guest kernel panicked for a reason that has no code of its own. 102 to 109 are all kernel panics.

@@ -1,5 +1,5 @@
-//! An initrd that the kernel could not unpack whole. The kernel says so once, early in the boot; by the end of the run that
-//! line may be far beyond the end of the console that is kept.
+//! Notices that the kernel could not unpack all of its initrd. The kernel prints that once, early in the boot, and at the end
+//! of the run that line may no longer be in the part of the output that is kept.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

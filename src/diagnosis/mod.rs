@@ -100,8 +100,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-/// Explains an outcome. `console_tail` is the raw end of the guest's console output; 8 KiB of it are enough, and no
-/// more is looked at.
+/// Explains an outcome. `console_tail` is the raw end of the guest's console output, of which only the last 8 KiB are read.
 pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Diagnosis {
     let lines = console::lines(console_tail);
     let panic = panic::find(&lines);
@@ -168,7 +167,7 @@ pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Diagnos
         }
         (Outcome::ConsoleLost(error), _) => console_lost(error),
     };
-    // A panic about the root file system tells of it as its cause.
+    // The explanation of a panic about the root file system already names this as the cause.
     let is_told = |told: &Option<String>| {
         told.as_ref()
             .is_some_and(|text| text.contains("unpack the initrd"))

@@ -5,7 +5,7 @@ use super::{Explanation, Facts, exit_code, more_memory, oops};
 
 /// How Linux begins the line that says that it panicked (kernel/panic.c).
 const MARK: &str = "Kernel panic - not syncing: ";
-/// How it begins the line that repeats it at the end, when it does not reset.
+/// How Linux begins the line that repeats the panic at the end, if it does not reset.
 const END_MARK: &str = "---[ end Kernel panic";
 /// What Linux says last when it reboots because it was asked to (kernel/reboot.c).
 const RESTARTING: &str = "reboot: Restarting system";
@@ -27,7 +27,7 @@ pub struct Panic<'a> {
 enum Kind {
     NoRoot,
     NoInit,
-    /// With the status that `wait` would give init's parent.
+    /// Init died. The value is the status that `wait` would give to init's parent.
     InitDied(u32),
     /// The first process died while it was still the kernel's own, on its way to init.
     DiedBeforeInit,
@@ -241,7 +241,7 @@ impl Panic<'_> {
             .iter()
             .find(|(start, _)| self.message.starts_with(start))
             .map(|(_, cause)| *cause)
-            // The idle task, an interrupt handler or any other part of the kernel: no program of the guest's did it.
+            // The fault is in the idle task, an interrupt handler or another part of the kernel, and not in a program.
             .or_else(|| oops::first(self.before).map(|_| BUG))
             .or_else(|| {
                 FATAL
@@ -308,7 +308,8 @@ const INIT_ADVICE: &str =
     "a static program at /sbin/init (at /init in an initrd), or --cmdline init=/PATH to name another";
 
 const BUG: &str = "a bug in the guest kernel or one of its modules";
-/// Panics that come of an oops, which may be out of sight (kernel/exit.c, arch/x86/kernel/{traps,dumpstack}.c).
+/// Panics that follow an oops. The oops itself may be too far back to be in the lines that are kept (kernel/exit.c,
+/// arch/x86/kernel/{traps,dumpstack}.c).
 const FATAL: &[&str] = &[
     "Fatal exception",
     "Attempted to kill",

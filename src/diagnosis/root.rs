@@ -1,4 +1,4 @@
-//! Why Linux found no root file system: what it printed, and what the guest was given.
+//! Finds out why Linux could not mount a root file system, from what it printed and what the guest was given.
 //!
 //! The texts are those of init/do_mounts.c in Linux 6.1; versions near it print the same.
 
@@ -7,7 +7,7 @@ use super::{Facts, console, initrd, more_memory};
 /// Before the list of devices that the kernel has, in either of its two messages.
 const LISTS: [&str; 2] = ["here are the available partitions:", "List of all partitions:"];
 const NOTHING_MOUNTS: &str = "No filesystem could mount root, tried:";
-/// How many names of a list are told.
+/// How many names of a list are shown.
 const NAMES_MAX: usize = 6;
 
 /// The kernel's own error numbers, as it prints them.
@@ -24,13 +24,13 @@ const EUCLEAN: u32 = 117;
 /// What the console says of the root file system.
 pub struct Root<'a> {
     lines: &'a [String],
-    /// The kernel knew a device by the name that it was given.
+    /// Whether the kernel knew a device of the name that it was given.
     has_device: bool,
     /// The error of the last attempt to mount it.
     error: Option<u32>,
     /// The devices that the kernel has, disks and partitions.
     devices: Vec<String>,
-    /// The file systems that it tried, when none of them took the device for its own.
+    /// The file systems that the kernel tried, if none of them recognised the device.
     tried: Option<Vec<&'a str>>,
 }
 
@@ -51,7 +51,7 @@ impl<'a> Root<'a> {
         }
     }
 
-    /// In half a sentence.
+    /// The cause in half a sentence.
     pub fn summary(&self) -> &'static str {
         match self.is_there() {
             true => "the root file system cannot be mounted",
@@ -153,7 +153,7 @@ impl<'a> Root<'a> {
         (cause.into(), next.into())
     }
 
-    /// There is a device, and no file system takes it for its own.
+    /// The cause and the advice if there is a device that no file system recognises.
     fn no_file_system(&self, facts: &Facts) -> (String, String) {
         let root = facts.root().unwrap_or_default();
         let name = root.strip_prefix("/dev/").unwrap_or(&root);
@@ -214,7 +214,7 @@ fn devices_of(lines: &[String]) -> Vec<String> {
             && blocks.bytes().all(|byte| byte.is_ascii_digit());
         is_device.then(|| console::clean(name))
     };
-    // Below a disk is a line about its driver.
+    // The line after a disk is about the disk's driver.
     let is_driver = |line: &str| line.starts_with("driver: ") || line == "(driver?)";
     lines
         .iter()
