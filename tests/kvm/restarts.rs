@@ -1,4 +1,6 @@
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::process::Running;
 use crate::support::queue::{IN, Queue};
@@ -119,6 +121,25 @@ guest!(
 "
 );
 
+/// Waits for a vCPU's thread that is not `known`, and gives its number.
+fn wait_for_another_vcpu(process: u32, known: Option<u32>) -> Option<u32> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Nothing tells that a boot has begun but asking.
+    loop {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap().flatten();
+        let is_vcpu = |thread: &fs::DirEntry| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "vcpu-0")
+        };
+        let number = |thread: fs::DirEntry| thread.file_name().to_str()?.parse().ok();
+        let vcpu = threads.filter(is_vcpu).find_map(number);
+        if vcpu.is_some() && vcpu != known {
+            return vcpu;
+        }
+        assert!(Instant::now() < deadline, "no boot begins");
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn a_signal_in_a_restart_loop_is_not_told_that_nothing_was_printed() {
     if !kvm_is_here() {
@@ -128,9 +149,11 @@ fn a_signal_in_a_restart_loop_is_not_told_that_nothing_was_printed() {
         .args(&["--on-reboot", "restart"])
         .keyboard()
         .start();
-    // The second boot waits for input, and prints nothing.
+    let first = wait_for_another_vcpu(running.id(), None);
     running.type_in(b"x");
     running.wait_for("x");
+    // The second boot waits for input, and prints nothing.
+    wait_for_another_vcpu(running.id(), first);
     running.signal(libc::SIGTERM);
     let ended = running.end().with_code(143).saying(&["SIGTERM"]);
     assert!(!ended.stderr.contains("nothing"), "{}", ended.describe());
