@@ -1,13 +1,14 @@
-//! A bound on the log lines that a guest can cause.
+//! A bound on the log lines that one device can cause. `logging.rs` has the bound for the process.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use log::Level;
 
-/// Lines that one device may write, however long it lives.
+/// Lines that one device may write.
 const LINES: u32 = 16;
 
-/// Counts a device's log lines. A guest can cause as many as it likes: by mistakes, or by filling the host's disk.
+/// Counts a device's log lines, of which a guest can cause as many as it likes. So a device that goes wrong leaves lines to
+/// the others.
 #[derive(Debug, Default)]
 pub struct LogLimit(AtomicU32);
 
@@ -22,7 +23,7 @@ impl LogLimit {
             _ => log::debug!("{line}"),
         }
         if before == Ok(LINES - 1) {
-            log::log!(level, "what else this device has to say is logged at level debug");
+            log::log!(level, "this device logs further messages at level debug");
         }
     }
 }
