@@ -1,4 +1,4 @@
-use crate::support::{Coracle, kvm_is_here, u32_at};
+use crate::support::{Coracle, need_kvm, u32_at};
 
 guest!(start_all, "
     # What CPUID tells this processor, to the 32 bytes at \\place: the ID of leaf 1, the highest leaf, and of leaf 0xb
@@ -66,9 +66,7 @@ guest!(start_all, "
 ");
 
 fn cpus(count: u8) {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let others = usize::from(count) - 1;
     let kernel = start_all().data((others as u32).to_le_bytes()).linux64();
     let ended = Coracle::run(&kernel)
@@ -188,9 +186,7 @@ const HIDDEN: [u32; 8] = [
 
 #[test]
 fn neither_virtualization_nor_counters_are_shown_unless_asked_for() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let told = leaves(&[0, 0x8000_0000, 1, 0x8000_0001], &[]);
     let [
         [highest, ..],
@@ -224,9 +220,7 @@ fn neither_virtualization_nor_counters_are_shown_unless_asked_for() {
 
 #[test]
 fn a_feature_that_is_asked_for_is_shown_or_refused_by_name() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     // No processor has both.
     let kernel = tell_leaves().data(u32::MAX.to_le_bytes()).linux64();
     Coracle::run(&kernel)

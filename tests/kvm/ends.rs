@@ -1,15 +1,13 @@
 use std::io::Read;
 
 use crate::support::process::{pipe, wait_until_full};
-use crate::support::{Coracle, Guest, Kernel, kvm_is_here};
+use crate::support::{Coracle, Guest, Kernel, need_kvm};
 
 guest!(power_off_at_once, "power_off");
 
 #[test]
 fn a_power_off_is_0_and_silent() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&power_off_at_once().linux64())
         .end()
         .with_code(0)
@@ -27,9 +25,7 @@ guest!(
 
 #[test]
 fn a_power_off_out_of_32_bit_mode_is_0_and_silent() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     Coracle::run(&power_off_elsewhere().pvh())
         .end()
         .with_code(0)
@@ -52,9 +48,7 @@ guest!(
 
 #[test]
 fn a_reset_is_100_and_says_so() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&say_and_reset().linux64()).end().with_code(100);
     assert_eq!(ended.stdout, b"0 boot\n");
     ended.saying(&["coracle: the guest rebooted", "--on-reboot restart"]);
@@ -62,9 +56,7 @@ fn a_reset_is_100_and_says_so() {
 
 #[test]
 fn a_reset_boots_again_when_asked_to() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = say_and_reset().linux64();
     let mut running = Coracle::run(&kernel).args(&["--on-reboot", "restart"]).start();
     running.wait_for("0 boot\n0 boot\n0 boot\n");
@@ -84,9 +76,7 @@ guest!(
 
 #[test]
 fn an_exception_without_a_handler_is_a_triple_fault_and_110() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&fault().linux64()).end().with_code(110);
     assert_eq!(ended.stdout, b"adrift");
     ended.saying(&["coracle: triple fault", "| adrift"]);
@@ -95,9 +85,7 @@ fn an_exception_without_a_handler_is_a_triple_fault_and_110() {
 /// KVM on AMD processors forgets where the fault was.
 #[test]
 fn a_triple_fault_names_where_it_was_or_no_place_at_all() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&touch_unmapped_memory().linux64())
         .end()
         .with_code(110);
@@ -119,9 +107,7 @@ guest!(
 
 #[test]
 fn a_page_fault_without_a_handler_is_a_triple_fault_and_110() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     Coracle::run(&touch_unmapped_memory().linux64())
         .end()
         .with_code(110)
@@ -140,9 +126,7 @@ guest!(
 
 #[test]
 fn an_instruction_that_kvm_cannot_emulate_is_111_with_its_bytes() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     Coracle::run(&confuse_kvm().linux64())
         .end()
         .with_code(111)
@@ -187,9 +171,7 @@ guest!(
 
 #[test]
 fn a_guest_that_halts_with_interrupts_off_is_113_and_told_so() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     // The others never start.
     for cpus in ["1", "8"] {
         let ended = Coracle::run(&halt().linux64())
@@ -237,9 +219,7 @@ guest!(
 
 #[test]
 fn two_processors_that_halt_are_113() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&halt_both().linux64())
         .args(&["--cpus", "2"])
         .end()
@@ -260,9 +240,7 @@ guest!(
 
 #[test]
 fn a_guest_that_could_not_switch_its_power_off_is_0_and_told_so() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = shut_down_without_a_switch().linux64();
     Coracle::run(&kernel)
         .args(&["--cmdline", "acpi=off"])
@@ -276,9 +254,7 @@ fn a_guest_that_could_not_switch_its_power_off_is_0_and_told_so() {
 }
 
 fn ended_by(guest: Guest, arguments: &[&str], signal: i32, code: u8, name: &str) {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut running = Coracle::run(&guest.linux64()).args(arguments).start();
     running.wait_for("afloat");
     running.signal(signal);
@@ -329,9 +305,7 @@ guest!(
 
 #[test]
 fn sigterm_ends_a_flood_that_nobody_reads() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let (_unread, stdout) = pipe();
     let running = Coracle::run(&flood().linux64())
         .stdout(stdout.try_clone().unwrap())
@@ -344,9 +318,7 @@ fn sigterm_ends_a_flood_that_nobody_reads() {
 
 #[test]
 fn a_reader_that_goes_away_is_141() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let (mut reader, stdout) = pipe();
     let running = Coracle::run(&flood().linux64()).stdout(stdout).start();
     reader.read_exact(&mut [0]).unwrap();
@@ -359,9 +331,7 @@ fn a_reader_that_goes_away_is_141() {
 
 #[test]
 fn a_full_device_as_stdout_is_125_and_named() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     Coracle::run(&flood().linux64())
         .stdout(full)
@@ -375,9 +345,7 @@ fn a_full_device_as_stdout_is_125_and_named() {
 
 #[test]
 fn a_full_device_as_stdout_is_125_also_when_the_guest_powers_off_at_once() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     Coracle::run(&power_off_after_words().linux64())
         .stdout(full)
@@ -391,9 +359,7 @@ fn a_full_device_as_stdout_is_125_also_when_the_guest_powers_off_at_once() {
 
 #[test]
 fn sigterm_ends_the_wait_for_a_reader_after_the_power_off() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let (_unread, stdout) = pipe();
     let running = Coracle::run(&power_off_after_much().linux64())
         .stdout(stdout.try_clone().unwrap())
@@ -406,9 +372,7 @@ fn sigterm_ends_the_wait_for_a_reader_after_the_power_off() {
 
 #[test]
 fn a_closed_stdout_loses_the_output_and_nothing_else() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = power_off_after_words().linux64();
     let closed = Coracle::run(&kernel).through(&["sh", "-c", "exec \"$@\" >&-", "sh"]);
     assert_eq!(closed.end().with_code(0).in_silence().stdout, b"");
@@ -424,9 +388,7 @@ guest!(
 
 #[test]
 fn a_slow_reader_gets_every_byte_also_after_the_power_off() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let (mut reader, stdout) = pipe();
     let running = Coracle::run(&power_off_after_much().linux64())
         .stdout(stdout)
@@ -462,9 +424,7 @@ guest!(
 
 #[test]
 fn a_panic_is_read_from_the_console_and_explained() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     Coracle::run(&panic_without_root().linux64())
         .end()
         .with_code(103)
@@ -478,9 +438,7 @@ fn a_panic_is_read_from_the_console_and_explained() {
 
 #[test]
 fn a_panic_is_no_reason_to_boot_again() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel: Kernel = panic_without_root().linux64();
     Coracle::run(&kernel)
         .args(&["--on-reboot", "restart"])
@@ -490,9 +448,7 @@ fn a_panic_is_no_reason_to_boot_again() {
 
 #[test]
 fn two_writers_of_one_image_are_refused_and_two_readers_are_not() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("disk.img");
     std::fs::write(&image, [0; 4096]).unwrap();

@@ -1,4 +1,4 @@
-use crate::support::{Coracle, Ended, kvm_is_here, text, u32_at, u64_at};
+use crate::support::{Coracle, Ended, need_kvm, text, u32_at, u64_at};
 
 const MIB: u64 = 1 << 20;
 const RAM: u32 = 1;
@@ -45,9 +45,7 @@ fn start_info(arguments: &[&str]) -> Ended {
 
 #[test]
 fn a_pvh_kernel_finds_its_start_info_and_command_line_at_ebx() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let told = start_info(&["--cmdline", "oar=2 -- paddle"]).stdout;
     assert_eq!(u32_at(&told, 0), 0x336e_c578, "magic");
     assert_eq!(u32_at(&told, 4), 1, "version");
@@ -85,9 +83,7 @@ guest!(
 
 #[test]
 fn a_64_bit_kernel_finds_the_zero_page_and_its_command_line_at_rsi() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = tell_zero_page().linux64();
     let told = Coracle::run(&kernel)
         .args(&["--cmdline", "oar=2"])
@@ -116,9 +112,7 @@ guest!(
 
 #[test]
 fn the_initrd_is_where_the_zero_page_says_and_whole() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let bytes: Vec<u8> = (0..5000u32).map(|index| (index >> 2) as u8).collect();
     let initrd = crate::support::Kernel::new(&bytes);
     let kernel = send_initrd().linux64();
@@ -143,9 +137,7 @@ fn zero_page_ranges(memory: &str) -> Vec<(u64, u64)> {
 
 #[test]
 fn both_protocols_tell_of_all_memory_below_and_above_4_gib() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     // What PC convention keeps back: the part of the first MiB from the extended BIOS data area on.
     let kept_back = MIB - 0x9_fc00;
     for (size, bytes) in [("64M", 64 * MIB), ("5G", 5 << 30)] {
@@ -194,9 +186,7 @@ guest!(
 
 #[test]
 fn the_last_byte_of_memory_is_there() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     for (size, last) in [
         ("64M", 64 * MIB - 1),
         ("3G", (3 << 30) - 1),

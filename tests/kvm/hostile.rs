@@ -1,5 +1,5 @@
 use crate::support::queue::{self, Descriptor, Queue};
-use crate::support::{Coracle, Random, kvm_is_here, seed};
+use crate::support::{Coracle, Random, need_kvm, seed};
 use crate::virtio::disk;
 
 guest!(
@@ -69,9 +69,7 @@ guest!(
 
 #[test]
 fn random_writes_to_every_port_harm_nobody() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let data = [seed().to_le_bytes(), 6000u64.to_le_bytes()].concat();
     Coracle::run(&storm_ports().data(data).linux64())
         .input(vec![b'x'; 100])
@@ -211,9 +209,7 @@ fn storm(data: Vec<u8>) {
 
 #[test]
 fn random_writes_to_every_register_of_a_disk_harm_nobody() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     storm(storm_data(seed(), 4000, Queue::request(queue::IN, 5, &[]).into()));
 }
 
@@ -272,9 +268,7 @@ fn recovers_from(queue: &mut Queue, what: &str) {
 
 #[test]
 fn queues_in_impossible_places_harm_nobody() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let good = [0x30_0000, 0x30_1000, 0x30_2000];
     // The last bytes of memory, beyond it, the window itself, the end of all addresses, and misaligned.
     for wild in [0x1ff_fff0, 0x200_0000, 0xd000_0000, u64::MAX - 15, 0x30_0001] {
@@ -293,9 +287,7 @@ fn queues_in_impossible_places_harm_nobody() {
 
 #[test]
 fn random_descriptors_harm_nobody() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut random = Random(seed());
     for round in 0..12 {
         let addresses = [
@@ -344,9 +336,7 @@ guest!(
 
 #[test]
 fn a_power_off_with_requests_in_flight_is_a_power_off() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let kernel = cut_power()
         .data(Queue::request(queue::OUT, 1, &[1; 512]))
@@ -367,9 +357,7 @@ guest!(lie_on_the_console, "
 
 #[test]
 fn escape_sequences_of_a_guest_never_reach_stderr() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&lie_on_the_console().linux64()).end();
     assert!(!ended.stderr.contains(['\x1b', '\x07']), "{}", ended.describe());
     assert!(

@@ -1,5 +1,5 @@
 use crate::support::queue::{self, Queue};
-use crate::support::{Coracle, kvm_is_here};
+use crate::support::{Coracle, need_kvm};
 use crate::virtio::disk;
 
 guest!(
@@ -32,9 +32,7 @@ guest!(
 
 #[test]
 fn a_disk_raises_its_line_at_the_io_apic_when_a_request_is_done() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let kernel = disk_interrupt().data(Queue::request(queue::IN, 3, &[])).linux64();
     let ended = Coracle::run(&kernel)
@@ -89,9 +87,7 @@ guest!(
 
 #[test]
 fn a_line_that_two_threads_raise_at_once_wakes_the_guest_for_both() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let kernel = two_queues().data(Queue::request(queue::IN, 3, &[])).linux64();
     for engine in ["sync", "uring"] {
@@ -144,9 +140,7 @@ guest!(
 
 #[test]
 fn typed_input_wakes_a_halted_guest_by_the_serial_port_s_line() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut running = Coracle::run(&receive_interrupts().linux64()).keyboard().start();
     running.wait_for("ready");
     // The vector is the character 4; a point says that the handler has read all there was.
@@ -215,9 +209,7 @@ guest!(transmit_interrupts, "
 
 #[test]
 fn a_transmitter_that_is_empty_interrupts_through_the_pic() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&transmit_interrupts().linux64())
         .end()
         .with_code(0)

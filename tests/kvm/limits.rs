@@ -1,5 +1,5 @@
 use crate::support::queue::Queue;
-use crate::support::{Coracle, Ended, Kernel, kvm_is_here};
+use crate::support::{Coracle, Ended, Kernel, need_kvm};
 
 guest!(
     drive_sixteen_disks,
@@ -48,9 +48,7 @@ fn with_open_files(limit: u32) -> Ended {
 
 #[test]
 fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut enough = Vec::new();
     for limit in 8..120 {
         let ended = with_open_files(limit);
@@ -72,9 +70,7 @@ fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
 
 #[test]
 fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = format!("{},ro", disk.path().display());
@@ -89,9 +85,7 @@ fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
 
 #[test]
 fn a_limit_of_threads_is_high_enough_or_named_before_the_guest_runs() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = format!("{},ro", disk.path().display());
@@ -119,9 +113,7 @@ fn a_limit_of_threads_is_high_enough_or_named_before_the_guest_runs() {
 
 #[test]
 fn a_limit_of_address_space_is_named() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     Coracle::run(&kernel())
         .args(&["--memory", "1G"])
         .through(&["sh", "-c", "ulimit -v 800000; exec \"$@\"", "sh"])

@@ -1,4 +1,4 @@
-use crate::support::{Coracle, kvm_is_here};
+use crate::support::{Coracle, need_kvm};
 
 guest!(
     read_absent_ports,
@@ -36,9 +36,7 @@ guest!(
 
 #[test]
 fn ports_of_no_device_read_as_all_ones_and_take_writes() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     // The second serial port's, a disk controller's, both ends of the PCI ports, and the last that there are.
     let ports: [u32; 6] = [0x2f8, 0x1f0, 0xcf8, 0xcfc, 0x1234, 0xfff8];
     let data: Vec<u8> = [6]
@@ -66,9 +64,7 @@ guest!(
 
 #[test]
 fn a_string_read_from_nowhere_is_all_ones_and_no_longer_than_asked() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&read_strings_from_nowhere().linux64())
         .end()
         .with_code(0);
@@ -101,9 +97,7 @@ guest!(
 
 #[test]
 fn addresses_of_no_device_read_as_all_ones_whatever_was_written_there() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     // Right after guest memory; the first virtio window without a device; in the hole; and across two of its pages.
     for address in [0x800_0000u64, 0xd000_1000, 0xf123_4560, 0xe000_0ffd] {
         let kernel = touch_the_hole().data(address.to_le_bytes()).linux64();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::process::Running;
 use crate::support::queue::{IN, Queue};
-use crate::support::{Coracle, Kernel, kvm_is_here};
+use crate::support::{Coracle, Kernel, need_kvm};
 
 guest!(
     count_boots_on_disk,
@@ -58,9 +58,7 @@ fn run(kernel: &Kernel, disk: &str) -> Running {
 
 #[test]
 fn an_ephemeral_disk_keeps_what_was_written_over_a_reboot_and_no_longer() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = tempfile::NamedTempFile::new().unwrap();
     fs::write(disk.path(), FRESH).unwrap();
     let option = format!("{},ephemeral", disk.path().display());
@@ -78,9 +76,7 @@ fn an_ephemeral_disk_keeps_what_was_written_over_a_reboot_and_no_longer() {
 
 #[test]
 fn a_reboot_keeps_the_files_that_were_opened_and_their_locks() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name).display().to_string();
     let (disk, kept) = (path("disk.img"), path("kept.img"));
@@ -142,9 +138,7 @@ fn wait_for_another_vcpu(process: u32, known: Option<u32>) -> Option<u32> {
 
 #[test]
 fn a_signal_in_a_restart_loop_is_not_told_that_nothing_was_printed() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut running = Coracle::run(&echo_once_and_reset().linux64())
         .args(&["--on-reboot", "restart"])
         .keyboard()
@@ -177,9 +171,7 @@ guest!(
 #[test]
 fn a_guest_that_boots_again_and_again_does_not_flood_the_log() {
     const BOOTS: usize = 150;
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut running = Coracle::run(&break_a_device_and_reset().linux64())
         .args(&["--on-reboot", "restart"])
         .start();

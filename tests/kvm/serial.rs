@@ -1,6 +1,6 @@
 use std::io::{PipeReader, Read, Write};
 
-use crate::support::{Coracle, kvm_is_here};
+use crate::support::{Coracle, need_kvm};
 
 guest!(
     all_bytes,
@@ -17,9 +17,7 @@ guest!(
 
 #[test]
 fn every_byte_that_a_guest_transmits_arrives_on_stdout() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&all_bytes().linux64())
         .end()
         .with_code(0)
@@ -40,9 +38,7 @@ guest!(
 
 #[test]
 fn every_byte_of_a_string_instruction_arrives_in_order() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let bytes: Vec<u8> = (0..20_000u32).map(|index| ((index * index) >> 3) as u8).collect();
     let data = [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
     let ended = Coracle::run(&send_data().data(data).linux64())
@@ -68,9 +64,7 @@ guest!(
 
 #[test]
 fn input_from_a_pipe_reaches_a_guest_that_polls_whole_and_in_order() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     // More than the receive FIFO's 64 bytes, and every value: 1 is the escape key on a terminal only.
     let input: Vec<u8> = (0..700u32).map(|index| (index * 7) as u8).collect();
     let kernel = echo().data(700u32.to_le_bytes()).linux64();
@@ -84,9 +78,7 @@ fn input_from_a_pipe_reaches_a_guest_that_polls_whole_and_in_order() {
 
 #[test]
 fn input_typed_while_the_guest_runs_reaches_it() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = echo().data(8u32.to_le_bytes()).linux64();
     let mut running = Coracle::run(&kernel).keyboard().start();
     running.type_in(b"boat");
@@ -112,9 +104,7 @@ guest!(
 
 #[test]
 fn the_end_of_stdin_is_not_the_end_of_the_guest() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut running = Coracle::run(&speak_and_wait().linux64()).start();
     running.wait_for("afloat");
     running.signal(libc::SIGTERM);
@@ -123,9 +113,7 @@ fn the_end_of_stdin_is_not_the_end_of_the_guest() {
 
 #[test]
 fn a_closed_stdin_is_not_the_end_of_the_guest() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = all_bytes().linux64();
     let closed = Coracle::run(&kernel).through(&["sh", "-c", "exec \"$@\" <&-", "sh"]);
     assert_eq!(closed.end().with_code(0).stdout.len(), 256);
@@ -152,9 +140,7 @@ guest!(
 
 #[test]
 fn input_that_comes_before_the_driver_is_ready_is_not_lost() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let input = b"abcdefghijklmnopqrstuvwxyz";
     let ended = Coracle::run(&probe_before_listening().linux64())
         .input(input)
@@ -186,9 +172,7 @@ guest!(
 
 #[test]
 fn a_guest_that_asks_for_no_input_leaves_all_of_it_to_the_next_reader() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let input = [b'a'; 1000];
     let stdin = pipe_with(&input);
     Coracle::run(&ask_for_nothing().linux64())
@@ -214,9 +198,7 @@ guest!(
 #[test]
 fn no_more_of_a_pipe_is_read_than_the_serial_port_takes() {
     const FIFO: usize = 64;
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let input: Vec<u8> = (0..1000u32).map(|index| index as u8).collect();
     let stdin = pipe_with(&input);
     Coracle::run(&ask_and_never_read().linux64())
@@ -230,9 +212,7 @@ fn no_more_of_a_pipe_is_read_than_the_serial_port_takes() {
 
 #[test]
 fn a_loop_over_lines_sees_all_of_them_when_the_guest_asks_for_none() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = ask_for_nothing().linux64();
     let each = "while read -r line; do \"$@\" >&2 || exit; echo \"$line\"; done";
     let ended = Coracle::run(&kernel)

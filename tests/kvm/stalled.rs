@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::support::process::{Running, pipe, wait_until_full};
 use crate::support::queue::{OUT, Queue};
 use crate::support::terminal::{Modes, Terminal};
-use crate::support::{Coracle, Ended, Guest, kvm_is_here};
+use crate::support::{Coracle, Ended, Guest, need_kvm};
 
 /// Much longer than it takes, and short enough that a person would not call it a hang.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -27,9 +27,7 @@ guest!(
 
 #[test]
 fn sigterm_ends_a_run_whose_terminal_shows_nothing_more_and_restores_it() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let terminal = Terminal::open(24, 80);
     let before = terminal.modes();
     let running = Coracle::run(&shout().linux64()).on_terminal(&terminal).start();
@@ -43,9 +41,7 @@ fn sigterm_ends_a_run_whose_terminal_shows_nothing_more_and_restores_it() {
 
 #[test]
 fn a_stdout_that_reaches_the_limit_of_a_files_size_is_125_and_named() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("stdout");
     let command = format!("ulimit -f 1; exec \"$@\" >'{}'", file.display());
@@ -163,9 +159,7 @@ struct Stuck {
 impl Stuck {
     /// Nothing, with the reason printed, where no file system can be frozen.
     fn start(guest: Guest, arguments: &[&str]) -> Option<Self> {
-        if !kvm_is_here() {
-            return None;
-        }
+        need_kvm();
         let frozen = FileSystem::mount().and_then(|file_system| {
             let disk = Path::new(&file_system.root()).join("disk");
             std::fs::write(&disk, [0; 64 * 512]).map_err(|error| error.to_string())?;
@@ -298,9 +292,7 @@ guest!(
 
 #[test]
 fn a_log_that_nobody_reads_does_not_stop_the_guest() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let (_unread, stderr) = pipe();
     Coracle::run(&err_and_power_off().linux64())
         .args(&["-v"])

@@ -3,7 +3,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::process::{pipe, wait_until_full};
-use crate::support::{Coracle, Guest, kvm_is_here};
+use crate::support::{Coracle, Guest, need_kvm};
 
 guest!(
     spin_on_all,
@@ -38,9 +38,7 @@ guest!(
 );
 
 fn ends_although_its_parent_blocks_signals(cpus: u8) {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let guest: Guest = spin_on_all().data(u32::from(cpus - 1).to_le_bytes());
     let mut running = Coracle::run(&guest.linux64())
         .args(&["--cpus", &cpus.to_string()])
@@ -117,9 +115,7 @@ guest!(
 
 #[test]
 fn every_processor_of_a_guest_that_was_stopped_and_continued_learns_of_it() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let mut running = Coracle::run(&wait_for_words_of_a_stop().linux64())
         .args(&["--cpus", "2"])
         .start();
@@ -150,9 +146,7 @@ guest!(
 
 #[test]
 fn a_processor_that_waited_long_for_a_reader_learns_that_it_was_stopped() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let (mut reader, stdout) = pipe();
     let kernel = flood_and_look_at_the_clock().linux64();
     let running = Coracle::run(&kernel).stdout(stdout.try_clone().unwrap()).start();

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::terminal::Terminal;
-use crate::support::{Coracle, kvm_is_here};
+use crate::support::{Coracle, need_kvm};
 
 /// How long anything may take before a test fails. Far more than it does take, also on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -87,9 +87,7 @@ fn is_stopped(id: u32) -> bool {
 
 #[test]
 fn a_terminals_answer_to_the_guest_is_not_left_to_the_shell() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let terminal = Terminal::open(24, 80);
     let before = terminal.modes();
     let running = Coracle::run(&ask_and_spin().linux64())
@@ -119,9 +117,7 @@ guest!(
 
 #[test]
 fn what_a_guest_switched_on_in_the_terminal_is_switched_off_at_its_end() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let terminal = Terminal::open(24, 80);
     let kernel = change_the_terminal().linux64();
     let ended = Coracle::run(&kernel).on_terminal(&terminal).start().end_unread();
@@ -136,9 +132,7 @@ fn what_a_guest_switched_on_in_the_terminal_is_switched_off_at_its_end() {
 
 #[test]
 fn a_pipe_gets_nothing_that_the_guest_did_not_print() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&change_the_terminal().linux64()).end().with_code(0);
     assert!(ended.stdout.ends_with(b"\x1b(0\x1b[1m"), "{}", ended.describe());
 }
@@ -153,9 +147,7 @@ guest!(
 
 #[test]
 fn a_terminal_that_a_guest_did_not_change_gets_nothing_that_it_did_not_print() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let terminal = Terminal::open(24, 80);
     let kernel = print_plainly().linux64();
     let ended = Coracle::run(&kernel).on_terminal(&terminal).start().end_unread();
@@ -176,9 +168,7 @@ guest!(
 
 #[test]
 fn in_the_background_the_terminal_is_left_alone_and_a_signal_is_obeyed() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let terminal = Terminal::open(24, 80);
     let before = terminal.modes();
     let (coracle, mut shell) = Coracle::run(&speak_and_echo().linux64())
@@ -198,9 +188,7 @@ fn in_the_background_the_terminal_is_left_alone_and_a_signal_is_obeyed() {
 
 #[test]
 fn a_job_that_comes_to_the_foreground_gets_the_terminal_raw_without_being_told() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let terminal = Terminal::open(24, 80);
     let before = terminal.modes();
     let (coracle, mut shell) = Coracle::run(&speak_and_echo().linux64())
@@ -230,9 +218,7 @@ guest!(
 
 #[test]
 fn what_was_typed_ahead_is_kept_over_a_reboot() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let terminal = Terminal::open(24, 80);
     let running = Coracle::run(&echo_and_reset().linux64())
         .args(&["--on-reboot", "restart"])

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use tempfile::NamedTempFile;
 
-use crate::support::{Coracle, Kernel, Random, kvm_is_here};
+use crate::support::{Coracle, Kernel, Random, need_kvm};
 
 /// What the guest is going to do: its own source.
 #[path = "driver/src/plan.rs"]
@@ -135,9 +135,7 @@ impl Disk {
 
 #[test]
 fn a_third_partys_drivers_read_and_write_what_the_host_does() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     for engine in ["sync", "uring"] {
         let mut disks = [
             Disk::new("oar", false, 1),

@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use crate::support::{Coracle, Ended, Guest, Kernel, kvm_is_here};
+use crate::support::{Coracle, Ended, Guest, Kernel, need_kvm};
 
 /// What the guests here print.
 const OUTPUT: &str = "a kernel's line\nCoracle guest: one that is tested\nhello\n";
@@ -68,9 +68,7 @@ fn exits<'a>(json: &'a Value, reason: &str, address: Option<&str>) -> &'a Value 
 
 #[test]
 fn every_phase_of_a_run_and_every_mark_of_the_guest_is_noted_once_and_in_order() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let json = json(Coracle::run(&printing(marking()).linux64()), 0);
     let names = names(&json);
     let (ours, guests) = names.split_at(names.len() - 7);
@@ -121,9 +119,7 @@ fn every_phase_of_a_run_and_every_mark_of_the_guest_is_noted_once_and_in_order()
 
 #[test]
 fn exits_are_counted_by_reason_and_address_and_by_phase() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let json = json(Coracle::run(&printing(marking()).linux64()), 0);
     // The byte that was read came first.
     let bytes = OUTPUT.len() as u64 + 1;
@@ -155,9 +151,7 @@ fn exits_are_counted_by_reason_and_address_and_by_phase() {
 
 #[test]
 fn the_boot_clock_is_there_only_when_somebody_is_timed() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = printing(marking()).linux64();
     let off = Coracle::run(&kernel).end().with_code(0).in_silence();
     let (on, _) = run_into("boot.json", Coracle::run(&kernel), 0);
@@ -168,9 +162,7 @@ fn the_boot_clock_is_there_only_when_somebody_is_timed() {
 
 #[test]
 fn without_a_file_there_is_a_table_on_stderr_and_the_next_argument_is_its_own() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let ended = Coracle::run(&printing(marking()).linux64())
         .args(&["--timings", "--cpus", "2"])
         .end()
@@ -189,9 +181,7 @@ fn without_a_file_there_is_a_table_on_stderr_and_the_next_argument_is_its_own() 
 
 #[test]
 fn a_picture_has_the_phases() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let (_, picture) = run_into("boot.svg", Coracle::run(&printing(marking()).linux64()), 0);
     assert!(picture.starts_with("<svg "), "{picture}");
     for words in [
@@ -231,9 +221,7 @@ guest!(
 
 #[test]
 fn a_guest_that_marks_and_exits_without_end_is_counted_but_not_kept() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let json = json(Coracle::run(&storm().linux64()), 0);
     let marks = names(&json)
         .iter()
@@ -260,9 +248,7 @@ guest!(
 
 #[test]
 fn a_run_that_ends_badly_has_its_figures_too() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let json = json(Coracle::run(&fault_at_once().linux64()), 110);
     assert_eq!(names(&json).last(), Some(&"end"));
     assert_eq!(exits(&json, "fatal", None)["count"], 1);
@@ -278,9 +264,7 @@ guest!(
 
 #[test]
 fn of_a_guest_that_boots_again_the_first_boot_is_timed() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("boot.json");
     let mut running = Coracle::run(&reset_when_timed().linux64())
@@ -296,9 +280,7 @@ fn of_a_guest_that_boots_again_the_first_boot_is_timed() {
 
 #[test]
 fn a_machine_that_cannot_be_built_has_the_phases_until_then() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let missing = json(Coracle::new(&["run", "--kernel", "/no/such/kernel"]), 127);
     assert!(!names(&missing).contains(&"kvm_opened"), "{missing}");
     let no_kernel = json(Coracle::run(&Kernel::new(&[0x5a; 4096])), 125);

@@ -3,7 +3,7 @@ use std::io::Write;
 use tempfile::NamedTempFile;
 
 use crate::support::queue::{self, Queue};
-use crate::support::{Coracle, kvm_is_here, u32_at};
+use crate::support::{Coracle, need_kvm, u32_at};
 
 guest!(
     identify,
@@ -39,9 +39,7 @@ pub fn disk() -> NamedTempFile {
 
 #[test]
 fn a_disk_is_a_virtio_block_device_of_its_size_in_the_first_window() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let kernel = identify().linux64();
     let ended = Coracle::run(&kernel)
@@ -113,9 +111,7 @@ fn request(queue: Queue, disk: &str) -> Reply {
 
 #[test]
 fn a_read_by_hand_brings_the_sector() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let reply = request(Queue::request(queue::IN, 7, &[]), disk.path().to_str().unwrap());
     assert_eq!(
@@ -128,9 +124,7 @@ fn a_read_by_hand_brings_the_sector() {
 
 #[test]
 fn a_write_by_hand_reaches_the_file_and_nothing_beside_it() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let mut expected = std::fs::read(disk.path()).unwrap();
     expected[9 * 512..10 * 512].fill(0xb0);
@@ -144,9 +138,7 @@ fn a_write_by_hand_reaches_the_file_and_nothing_beside_it() {
 
 #[test]
 fn a_write_to_a_read_only_disk_is_an_io_error_and_changes_nothing() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let before = std::fs::read(disk.path()).unwrap();
     let name = format!("{},ro", disk.path().display());
@@ -157,9 +149,7 @@ fn a_write_to_a_read_only_disk_is_an_io_error_and_changes_nothing() {
 
 #[test]
 fn requests_past_the_end_are_io_errors_and_change_nothing() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let before = std::fs::read(disk.path()).unwrap();
     for (kind, sector) in [
@@ -179,9 +169,7 @@ fn requests_past_the_end_are_io_errors_and_change_nothing() {
 
 #[test]
 fn a_write_past_the_limit_of_an_ephemeral_disk_is_an_io_error_whose_reason_is_logged() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     for (limit, status) in [("64K", queue::OK), ("1K", queue::IOERR)] {
         let name = format!("{},ephemeral,limit={limit}", disk.path().display());
@@ -201,9 +189,7 @@ fn a_write_past_the_limit_of_an_ephemeral_disk_is_an_io_error_whose_reason_is_lo
 
 #[test]
 fn the_id_of_a_disk_is_what_its_flag_says() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let name = format!("{},id=oar", disk.path().display());
     let mut asked = Queue::request(queue::GET_ID, 0, &[]);
@@ -234,9 +220,7 @@ fn the_id_of_a_disk_is_what_its_flag_says() {
 
 #[test]
 fn an_unknown_request_is_unsupported() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let reply = request(Queue::request(0x77, 0, &[]), disk.path().to_str().unwrap());
     assert_eq!(reply.status, queue::UNSUPP);
@@ -244,9 +228,7 @@ fn an_unknown_request_is_unsupported() {
 
 #[test]
 fn every_engine_and_cache_mode_writes_the_file_and_an_ephemeral_disk_does_not() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     for (options, is_kept) in [
         (",engine=sync", true),
         (",engine=uring", true),
@@ -270,9 +252,7 @@ fn every_engine_and_cache_mode_writes_the_file_and_an_ephemeral_disk_does_not() 
 
 #[test]
 fn where_io_uring_is_forbidden_a_warning_says_so_and_the_disk_works() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let disk = disk();
     let name = format!("{},engine=uring,queues=2", disk.path().display());
     let kernel = drive().data(Queue::request(queue::IN, 7, &[])).linux64();
@@ -288,9 +268,7 @@ fn where_io_uring_is_forbidden_a_warning_says_so_and_the_disk_works() {
 
 #[test]
 fn a_disk_that_another_process_has_is_refused_and_the_process_is_named() {
-    if !kvm_is_here() {
-        return;
-    }
+    need_kvm();
     let kernel = identify().linux64();
     let run = |arguments: &[&str]| Coracle::run(&kernel).args(arguments).end();
     let disk = disk();

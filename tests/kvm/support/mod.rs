@@ -18,12 +18,11 @@ pub mod terminal;
 pub use elf::{Guest, Kernel};
 pub use process::{Coracle, Ended};
 
-/// True, or the end of the test: where there is no KVM, it fails.
-pub fn kvm_is_here() -> bool {
+/// Fails the test where there is no KVM.
+pub fn need_kvm() {
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/kvm") {
         panic!("this test needs KVM: cannot open /dev/kvm: {error} (cargo test --lib runs what needs none)");
     }
-    true
 }
 
 /// The seed of this run's generated input: `CORACLE_TEST_SEED`, or the time. Shown when a test fails.
