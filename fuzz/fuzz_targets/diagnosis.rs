@@ -28,6 +28,7 @@ struct Input<'a> {
 enum End {
     PoweredOff,
     Reset,
+    Halted,
     TripleFault(Option<u64>),
     InternalError(u32, Option<u64>, Vec<u8>),
     EntryFailed(u64),
@@ -43,6 +44,7 @@ impl From<End> for Outcome {
         match end {
             End::PoweredOff => Self::PoweredOff,
             End::Reset => Self::Reset,
+            End::Halted => Self::Halted,
             End::TripleFault(instruction_pointer) => Self::TripleFault { instruction_pointer },
             End::InternalError(suberror, instruction_pointer, instruction) => Self::InternalError {
                 suberror,
@@ -104,14 +106,15 @@ fuzz_target!(|input: Input| {
         has_disk: input.has_disk,
         built_in: input.built_in,
         command_line: input.command_line,
+        initrd_failure: None,
     };
-    let verdict = explain(&input.end.into(), &console, &facts);
-    let code = verdict.exit_code;
+    let diagnosis = explain(&input.end.into(), &console, &facts);
+    let code = diagnosis.exit_code;
     assert!(
         code > 128 || exit_code::TABLE.iter().any(|(listed, _)| *listed == code),
         "{code}"
     );
-    let text = verdict
+    let text = diagnosis
         .explanation
         .map(|explanation| explanation.to_string())
         .unwrap_or_default();
