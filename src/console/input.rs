@@ -40,12 +40,12 @@ impl Input {
 
     /// How many bytes may be read from stdin now.
     ///
-    /// What a terminal sends is ours alone while we are in the foreground. Anything else may have other readers after
+    /// What a terminal sends is ours alone while we are in the foreground and have not given it back. Anything else may have other readers after
     /// us, for example the loop of a shell: from it no more is read than the guest's serial port takes at this moment.
     pub fn wanted(&self, terminal: Option<&Terminal>, serial: Option<&SerialPort>) -> usize {
         match (terminal, serial) {
             _ if !self.open => 0,
-            (Some(terminal), _) if terminal.is_in_foreground() => {
+            (Some(terminal), _) if terminal.gives_input() => {
                 READ.min(TERMINAL_BACKLOG.saturating_sub(self.backlog.len()))
             }
             (None, Some(serial)) if self.backlog.is_empty() => READ.min(serial.room_for_input()),

@@ -77,7 +77,13 @@ impl Terminal {
         !self.is_so
     }
 
-    /// Whether what is typed is for us.
+    /// Whether what is typed is for us. After the terminal was given back it is not: it is for the person's shell, or for
+    /// a pager at the other end of our output.
+    pub fn gives_input(&self) -> bool {
+        self.wanted != Wanted::Restored && self.is_in_foreground()
+    }
+
+    /// Whether this process is in the foreground of the terminal.
     pub fn is_in_foreground(&self) -> bool {
         is_in_foreground(stdin_fd())
     }

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::process::{pipe, wait_until_full};
 use crate::support::terminal::Terminal;
 use crate::support::{Coracle, need_kvm};
 
@@ -204,6 +205,40 @@ fn a_job_that_comes_to_the_foreground_gets_the_terminal_raw_without_being_told()
     assert_eq!(terminal.modes(), before);
     drop(shell);
     running.end_unread().in_silence();
+}
+
+guest!(
+    print_much_and_power_off,
+    "
+    send 0x100000, 4096
+    send 0x100000, 4096
+    send 0x100000, 4096
+    power_off
+"
+);
+
+#[test]
+fn after_the_guests_end_what_is_typed_is_left_to_others_while_the_output_waits_for_its_reader() {
+    need_kvm();
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let (mut reader, writer) = pipe();
+    let stdout = writer.try_clone().unwrap();
+    let running = Coracle::run(&print_much_and_power_off().linux64())
+        .on_terminal(&terminal)
+        .stdout(stdout)
+        .start();
+    wait_until_full(&writer);
+    drop(writer);
+    wait_until("the terminal is given back", || terminal.modes() == before);
+    // If Coracle read this, it would print help on stderr.
+    (&terminal.person).write_all(b"\x01h\n").unwrap();
+    wait_until("the line is there for its reader", || unread(&terminal) == 3);
+    let mut printed = Vec::new();
+    reader.read_to_end(&mut printed).unwrap();
+    assert_eq!(printed.len(), 3 * 4096);
+    running.end_unread().with_code(0).in_silence();
+    assert_eq!(unread(&terminal), 3);
 }
 
 guest!(
