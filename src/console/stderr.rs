@@ -94,7 +94,8 @@ impl Lines {
     /// Queues a line if there is room.
     fn put(&self, line: Vec<u8>) {
         let mut state = self.lock();
-        if state.size + line.len() > QUEUE_LIMIT {
+        // A line that is longer than the whole queue is taken when it is the only one.
+        if state.size > 0 && state.size + line.len() > QUEUE_LIMIT {
             state.dropped += 1;
             return;
         }
@@ -199,6 +200,17 @@ mod tests {
         reader.read_exact(&mut written).unwrap();
         assert_eq!(&written, b"one\ntwo\n");
         lines.wait_until_written(Duration::MAX / 4);
+    }
+
+    #[test]
+    fn a_line_longer_than_the_queue_is_not_dropped() {
+        let lines = lines();
+        lines.put(vec![b'x'; QUEUE_LIMIT + 1]);
+        lines.put(b"one more\n".to_vec());
+        let state = lines.lock();
+        let lengths: Vec<_> = state.queue.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [QUEUE_LIMIT + 1]);
+        assert_eq!(state.dropped, 1);
     }
 
     #[test]
