@@ -94,10 +94,12 @@ pub fn recognise(start: &[u8], end: &[u8]) -> Option<&'static Foreign> {
 }
 
 impl Foreign {
-    /// What to do with the file at `path`, which has this format.
+    /// What to do with the file at `path`, which has this format. A guest can write the bytes of such a format to its raw
+    /// disk, and programs that convert images open the files that these bytes name.
     pub fn advice(&self, path: &Path) -> String {
         format!(
-            "{}; if it is a raw image all the same, add ,format=raw",
+            "{}; if it is a raw disk that a guest has written, do not do that, since its bytes can name any file of this \
+             host, but add ,format=raw",
             self.remedy.text(path)
         )
     }

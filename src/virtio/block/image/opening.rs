@@ -214,6 +214,11 @@ fn format_of(disk: &Disk, file: &File, size: u64) -> Result<Format, OpenError> {
     let (mut start, mut end) = ([0; foreign::START], [0; foreign::END]);
     let count = file.read_at(&mut start, 0).map_err(failed)?;
     let start = &start[..count];
+    // A guest can write the last bytes of its qcow2 image, too, so the end of such a file says nothing.
+    let is_qcow2 = start.starts_with(&qcow2::MAGIC);
+    if is_qcow2 && disk.stated_format() == Some(Format::Qcow2) {
+        return Ok(Format::Qcow2);
+    }
     let from = size.saturating_sub(end.len() as u64);
     let count = file.read_at(&mut end, from).map_err(failed)?;
     if let Some(format) = foreign::recognise(start, &end[..count]) {
@@ -225,7 +230,7 @@ fn format_of(disk: &Disk, file: &File, size: u64) -> Result<Format, OpenError> {
     }
     match disk.stated_format() {
         Some(format) => Ok(format),
-        None if start.starts_with(&qcow2::MAGIC) => Err(OpenError::Ambiguous { path: path() }),
+        None if is_qcow2 => Err(OpenError::Ambiguous { path: path() }),
         None => Ok(Format::Raw),
     }
 }

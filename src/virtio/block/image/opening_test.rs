@@ -37,6 +37,22 @@ fn what_is_missing_or_empty_is_made_by_the_command_that_is_named() {
 }
 
 #[test]
+fn what_a_guest_writes_to_the_end_of_its_qcow2_image_makes_no_other_format_of_it() {
+    if !can_make_images() {
+        return;
+    }
+    let images = Images::new();
+    let path = images.create("disk.qcow2", "compat=1.1", 1 << 20);
+    let mut footer = [0; foreign::END];
+    footer[..8].copy_from_slice(b"conectix");
+    let file = File::options().write(true).open(&path).unwrap();
+    let end = file.metadata().unwrap().len().next_multiple_of(65536);
+    file.write_all_at(&footer, end + 65536 - foreign::END as u64)
+        .unwrap();
+    assert_eq!(Image::open(&Disk::new(path)).unwrap().limits().size, 1 << 20);
+}
+
+#[test]
 fn too_many_open_files_are_told_with_the_limit() {
     for (number, words) in [
         (libc::EMFILE, "ulimit -n"),
