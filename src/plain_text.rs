@@ -59,11 +59,15 @@ pub fn shell_word(path: &Path) -> String {
     let is_plain = |character: char| {
         character.is_ascii_alphanumeric() || "/._-+=:@%,".contains(character) || !character.is_ascii()
     };
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     match () {
-        // Quotes do not help: a terminal would act on it, or it is not even text.
-        _ if path.to_str().is_none() || !text.chars().all(is_visible) => format!("{path:?}"),
+        // A terminal would act on it, or it is not even text. What is shown instead leads to no file, and a shell runs
+        // nothing that is in it.
+        _ if path.to_str().is_none() || !text.chars().all(is_visible) => {
+            quoted(&text.escape_debug().to_string())
+        }
         _ if !text.is_empty() && text.chars().all(is_plain) => text.into_owned(),
-        _ => format!("'{}'", text.replace('\'', r"'\''")),
+        _ => quoted(&text),
     }
 }
 

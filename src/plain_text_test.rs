@@ -17,6 +17,16 @@ fn a_path_that_a_terminal_would_act_on_is_escaped() {
     assert_eq!(clean(&word), word);
 }
 
+#[test]
+fn a_shell_runs_nothing_that_is_in_a_path_which_it_cannot_be_given() {
+    for path in ["$(echo ran)\u{200b}", "`echo ran`\x1b", "'$(echo ran)'\x07"] {
+        let script = format!("printf %s {}", shell_word(Path::new(path)));
+        let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+        let read = String::from_utf8(output.stdout).unwrap();
+        assert!(read.contains("echo ran"), "{script}: {read}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(50))]
 

@@ -2,7 +2,7 @@
 //!
 //! The texts are those of init/do_mounts.c in Linux 6.1; versions near it print the same.
 
-use super::{Facts, console, initrd, more_memory};
+use super::{Facts, initrd, more_memory};
 
 /// Before the list of devices that the kernel has, in either of its two messages.
 const LISTS: [&str; 2] = ["here are the available partitions:", "List of all partitions:"];
@@ -208,11 +208,14 @@ fn devices_of(lines: &[String]) -> Vec<String> {
     let device = |line: &String| {
         let mut words = line.split_whitespace();
         let (number, blocks, name) = (words.next()?, words.next()?, words.next()?);
+        // The advice contains the name, and a person may copy the advice into a shell. All names of Linux's drivers pass.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!".contains(&byte);
         let is_device = number
             .bytes()
             .all(|byte| byte.is_ascii_hexdigit() || byte == b':')
-            && blocks.bytes().all(|byte| byte.is_ascii_digit());
-        is_device.then(|| console::clean(name))
+            && blocks.bytes().all(|byte| byte.is_ascii_digit())
+            && name.bytes().all(is_plain);
+        is_device.then(|| name.to_owned())
     };
     // The line after a disk is about the disk's driver.
     let is_driver = |line: &str| line.starts_with("driver: ") || line == "(driver?)";

@@ -1,4 +1,5 @@
 use super::*;
+use crate::diagnosis::console;
 
 fn facts(command_line: &str) -> Facts {
     Facts {
@@ -60,6 +61,15 @@ fn each_error_of_mounting_has_its_cause() {
         assert_tells(&text, &parts);
         assert_tells(&text, &["the root file system cannot be mounted: "]);
         assert!(!text.contains("no device"), "{text}");
+    }
+}
+
+#[test]
+fn a_device_whose_name_a_shell_would_act_on_is_not_in_the_advice() {
+    for name in ["vda;reboot", "$(reboot)", "`reboot`", "'reboot'", "vda&reboot"] {
+        let devices = format!("fe00 65536 {name}\n driver: virtio_blk\n");
+        let text = explained(&not_opened("vdb", "0,0", 6, &devices), &facts("root=/dev/vdb"));
+        assert!(!text.contains("reboot"), "{text}");
     }
 }
 

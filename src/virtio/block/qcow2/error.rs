@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::budget;
 use super::header::HeaderError;
 use super::permit::{Refusal, how_to_permit};
-use crate::plain_text::clean;
+use crate::plain_text::{clean, shell_word};
 use crate::virtio::block::image::error;
 use crate::virtio::block::image::lock::Busy;
 
@@ -14,11 +14,12 @@ use crate::virtio::block::image::lock::Busy;
 pub enum Error {
     #[error("cannot use disk image {path:?}: {source}")]
     Header { path: PathBuf, source: HeaderError },
-    #[error("cannot use disk image {path:?}: {source} (is it damaged? look: qemu-img check {path:?})")]
+    #[error("cannot use disk image {path:?}: {source} (is it damaged? look: qemu-img check {})", shell_word(.path))]
     Io { path: PathBuf, source: io::Error },
     #[error(
         "disk image {image:?} needs its backing file {path:?}, which does not exist (put it there, or name its new \
-         place: qemu-img rebase -u -b FILE -F FORMAT {image:?})"
+         place: qemu-img rebase -u -b FILE -F FORMAT {})",
+        shell_word(.image)
     )]
     BackingMissing { image: PathBuf, path: PathBuf },
     #[error(
@@ -37,7 +38,8 @@ pub enum Error {
     BackingIsADisk { image: PathBuf, path: PathBuf },
     #[error(
         "disk image {image:?} names {path:?} as its backing file, which is neither a file nor a block device (name \
-         another: qemu-img rebase -u -b FILE -F FORMAT {image:?})"
+         another: qemu-img rebase -u -b FILE -F FORMAT {})",
+        shell_word(.image)
     )]
     BackingKind { image: PathBuf, path: PathBuf },
     #[error(
@@ -62,18 +64,21 @@ pub enum Error {
     },
     #[error(
         "disk image {image:?} names itself as its backing file (name another: qemu-img rebase -u -b FILE -F FORMAT \
-         {image:?})"
+         {})",
+        shell_word(.image)
     )]
     Itself { image: PathBuf },
     #[error(
         "disk image {image:?} names {path:?} as its backing file, which lies above it already (name another: qemu-img \
-         rebase -u -b FILE -F FORMAT {image:?})"
+         rebase -u -b FILE -F FORMAT {})",
+        shell_word(.image)
     )]
     Circle { image: PathBuf, path: PathBuf },
     #[error(
         "disk image {image:?} and what lies under it may need more than {} MiB of memory for their tables, with {path:?} \
-         (put all into one image with tables of the usual size: qemu-img convert -O qcow2 {image:?} NEW)",
-        budget::TABLES >> 20
+         (put all into one image with tables of the usual size: qemu-img convert -O qcow2 {} NEW)",
+        budget::TABLES >> 20,
+        shell_word(.image)
     )]
     Tables { image: PathBuf, path: PathBuf },
     #[error(

@@ -8,9 +8,11 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use super::budget;
 use crate::config::Format;
+use crate::plain_text::shell_word;
 
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION_2_LENGTH: u64 = 72;
@@ -98,7 +100,8 @@ pub enum HeaderError {
     BackingName,
     #[error(
         "its backing file {name:?} has no stated format, and a guess could be wrong (state it: qemu-img rebase -u -b \
-         {name:?} -F raw, or -F qcow2)"
+         {} -F raw, or -F qcow2)",
+        shell_word(Path::new(.name))
     )]
     NoBackingFormat { name: String },
     #[error(

@@ -186,6 +186,15 @@ fn a_backing_file_has_a_name_and_a_format() {
 }
 
 #[test]
+fn a_shell_runs_nothing_of_a_name_in_the_command_that_states_a_format() {
+    for name in ["$(reboot)", "`reboot`", "a\";reboot;\""] {
+        let refusal = read(&with_backing(name.as_bytes(), &[])).unwrap_err().to_string();
+        let command = format!("qemu-img rebase -u -b '{name}' -F raw");
+        assert!(refusal.contains(&command), "{refusal}");
+    }
+}
+
+#[test]
 fn a_file_that_ends_early_is_refused() {
     let image = image();
     for length in [0, 3, 4, 71, 72, 103, 104, 65536, 3 * 65536 + 7] {
