@@ -158,7 +158,13 @@ impl Barrier {
     /// To be called when a call of the library has returned. A cluster that it has written and named in no table is data, or is
     /// free again.
     pub fn forget_claims(&self) {
-        self.state().claimed.clear();
+        // Most calls write no table. Then nothing is claimed, and this need not wait until other threads have written data.
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let is_empty = state.claimed.is_empty();
+        drop(state);
+        if !is_empty {
+            self.state().claimed.clear();
+        }
     }
 
     /// Takes a write to the header, which says where the tables are. Only the refcount table can move.

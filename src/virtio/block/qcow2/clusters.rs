@@ -34,6 +34,10 @@ impl Clusters {
         was_there
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
     pub fn clear(&mut self) {
         self.words.clear();
     }
