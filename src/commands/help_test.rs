@@ -45,6 +45,35 @@ fn the_help_of_run_lists_every_exit_code() {
     assert_eq!(listed, table, "{codes}");
 }
 
+#[test]
+fn the_help_leaves_the_breaking_of_lines_to_the_terminal() {
+    let coracle = Cli::command();
+    let texts = [&coracle].into_iter().chain(coracle.get_subcommands());
+    for text in texts.filter_map(|command| Some(command.get_after_help()?.to_string())) {
+        for (line, next) in text.lines().zip(text.lines().skip(1).chain([""])) {
+            if line.starts_with(' ') {
+                assert!(
+                    line.len() <= 100,
+                    "an example that is broken even in a wide terminal: {line}"
+                );
+            } else {
+                let goes_on = !line.is_empty() && !next.is_empty() && !next.starts_with(' ');
+                assert!(
+                    !goes_on,
+                    "a paragraph with a line break of its own: {line}\n{next}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_options_of_every_command_come_after_the_commands_own() {
+    let help = help_of("run");
+    let of = |option: &str| help.find(option).expect("the option is listed");
+    assert!(of("--config <FILE>\n") < of("-v, --verbose"));
+}
+
 /// The words of a command as a shell splits them, up to a comment, a pipe or a redirection.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);

@@ -5,6 +5,7 @@ mod doctor;
 mod habits;
 mod license;
 mod man;
+mod number;
 mod race;
 mod run;
 
@@ -41,7 +42,8 @@ Examples:
 Exit codes: `coracle help run` lists them; 125 if the arguments are not understood.")]
 pub struct Cli {
     /// Print more messages to stderr; twice for every message
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    // After a command's own options, which count from 0.
+    #[arg(short, long, global = true, action = ArgAction::Count, display_order = 900)]
     verbose: u8,
     #[command(subcommand)]
     command: Command,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use coracle_race::{self as race, Format, Guest, Host, Interrupts, Options, Plot, Row, Runner};
 
 use super::doctor::{self, Offer};
+use super::number::number;
 use super::{Error, print, system};
 use crate::boot::Image;
 use crate::built_in;
@@ -40,11 +41,11 @@ Examples:
 Exit codes: 0 measured, 125 nothing was measured or Coracle, being in the race, was not, 128+N ended by signal N.")]
 pub struct Args {
     /// How many starts of each runner are measured
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = number(1..=100_000u32))]
     runs: u32,
 
     /// How many starts of each runner come before those and are not measured: they bring files into the page cache
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(0..=1000u32))]
     warmup: u32,
 
     /// Race only these runners [default: all on this host]
@@ -56,11 +57,11 @@ pub struct Args {
     memory: Size,
 
     /// Number of vCPUs of each guest, 1 to 32
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=CPUS_MAX.into()))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = number(1..=CPUS_MAX))]
     cpus: u8,
 
     /// Start K guests of a runner at once, then K of the next runner, and so on
-    #[arg(long, value_name = "K", conflicts_with = "runs", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "K", conflicts_with = "runs", value_parser = number(1..=1000u32))]
     parallel: Option<u32>,
 
     /// Write the figures to FILE as JSON: hyperfine's keys, in seconds, and some more

@@ -6,6 +6,7 @@ use std::mem;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::number::number;
 use super::{Error, print};
 use crate::config::{CPUS_MAX, Config, Cpu, Disk, OnReboot, Size};
 use crate::console::{ignore_file_size_limit, tell};
@@ -26,18 +27,18 @@ Examples:
       the same with two disks, /dev/vda and a read-only /dev/vdb
   coracle run --cmdline '-- uname -a'
       one command in the built-in guest, then power-off
-  coracle run --kernel /boot/vmlinuz-$(uname -r) --initrd initrd.img --disk root.img --cmdline root=/dev/vda
-      any Linux kernel: a bzImage or a vmlinux, with or without PVH
+  coracle run --kernel vmlinuz --initrd initrd.img --disk root.img --cmdline root=/dev/vda
+      any Linux kernel, for example /boot/vmlinuz-6.1.0-37-amd64: a bzImage, or an ELF vmlinux
   coracle run --timings=boot.svg --cmdline '-- true'
-      where the time of a boot goes, as a picture; as figures with boot.json, as a table without a file
+      where the time of a boot goes, as a picture; figures with boot.json, a table without a file
   coracle run --config machine.json
-      the same options from a file, for example {\"kernel\": \"vmlinux\", \"memory\": \"1G\", \"disk\": \"root.img,ro\"}
+      options from a file, for example {\"cpus\": 2, \"disk\": \"root.img,ro\"}
 
-On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ctrl-A Ctrl-A sends a Ctrl-A to the
+On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ctrl-A Ctrl-A sends a Ctrl-A to the \
 guest. All other keys, also Ctrl-C, go to the guest.
 
-Exit codes: 0 powered off, 100 rebooted, 101 a bug in Coracle, 102 to 106 kernel panic, 110 triple fault,
-111 KVM error, 112 quit, 113 halted, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing,
+Exit codes: 0 powered off, 100 rebooted, 101 a bug in Coracle, 102 to 106 kernel panic, 110 triple fault, \
+111 KVM error, 112 quit, 113 halted, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing, \
 141 nobody reads the output any more, 128+N ended by signal N.")]
 pub struct Args {
     /// Kernel image: bzImage or ELF vmlinux, recognised by content [default: the built-in one]
@@ -48,13 +49,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
 
-    /// Text for the end of the kernel command line, for example 'quiet root=/dev/vda'; after ' -- ', arguments for init,
-    /// for example '-- ls -l', which the built-in guest runs as a command
+    /// Text for the end of the kernel command line, for example 'quiet root=/dev/vda'
+    ///
+    /// What follows the word -- is for init: the built-in guest runs it as a command, for example '-- ls -l'.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     cmdline: Option<String>,
 
     /// Number of vCPUs, 1 to 32 [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=CPUS_MAX.into()))]
+    #[arg(long, value_name = "N", value_parser = number(1..=CPUS_MAX))]
     cpus: Option<u8>,
 
     /// Features of the vCPUs, for example host,+vmx [default: host]
