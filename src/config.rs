@@ -99,6 +99,18 @@ impl FromStr for Size {
     }
 }
 
+/// Writes the size with the largest unit in which it is a whole number.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0.trailing_zeros() {
+            30..64 => write!(f, "{}G", self.0 >> 30),
+            20..30 => write!(f, "{}M", self.0 >> 20),
+            10..20 => write!(f, "{}K", self.0 >> 10),
+            _ => write!(f, "{} bytes", self.0),
+        }
+    }
+}
+
 /// A disk, written `FILE[,OPTION]...`; `config/disk_option.rs` lists the options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
@@ -260,9 +272,9 @@ pub enum Error {
     File { path: PathBuf, why: String },
     #[error("'{0}' is not a size: give a number with a unit, for example 512M or 2G")]
     Size(String),
-    #[error("memory of {0} bytes is out of range: a guest can have from 32M to 512G{hint}", hint = unit_forgotten(*.0))]
+    #[error("memory of {} is out of range: a guest can have from 32M to 512G{hint}", Size(*.0), hint = unit_forgotten(*.0))]
     Memory(u64),
-    #[error("memory of {0} bytes is not a multiple of 4096: give whole MiB, for example 512M")]
+    #[error("memory of {} is not a multiple of 4096: give whole MiB, for example 512M", Size(*.0))]
     MemoryPages(u64),
     #[error("{0} vCPUs are out of range: a guest can have 1 to {CPUS_MAX}")]
     Cpus(u8),

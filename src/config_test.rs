@@ -16,6 +16,17 @@ fn sizes_are_read_with_and_without_units() {
 }
 
 #[test]
+fn a_size_is_written_with_the_largest_unit_that_fits_it() {
+    for text in ["512G", "4G", "1536M", "128M", "64K", "1025K"] {
+        assert_eq!(text.parse::<Size>().unwrap().to_string(), text);
+    }
+    assert_eq!(Size(1).to_string(), "1 bytes");
+    assert_eq!(Size(0).to_string(), "0 bytes");
+    let said = Error::Memory(1000 << 30).to_string();
+    assert!(said.starts_with("memory of 1000G is out of range"), "{said}");
+}
+
+#[test]
 fn sizes_that_are_no_sizes_are_refused() {
     for text in [
         "",

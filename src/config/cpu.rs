@@ -50,7 +50,7 @@ impl Cpu {
 pub enum Error {
     #[error(
         "'{0}' is no kind of processor: write host, or host with features, for example host,+vmx (the number of vCPUs is \
-         given by cpus)"
+         the option 'cpus')"
     )]
     Model(String),
     #[error("'{0}' adds or removes no feature: write +NAME or -NAME, NAME one of {names}", names = names())]

@@ -110,7 +110,7 @@ impl fmt::Display for DryRun {
             let mode: String = match config {
                 config::Disk { ro: true, .. } => "read-only".into(),
                 config::Disk { ephemeral: true, .. } => {
-                    format!("ephemeral, up to {} MiB", config.limit().0 >> 20)
+                    format!("ephemeral, up to {}", config.limit())
                 }
                 _ => "read-write".into(),
             };

@@ -14,9 +14,10 @@ pub struct Choice {
 /// Chooses the engine of a disk. `asked` is what the person asked for, and `is_raw` whether the disk is a raw image.
 pub fn choose(asked: Engine, is_raw: bool) -> Choice {
     let (engine, reason) = match asked {
-        Engine::Auto | Engine::Uring if !is_raw => {
-            (Engine::Sync, "such a disk is read and written call by call")
-        }
+        Engine::Auto | Engine::Uring if !is_raw => (
+            Engine::Sync,
+            "a qcow2 or ephemeral disk is read and written call by call",
+        ),
         Engine::Auto => (Engine::Uring, "a raw image takes many requests at once"),
         chosen => (chosen, "as asked"),
     };

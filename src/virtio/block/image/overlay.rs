@@ -104,8 +104,8 @@ impl Overlay {
         match self.space.claim(length, || self.temporary.space())? {
             // At the limit, a range that is there already can still be overwritten, since that takes no more space.
             None if !self.temporary.has_no_hole(&range) => Err(io::Error::other(format!(
-                "what is written to this ephemeral disk may take up {} MiB, and does (give it more: limit=SIZE)",
-                self.space.limit() >> 20
+                "what is written to this ephemeral disk may take up {}, and does (give it more: limit=SIZE)",
+                Size(self.space.limit())
             ))),
             claim => Ok(claim),
         }

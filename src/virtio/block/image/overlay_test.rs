@@ -188,7 +188,10 @@ fn what_a_guest_writes_takes_up_no_more_than_the_limit() {
         try_put(&image, block * 2, 1).unwrap();
     }
     let error = try_put(&image, 200, 1).unwrap_err().to_string();
-    assert!(error.contains("limit=SIZE"), "{error}");
+    assert!(
+        error.contains("may take up 256K") && error.contains("limit=SIZE"),
+        "{error}"
+    );
     assert!(try_put(&image, 0, 3).is_err(), "the block between is new");
     assert!(get(&image, 200 * BLOCK, 512) == [0xba; 512]);
     // A part of a block brings the rest of it along.
