@@ -1,9 +1,8 @@
 //! `coracle license`: the licenses of Coracle and of what it carries inside, and where the sources of that are.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 
-use super::{Error, system};
+use super::{Error, print};
 
 /// Print the licenses of Coracle and of the guest that it carries inside
 #[derive(Debug, clap::Args)]
@@ -70,8 +69,8 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         Some(license) => license.text().to_owned(),
         None => overview(GUEST.as_ref()),
     };
-    let printed = io::stdout().write_all(text.as_bytes());
-    printed.map(|()| 0).map_err(system("print the license"))
+    print("print the license", text)?;
+    Ok(0)
 }
 
 fn packages(list: &str) -> impl Iterator<Item = Package<'_>> {

@@ -487,6 +487,8 @@ fn a_reader_of_stdout_that_goes_away_is_141_and_silent_for_every_command() {
         &["run", "--help"],
         &["--version"],
         &["doctor"],
+        &["license"],
+        &["license", "gpl-2.0"],
     ]);
     for command in commands {
         let (reader, stdout) = pipe();
