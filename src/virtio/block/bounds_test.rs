@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::Format;
-use crate::virtio::block::qcow2::test_image::{Images, can_make_images};
+use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img};
 use crate::virtio::block::request::DATA_MAX;
 
 const MIB: u32 = 1 << 20;
@@ -64,9 +64,7 @@ fn a_request_of_many_pieces_moves_all_of_them(engine: Engine) {
 
 #[test]
 fn a_range_of_a_qcow2_image_has_a_bounded_number_of_clusters() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     for (cluster_size, discard, write_zeroes) in [
         ("512", 4096_u32, 4096_u32),
         ("64k", 1 << 19, 1 << 17),

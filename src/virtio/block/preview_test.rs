@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::super::qcow2::test_image::{Images, can_make_images, succeed, text};
+use super::super::qcow2::test_image::{Images, need_qemu_img, succeed, text};
 use super::*;
 use crate::config::{Backing, Disk};
 
@@ -10,9 +10,7 @@ fn preview(disk: &Disk) -> Preview {
 
 #[test]
 fn a_look_at_an_image_with_bitmaps_leaves_it_as_it_is() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.create("image.qcow2", "compat=1.1", 1 << 20);
     succeed(&["bitmap", "--add", text(&path), "changes"]);
@@ -56,9 +54,7 @@ fn a_look_locks_nothing_and_needs_no_right_to_write() {
 
 #[test]
 fn what_lies_under_an_image_is_named_and_not_looked_at() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.create("image.qcow2", "compat=1.1", 1 << 20);
     for (name, words) in [
@@ -82,9 +78,7 @@ fn what_lies_under_an_image_is_named_and_not_looked_at() {
 
 #[test]
 fn an_engine_that_a_disk_cannot_have_is_never_said_to_be_as_asked() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let disk = Disk {
         engine: config::Engine::Uring,

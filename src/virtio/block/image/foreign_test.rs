@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::super::{Image, OpenError};
 use super::*;
 use crate::config::{Disk, Format};
-use crate::virtio::block::qcow2::test_image::{Images, can_make_images, succeed, text};
+use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img, succeed, text};
 
 /// A file that is of `format` and of nothing else.
 fn example(format: &Foreign, filler: u8) -> (Vec<u8>, Vec<u8>) {
@@ -60,9 +60,7 @@ fn refusal(path: &Path) -> String {
 
 #[test]
 fn images_of_other_programs_are_refused_and_the_command_that_is_named_converts_them() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let raw = images.raw("raw", &[0x5a; 1 << 20]);
     for (format, options) in [

@@ -3,7 +3,7 @@ use std::process::Command;
 
 use super::super::Image;
 use super::*;
-use crate::virtio::block::qcow2::test_image::{Images, can_make_images};
+use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img};
 
 #[test]
 fn what_is_missing_or_empty_is_made_by_the_command_that_is_named() {
@@ -14,9 +14,6 @@ fn what_is_missing_or_empty_is_made_by_the_command_that_is_named() {
         ("other,format=qcow2", "qemu-img create"),
         ("other.qcow2,format=raw", "truncate"),
     ] {
-        if program != "truncate" && !can_make_images() {
-            continue;
-        }
         let disk: Disk = format!("{}{name}", images.path("").display()).parse().unwrap();
         for is_empty in [false, true] {
             if is_empty {
@@ -38,9 +35,7 @@ fn what_is_missing_or_empty_is_made_by_the_command_that_is_named() {
 
 #[test]
 fn what_a_guest_writes_to_the_end_of_its_qcow2_image_makes_no_other_format_of_it() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.create("disk.qcow2", "compat=1.1", 1 << 20);
     let mut footer = [0; foreign::END];

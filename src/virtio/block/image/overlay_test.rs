@@ -4,7 +4,7 @@ use std::thread;
 use super::super::Image;
 use super::*;
 use crate::config::{Disk, Size};
-use crate::virtio::block::qcow2::test_image::{Images, can_make_images};
+use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img};
 
 /// The last block of it is a part of one.
 const SIZE: usize = (1 << 20) + 512;
@@ -65,9 +65,7 @@ fn what_is_written_hides_the_base_and_vanishes() {
 
 #[test]
 fn a_qcow2_image_shows_through() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.compress("base", "cluster_size=4096", &[0xba; SIZE]);
     let before = fs::read(&path).unwrap();

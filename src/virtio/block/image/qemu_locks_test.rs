@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use super::super::{Image, OpenError};
 use super::*;
 use crate::config::Disk;
-use crate::virtio::block::qcow2::test_image::{Images, can_make_images, qemu_img, text};
+use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img, qemu_img, text};
 
 /// `qemu-io` with a file open, until it is dropped.
 struct QemuIo {
@@ -43,10 +43,8 @@ impl Drop for QemuIo {
     }
 }
 
-fn images() -> Option<(Images, Vec<(&'static str, Disk)>)> {
-    if !can_make_images() {
-        return None;
-    }
+fn images() -> (Images, Vec<(&'static str, Disk)>) {
+    need_qemu_img();
     let images = Images::new();
     let disks = vec![
         ("raw", Disk::new(images.raw("image.img", &vec![0; 1 << 20]))),
@@ -55,7 +53,7 @@ fn images() -> Option<(Images, Vec<(&'static str, Disk)>)> {
             Disk::new(images.create("image.qcow2", "compat=1.1", 1 << 20)),
         ),
     ];
-    Some((images, disks))
+    (images, disks)
 }
 
 fn read_only(disk: &Disk) -> Disk {
@@ -67,7 +65,7 @@ fn read_only(disk: &Disk) -> Disk {
 
 #[test]
 fn what_qemu_writes_nobody_has_here() {
-    let Some((_images, disks)) = images() else { return };
+    let (_images, disks) = images();
     for (format, disk) in disks {
         let qemu = QemuIo::open(&disk.file, format, &[]);
         let holder = format!("process {} (qemu-io)", qemu.child.id());
@@ -86,7 +84,7 @@ fn what_qemu_writes_nobody_has_here() {
 /// QEMU's tools let others write a raw image that they read; its format qcow2 does not.
 #[test]
 fn what_qemu_reads_is_read_here_and_not_written_unless_qemu_lets_others_write() {
-    let Some((_images, disks)) = images() else { return };
+    let (_images, disks) = images();
     for (format, disk) in disks {
         let _qemu = QemuIo::open(&disk.file, format, &["-r"]);
         Image::open(&read_only(&disk)).unwrap();
@@ -106,7 +104,7 @@ fn qemu_writes(format: &str, path: &Path) -> bool {
 
 #[test]
 fn what_is_written_here_qemu_does_not_write() {
-    let Some((_images, disks)) = images() else { return };
+    let (_images, disks) = images();
     for (format, disk) in disks {
         let image = Image::open(&disk).unwrap();
         assert!(!qemu_writes(format, &disk.file));
@@ -119,7 +117,7 @@ fn what_is_written_here_qemu_does_not_write() {
 
 #[test]
 fn what_is_read_here_qemu_reads_and_does_not_write() {
-    let Some((_images, disks)) = images() else { return };
+    let (_images, disks) = images();
     for (format, disk) in disks {
         let image = Image::open(&read_only(&disk)).unwrap();
         let info = qemu_img(&["info", "-f", format, text(&disk.file)]);
@@ -132,7 +130,7 @@ fn what_is_read_here_qemu_reads_and_does_not_write() {
 
 #[test]
 fn what_lies_under_an_image_qemu_does_not_write() {
-    let Some((images, _)) = images() else { return };
+    let (images, _) = images();
     let path = images.on("overlay", "compat=1.1", "image.img", "raw", 1 << 20);
     let base = images.path("image.img");
     let overlay = Disk {

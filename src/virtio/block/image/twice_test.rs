@@ -2,7 +2,7 @@ use std::fs;
 
 use super::super::Image;
 use super::*;
-use crate::virtio::block::qcow2::test_image::{Images, can_make_images};
+use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img};
 
 fn disk(images: &Images, text: &str) -> Disk {
     format!(
@@ -50,9 +50,7 @@ fn a_file_that_is_given_twice_is_said_to_be_with_both_its_names() {
 
 #[test]
 fn a_disk_under_another_one_is_told_from_a_disk_of_another_guest() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     images.raw("base.img", &[0; 1 << 20]);
     images.on("overlay.qcow2", "compat=1.1", "base.img", "raw", 1 << 20);

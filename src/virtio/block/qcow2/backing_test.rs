@@ -12,9 +12,7 @@ fn refusal(path: &Path) -> Error {
 
 #[test]
 fn all_files_of_a_chain_are_named() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     images.raw("raw", &[1; 512]);
     images.on("middle", "compat=0.10", "raw", "raw", SIZE);
@@ -28,9 +26,7 @@ fn all_files_of_a_chain_are_named() {
 
 #[test]
 fn a_missing_backing_file_is_told_with_both_names() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     images.raw("base", &[1; 512]);
     let path = images.on("image", "compat=1.1", "base", "raw", SIZE);
@@ -45,9 +41,7 @@ fn a_missing_backing_file_is_told_with_both_names() {
 
 #[test]
 fn only_files_and_block_devices_lie_under_an_image() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     images.raw("base", &[1; 512]);
     let path = images.on("image", "compat=1.1", "base", "raw", SIZE);
@@ -66,9 +60,7 @@ fn only_files_and_block_devices_lie_under_an_image() {
 
 #[test]
 fn a_backing_file_that_somebody_writes_is_refused() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let base = images.raw("base", &[1; 512]);
     let path = images.on("image", "compat=1.1", "base", "raw", SIZE);
@@ -83,9 +75,7 @@ fn a_backing_file_that_somebody_writes_is_refused() {
 
 #[test]
 fn chains_end() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     images.raw("0", &[1; 512]);
     images.on("1", "cluster_size=512", "0", "raw", SIZE);

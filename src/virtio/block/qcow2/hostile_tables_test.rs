@@ -119,9 +119,7 @@ fn image(images: &Images, cluster_size: &str) -> Tables {
 
 #[test]
 fn a_guest_cannot_have_its_data_become_the_header() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     for flags in [COPIED, 0, COPIED | ZERO, ZERO, COMPRESSED] {
         for cluster_size in ["512", "4096", "64k", "2M"] {
             let images = Images::new();
@@ -146,9 +144,7 @@ fn a_guest_cannot_have_its_data_become_the_header() {
 
 #[test]
 fn data_in_the_header_or_behind_the_end_is_neither_read_nor_written() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     for offset in [512, 1 << 20, 1 << 40, L2_OFFSET & !0xffff] {
         let images = Images::new();
         let tables = image(&images, "512");
@@ -185,9 +181,7 @@ fn data_in_the_header_or_behind_the_end_is_neither_read_nor_written() {
 
 #[test]
 fn a_cluster_that_two_places_share_is_no_way_into_a_table() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let tables = image(&images, "512");
     let shared = tables.data_cluster(12 * 512) | COPIED;
@@ -223,9 +217,7 @@ fn a_cluster_that_two_places_share_is_no_way_into_a_table() {
 
 #[test]
 fn a_cluster_that_is_in_use_and_counted_as_free_becomes_a_table_or_keeps_its_data() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let tables = image(&images, "512");
     let victim = tables.data_cluster(12 * 512) / 512;
@@ -250,9 +242,7 @@ type Change<'a> = &'a dyn Fn(&Tables);
 
 #[test]
 fn tables_in_one_place_or_not_counted_are_refused() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let tables = image(&images, "512");
     let whole = fs::read(&tables.path).unwrap();
@@ -311,9 +301,7 @@ fn tables_in_one_place_or_not_counted_are_refused() {
 
 #[test]
 fn space_that_became_a_table_is_not_given_back() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     // Zeroes over several L2 tables. The second is new, and lies where data of the first was. Data of the third becomes
     // free as well, so the file has all three before space is given back.
     let images = Images::new();
@@ -517,8 +505,7 @@ proptest! {
         lies in prop::collection::vec(lie(), 1..6),
         steps in prop::collection::vec(step(), 1..40),
     ) {
-        if can_make_images() {
-            run(cluster_size, &lies, &steps);
-        }
+        need_qemu_img();
+        run(cluster_size, &lies, &steps);
     }
 }

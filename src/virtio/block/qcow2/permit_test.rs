@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::super::Error;
-use super::super::test_image::{Images, can_make_images, disk, succeed, text, try_open};
+use super::super::test_image::{Images, disk, need_qemu_img, succeed, text, try_open};
 use super::*;
 use crate::config::Disk;
 
@@ -137,9 +137,7 @@ fn a_file_that_is_exchanged_for_a_link_all_the_time_is_never_followed() {
 
 #[test]
 fn an_image_opens_no_file_of_the_host_that_nobody_named() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let elsewhere = Images::new();
     let secret = elsewhere.raw("secret", &[1; 512]);
@@ -168,9 +166,7 @@ fn an_image_opens_no_file_of_the_host_that_nobody_named() {
 
 #[test]
 fn what_is_permitted_to_an_image_is_asked_for_each_image_under_it() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let elsewhere = Images::new();
     let secret = elsewhere.raw("secret", &[1; 512]);
@@ -197,9 +193,7 @@ fn what_is_permitted_to_an_image_is_asked_for_each_image_under_it() {
 
 #[test]
 fn a_name_that_would_drive_the_terminal_is_shown_without_what_does() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.create("image", "compat=1.1", 1 << 20);
     let name = "/x/\u{1b}]0;title\u{7}\u{202e}name";

@@ -179,17 +179,14 @@ proptest! {
         case in 0..CASES.len(),
         operations in prop::collection::vec(operation(), 1..60),
     ) {
-        if can_make_images() {
-            run(&CASES[case], &operations);
-        }
+        need_qemu_img();
+        run(&CASES[case], &operations);
     }
 }
 
 #[test]
 fn zeroes_reach_the_end_of_a_cluster_that_begins_with_zeroes_of_a_backing_file() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let mut model = vec![0x55; SIZE];
     model[..1024].fill(0);
@@ -203,9 +200,7 @@ fn zeroes_reach_the_end_of_a_cluster_that_begins_with_zeroes_of_a_backing_file()
 
 #[test]
 fn a_read_only_image_is_not_written() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.compress("image", "cluster_size=4096", &pattern(1));
     let before = fs::read(&path).unwrap();
@@ -228,9 +223,7 @@ fn a_read_only_image_is_not_written() {
 
 #[test]
 fn nothing_behind_the_end_is_read_or_written() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let image = open(&images.create("image", "cluster_size=512", SIZE as u64));
     let size = SIZE as u64;
@@ -246,9 +239,7 @@ fn nothing_behind_the_end_is_read_or_written() {
 
 #[test]
 fn direct_access_reads_and_writes_the_same() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     // Not in memory: direct access is a file system's.
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
@@ -280,9 +271,7 @@ fn direct_access_reads_and_writes_the_same() {
 
 #[test]
 fn threads_that_share_clusters_do_not_disturb_each_other() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let base = pattern(6);
     images.compress("base", "cluster_size=2k", &base);
@@ -338,9 +327,7 @@ fn threads_that_share_clusters_do_not_disturb_each_other() {
 
 #[test]
 fn a_snapshot_keeps_its_data() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.create("image", "cluster_size=4096", SIZE as u64);
     let image = open(&path);
@@ -360,9 +347,7 @@ fn a_snapshot_keeps_its_data() {
 
 #[test]
 fn an_image_whose_counts_cannot_be_trusted_is_not_written() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = images.create("image", "compat=1.1", SIZE as u64);
     let image = fs::read(&path).unwrap();

@@ -110,9 +110,7 @@ const CASES: [Case; 8] = [
 
 #[test]
 fn what_a_refusal_says_to_type_makes_an_image_that_is_used() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     for (words, make) in CASES {
         let images = Images::new();
         let path = make(&images);
@@ -134,9 +132,7 @@ fn what_a_refusal_says_to_type_makes_an_image_that_is_used() {
 
 #[test]
 fn an_image_with_lazy_reference_counts_is_used_once_it_was_closed_cleanly() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = convert(&images, "lazy_refcounts=on", &[]);
     let image = open(&path);
