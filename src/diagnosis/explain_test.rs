@@ -85,6 +85,13 @@ fn a_missing_root_device_is_explained_by_what_was_given() {
     let cases = [
         (with_initrd(), "the initrd has no /init"),
         (
+            Facts {
+                command_line: "rdinit=/nosuch quiet".into(),
+                ..with_initrd()
+            },
+            "the initrd has no /nosuch, which rdinit= names",
+        ),
+        (
             with_disk("console=ttyS0"),
             "the command line names no root device",
         ),

@@ -2,7 +2,8 @@
 //!
 //! The texts are those of init/do_mounts.c in Linux 6.1; versions near it print the same.
 
-use super::{Facts, initrd, more_memory};
+use super::{Facts, console, initrd, more_memory};
+use crate::boot::parameters;
 
 /// Before the list of devices that the kernel has, in either of its two messages.
 const LISTS: [&str; 2] = ["here are the available partitions:", "List of all partitions:"];
@@ -82,6 +83,17 @@ impl<'a> Root<'a> {
     }
 
     fn no_device(&self, facts: &Facts) -> (String, String) {
+        if facts.has_initrd
+            && let Some(program) = parameters::last_value(&facts.command_line, "rdinit")
+        {
+            return (
+                format!(
+                    "the initrd has no {}, which rdinit= names, so the kernel looked for a root device",
+                    console::clean(program)
+                ),
+                "--cmdline with rdinit=PATH of a program in the initrd, or without rdinit=, which means /init".into(),
+            );
+        }
         let (cause, next) = match (facts.root(), facts.has_disk, facts.has_initrd) {
             (_, false, false) => (
                 "no disk was given and no initrd".into(),
