@@ -266,7 +266,7 @@ pub enum OnReboot {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the configuration {}: {source}", path.display())]
+    #[error("cannot read the configuration {}: {source} (check the path)", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("the configuration {} cannot be used: {why}", path.display())]
     File { path: PathBuf, why: String },

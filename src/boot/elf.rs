@@ -9,9 +9,9 @@ use linux_loader::elf::{
 };
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use super::Protocol;
 use super::error::{Problem, memory_size};
 use super::image::Source;
+use super::{OTHER_FILE, OTHER_PROCESSOR, Protocol};
 use crate::x86::layout;
 
 /// Kernels have about five. A file with more than this is no kernel.
@@ -119,7 +119,8 @@ fn read_header(source: &mut impl Source, length: u64) -> Result<Elf64_Ehdr, Prob
     }
     source.read(0, header.as_mut_slice())?;
 
-    let foreign = |found: String| Err(Problem::NotAKernel { found, hint: "" });
+    let refused = |found: String, hint| Err(Problem::NotAKernel { found, hint });
+    let foreign = |found| refused(found, OTHER_PROCESSOR);
     // The machine's field is at the same place in 32-bit and 64-bit files.
     match (header.e_ident[EI_DATA], header.e_machine) {
         (ELFDATA2LSB, EM_X86_64) => (),
@@ -136,9 +137,9 @@ fn read_header(source: &mut impl Source, length: u64) -> Result<Elf64_Ehdr, Prob
     }
     match header.e_type {
         ET_EXEC | ET_DYN => Ok(header),
-        1 => foreign("an ELF object file or kernel module".to_string()),
-        4 => foreign("an ELF core dump".to_string()),
-        other => foreign(format!("an ELF file of unknown type {other}")),
+        1 => refused("an ELF object file or kernel module".to_string(), OTHER_FILE),
+        4 => refused("an ELF core dump".to_string(), OTHER_FILE),
+        other => refused(format!("an ELF file of unknown type {other}"), OTHER_FILE),
     }
 }
 
@@ -190,7 +191,10 @@ fn check_segments(
 ) -> Result<Vec<Segment>, Problem> {
     if headers.iter().any(|header| header.p_type == PT_INTERP) {
         let found = "a program (it asks for a dynamic loader)".to_string();
-        return Err(Problem::NotAKernel { found, hint: "" });
+        return Err(Problem::NotAKernel {
+            found,
+            hint: OTHER_FILE,
+        });
     }
     let loaded = || {
         headers

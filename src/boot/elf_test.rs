@@ -115,6 +115,7 @@ fn a_file_for_another_machine_is_named() {
         let said = refusal(&file);
         assert!(said.contains(expected), "{said}");
         assert!(said.contains("expected an x86-64 Linux kernel"), "{said}");
+        assert!(said.ends_with(')'), "without a next step: {said}");
     }
 }
 

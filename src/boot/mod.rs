@@ -133,6 +133,11 @@ fn load(mut image: &Image, memory: &GuestMemoryMmap) -> Result<Kernel, Problem> 
     }
 }
 
+/// The next step after a file that is a kernel for another kind of processor.
+const OTHER_PROCESSOR: &str = " (take one that is built for x86-64)";
+/// The next step after a file that has nothing to do with kernels.
+const OTHER_FILE: &str = " (check the path; a distribution keeps its kernel in /boot/vmlinuz-VERSION)";
+
 /// Describes a file that is no kernel for this machine, by its first bytes.
 fn describe_foreign(head: &[u8]) -> Problem {
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
@@ -142,29 +147,35 @@ fn describe_foreign(head: &[u8]) -> Problem {
             hint: " (unpack it first; if it is an initrd, give it with --initrd)",
         };
     } else if at(56, b"ARM\x64") {
-        ("a Linux kernel for 64-bit ARM (aarch64)", "")
+        ("a Linux kernel for 64-bit ARM (aarch64)", OTHER_PROCESSOR)
     } else if at(56, b"RSC\x05") {
-        ("a Linux kernel for RISC-V", "")
+        ("a Linux kernel for RISC-V", OTHER_PROCESSOR)
     } else if at(0, b"MZ") && at(4, b"zimg") {
-        ("a compressed EFI kernel (zboot), which x86-64 does not use", "")
+        (
+            "a compressed EFI kernel (zboot), which x86-64 does not use",
+            OTHER_PROCESSOR,
+        )
     } else if at(0, b"MZ") {
         (
             "an EFI program",
             " (out of a unified kernel image: objcopy -O binary -j .linux)",
         )
     } else if at(0, b"\x27\x05\x19\x56") {
-        ("a U-Boot image", "")
+        (
+            "a U-Boot image",
+            " (take the vmlinux or the bzImage that is packed in it)",
+        )
     } else if at(0, b"07070") {
         ("a cpio archive", " (give an initrd with --initrd)")
     } else if at(0, b"QFI\xfb") || at(0x1fe, &[0x55, 0xaa]) {
         ("a disk image", " (give a disk with --disk)")
     } else if at(0, b"#!") {
-        ("a script", "")
+        ("a script", OTHER_FILE)
     } else {
         let first = &head[..head.len().min(8)];
         return Problem::NotAKernel {
             found: format!("data starting with bytes {first:02x?}"),
-            hint: "",
+            hint: OTHER_FILE,
         };
     };
     Problem::NotAKernel {

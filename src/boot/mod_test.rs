@@ -30,6 +30,7 @@ fn a_file_that_is_no_kernel_is_named_with_the_next_step() {
         let said = refusal(&file);
         assert!(said.starts_with("found ") && said.contains(expected), "{said}");
         assert!(said.contains("expected an x86-64 Linux kernel"), "{said}");
+        assert!(said.ends_with(')'), "without a next step: {said}");
     }
 }
 
@@ -38,7 +39,8 @@ fn an_error_names_the_file_first() {
     let error = load_kernel(&in_a_file(b"#!/bin/sh\n"), &memory(MIB)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "kernel-in-a-file: found a script, expected an x86-64 Linux kernel, vmlinux or bzImage"
+        "kernel-in-a-file: found a script, expected an x86-64 Linux kernel, vmlinux or bzImage (check the path; a \
+         distribution keeps its kernel in /boot/vmlinuz-VERSION)"
     );
 }
 
