@@ -48,7 +48,7 @@ fn write_line(out: &mut impl Write, record: &Record) -> io::Result<()> {
     }
 }
 
-/// env_logger gives each record whole.
+/// The log's way to stderr. env_logger writes each record in one call.
 struct Stderr;
 
 impl Write for Stderr {
@@ -80,7 +80,7 @@ enum Allowance {
     None,
 }
 
-/// Lines that are left.
+/// The number of lines that may still be written.
 struct Budget(AtomicU32);
 
 impl Budget {

@@ -1,6 +1,6 @@
 //! Follows what a guest changes in the person's terminal by escape sequences, and gives the bytes that change it back.
 //!
-//! The names in brackets are those of ECMA-48, of DEC's terminals and of xterm (its "Control Sequences" document).
+//! The names in parentheses are those of ECMA-48, of DEC's terminals and of xterm (its "Control Sequences" document).
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 const LOOKED_AT: usize = 64;
 
 /// Private modes that are off in a terminal until a program sets them, and that disturb a shell when they are on: cursor keys
-/// [DECCKM], reverse video, origin, the old mouse protocol, the alternate screens, keypad, margins, the mouse protocols, focus
+/// (DECCKM), reverse video, origin, the old mouse protocol, the alternate screens, keypad, margins, the mouse protocols, focus
 /// events, bracketed paste, held-back updates, and reports of colours, sizes and keys.
 const USUALLY_OFF: [u16; 24] = [
     1, 5, 6, 9, 42, 47, 66, 69, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1016, 1047, 1049, 2004, 2026,
     2031, 2048, 9001,
 ];
-/// Private modes that are on until a program resets them: ANSI sequences [DECANM], line wrap, key repeat, the cursor.
+/// Private modes that are on until a program resets them: ANSI sequences (DECANM), line wrap, key repeat, the cursor.
 const USUALLY_ON: [u16; 4] = [2, 7, 8, 25];
 /// Modes of ECMA-48 that are usually off: a locked keyboard, insertion, newlines as CR LF.
 const ANSI_USUALLY_OFF: [u16; 3] = [2, 4, 20];

@@ -75,7 +75,7 @@ impl Input {
             {
                 return Vec::new();
             }
-            // The terminal's answer to a reader that has just been put in the background.
+            // A terminal gives this error to a process that has just been put in the background.
             Err(_) if terminal.is_some_and(|terminal| !terminal.is_in_foreground()) => return Vec::new(),
             Err(error) => {
                 log::warn!("cannot read stdin any more: {error}");

@@ -40,13 +40,13 @@ pub enum Drain {
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
-    /// No more bytes follow those in the queue at once.
+    /// The guest has paused, so no more bytes follow immediately, and the writer need not wait for them.
     paused: bool,
     /// The last bytes that the writer took out of the queue.
     tail: VecDeque<u8>,
     /// Bytes since the boot began.
     of_this_boot: usize,
-    /// vCPUs wait no longer for room.
+    /// Whether vCPUs go on without waiting for room.
     released: bool,
     closed: bool,
     error: Option<io::Error>,
@@ -162,8 +162,8 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer: queued pieces to `stdout` until the queue is closed and empty, or writing fails. Afterwards it undoes
-    /// what the guest did to a terminal.
+    /// The writer's work: writes queued pieces to `stdout` until the queue is closed and empty, or until writing fails.
+    /// Afterwards it undoes what the guest did to a terminal.
     fn write_all(&self, mut stdout: File) {
         let mut bytes = Vec::new();
         let mut modes = GuestModes::default();
@@ -193,7 +193,7 @@ impl Queue {
         while state.queue.is_empty() && !state.closed {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // A guest gives byte by byte. After a moment more of them are there to be written together.
+        // A guest writes byte by byte. During this wait more bytes arrive, and all are written together.
         let hold = |state: &mut State| !state.paused && !state.closed && state.queue.len() < PIECE;
         (state, _) = self
             .filled
@@ -265,7 +265,7 @@ impl Sink for Entry {
         }
         state.queue.push(byte);
         state.of_this_boot = state.of_this_boot.saturating_add(1);
-        // The first byte wakes the writer, and so do as many as it writes at once.
+        // Wakes the writer at the first byte, and again when there are as many bytes as it writes at once.
         if matches!(state.queue.len(), 1 | PIECE) {
             self.0.filled.notify_one();
         }
@@ -276,7 +276,7 @@ impl Sink for Entry {
         if !state.queue.is_empty() && !mem::replace(&mut state.paused, true) {
             drop(state);
             self.0.filled.notify_one();
-            // Where the writer shares a processor with this vCPU, it is the writer's turn now.
+            // Lets the writer run at once if it shares a processor with this vCPU.
             thread::yield_now();
         }
     }

@@ -17,8 +17,8 @@ use super::terminal::{Terminal, forget_input};
 use super::wait::{For, borrow, wait};
 use crate::devices::serial::SerialPort;
 
-/// How often a run in the background looks whether it is in the foreground now. Nothing tells: `fg` sends SIGCONT to a
-/// job that was stopped, and in some shells, bash among them, to no other.
+/// How often a run in the background looks whether it is in the foreground now. No event tells it: `fg` sends SIGCONT to a
+/// job that was stopped, but some shells, bash among them, send none to a job that was running.
 const FOREGROUND_LOOKS: Duration = Duration::from_millis(250);
 /// How long the end waits for a reader before it gives the terminal back.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -175,9 +175,10 @@ impl Session {
         meanwhile: impl FnOnce(&mut Self) -> io::Result<R>,
     ) -> io::Result<(T, R)> {
         let done = self.done.clone();
-        // From the time before; the read fails if there was none.
+        // The work before may have left the event readable. The read resets it, and fails if it was not readable.
         let _ = done.read();
-        // Outside of the thread's closure, which is lost when no thread can be started.
+        // The work is not moved into the thread's closure: if no thread can be started, that closure is dropped, and the work
+        // must still be done on this thread.
         let work = Mutex::new(Some(work));
         let take = || work.lock().unwrap_or_else(PoisonError::into_inner).take();
         thread::scope(|scope| {
@@ -245,7 +246,7 @@ impl Session {
     ) -> io::Result<Woken> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
-            // First, so that what was typed during the boot before is offered to this one.
+            // Before the first wait, so that this boot gets what was typed during the boot before.
             if let Some(serial) = serial {
                 self.input.feed(serial);
             }
@@ -305,7 +306,8 @@ impl Session {
             .is_some_and(|terminal| terminal.waits_for_foreground() || !terminal.is_in_foreground())
     }
 
-    /// A terminal that went away while we were stopped does not end the guest; the hang-up that it sends does.
+    /// Makes the terminal raw again if we are in the foreground. An error is only logged: a terminal that went away while we
+    /// were stopped also sends SIGHUP, which ends the run.
     fn look_at_terminal(&mut self) {
         if let Some(terminal) = &mut self.terminal
             && let Err(error) = terminal.look_again()

@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use super::signals::with_all_blocked;
 use super::wait::{For, wait};
 
-/// How long a stalled stderr may hold up the one who tells something.
+/// How long [`tell`] and [`finish`] wait for a stalled stderr.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes that wait for a stalled stderr; what comes on top is dropped and counted.
+/// How many bytes may wait for a stalled stderr. Further lines are dropped and counted.
 const QUEUE_LIMIT: usize = 64 << 10;
 
 static LINES: Lines = Lines::new();
@@ -139,7 +139,7 @@ impl Lines {
             state.writing = true;
             state.size = state.size.saturating_sub(line.len());
             drop(state);
-            // A line that cannot be written has no reader.
+            // An error is ignored, because stderr is where it would be told.
             let _ = write_waiting(&mut to, &line);
             state = self.lock();
         }

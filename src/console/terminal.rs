@@ -13,7 +13,7 @@ use libc::{ECHO, ECHONL, ICANON, STDIN_FILENO, TCIFLUSH, TCSANOW, VMIN, VTIME, t
 /// The terminal's modes before we changed them, as long as they are changed. Global, because a panic restores them.
 static BEFORE: Mutex<Option<termios>> = Mutex::new(None);
 
-/// How the terminal is wanted.
+/// The mode that this process wants the terminal to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     /// Every byte goes to us as it is typed.
@@ -29,7 +29,7 @@ enum Wanted {
 #[derive(Debug)]
 pub struct Terminal {
     wanted: Wanted,
-    /// The terminal is in the mode that is wanted.
+    /// Whether the terminal is in the wanted mode.
     is_so: bool,
 }
 
@@ -42,14 +42,14 @@ impl Terminal {
         })
     }
 
-    /// Wants the terminal raw.
+    /// Makes the terminal raw, now or as soon as we are in the foreground.
     ///
     /// Output keeps its newline translation, so that our own lines between the guest's stay readable.
     pub fn make_raw(&mut self) -> io::Result<()> {
         self.want(Wanted::Raw)
     }
 
-    /// Wants the person's modes back, but for echo and line editing.
+    /// Gives the terminal the person's modes, but without echo and line editing.
     pub fn make_quiet(&mut self) -> io::Result<()> {
         self.want(Wanted::Quiet)
     }
@@ -67,7 +67,8 @@ impl Terminal {
         self.is_so = self.wanted == Wanted::Restored;
     }
 
-    /// After anything that may have brought us to the foreground, or changed the modes while we were stopped.
+    /// Sets the wanted mode again. To be called after anything that may have brought us to the foreground, or changed the modes
+    /// while we were stopped.
     pub fn look_again(&mut self) -> io::Result<()> {
         self.want(self.wanted)
     }
@@ -133,7 +134,7 @@ pub(super) fn restore() {
     let before = match BEFORE.try_lock() {
         Ok(mut before) => before.take(),
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
-        // Only a panic comes here while another thread changes the modes.
+        // Only a panic restores the modes while another thread changes them, and it must not wait for that thread.
         Err(TryLockError::WouldBlock) => None,
     };
     if let Some(before) = before

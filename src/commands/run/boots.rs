@@ -12,12 +12,12 @@ use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
 use crate::timings::{Phase, Timeline};
 
-/// What stays over all boots.
+/// What all boots of a run share.
 pub struct Boots<'a> {
     config: &'a Config,
-    /// From the first boot on.
+    /// The machine's files: opened for the first boot, and used again by the later ones.
     opened: Option<OpenFiles>,
-    /// Between two boots.
+    /// The console, which is kept here between two boots. During a boot there is nothing here.
     session: Option<Session>,
 }
 
@@ -40,8 +40,8 @@ impl<'a> Boots<'a> {
         }
     }
 
-    /// One boot of the machine, from its making to its end. The diagnosis, or nothing if the guest is to boot again; after
-    /// a diagnosis the terminal is the person's.
+    /// Boots the machine once and waits for its end. Returns the diagnosis, or nothing if the guest is to boot again. When
+    /// there is a diagnosis, the terminal has been given back to the person.
     pub fn next(&mut self, timeline: &Timeline) -> Result<Option<Diagnosis>, Error> {
         let Ready {
             machine,
@@ -130,8 +130,8 @@ impl<'a> Boots<'a> {
         let output = GuestOutput::new().map_err(system("make the console"))?;
         let initrd = InitrdWatch::new(timeline.watch(output.sink()));
         let machine = Machine::build(config, opened, &hints, initrd.clone(), timeline)?;
-        // After the slow part, which a signal ends like any program, and before any thread that stays: such a thread
-        // leaves signals to the session.
+        // From here on signals wait for the session. So it is opened only after the slow part, during which a signal ends
+        // the process as usual, but before the threads of the machine are started, which must not receive signals.
         let session = Session::open(output, source(config)).map_err(system("use stdin and stdout"))?;
         Ok(Ready {
             machine,
@@ -164,7 +164,8 @@ impl From<StopReason> for Outcome {
     }
 }
 
-/// A guest that ended well, and whose last words nobody got, did not end well.
+/// The outcome of a run whose console output could not be written to the end. Without its last lines a good end of the
+/// guest is not a good end of the run.
 fn lost_output(outcome: Outcome, error: Option<io::Error>) -> Outcome {
     match (outcome, error) {
         (Outcome::PoweredOff | Outcome::Reset | Outcome::Halted, Some(error)) => Outcome::ConsoleLost(error),
