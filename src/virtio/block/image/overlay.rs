@@ -31,6 +31,8 @@ pub struct Overlay {
     first_writes: Mutex<()>,
     /// Limits how much of the host's space `temporary` takes up.
     space: Space,
+    /// Whether the file system of `temporary` tells where holes are. On one that does not, a file looks as if it had none.
+    tells_holes: bool,
 }
 
 impl Overlay {
@@ -39,10 +41,13 @@ impl Overlay {
     pub fn new(base: Data, size: u64, Size(limit): Size, directory: &Path) -> io::Result<Self> {
         let file = temporary_file(directory)?;
         file.set_len(size)?;
+        let temporary = Raw::new(file, None, false);
         Ok(Self {
             base: Box::new(base),
             size,
-            temporary: Raw::new(file, None, false),
+            // The whole file is a hole now.
+            tells_holes: !temporary.has_no_hole(&(0..size)),
+            temporary,
             written: BlockSet::new(size.div_ceil(BLOCK))?,
             first_writes: Mutex::default(),
             space: Space::new(limit),
@@ -103,10 +108,12 @@ impl Overlay {
         let length = (blocks.end - blocks.start) * BLOCK;
         match self.space.claim(length, || self.temporary.space())? {
             // At the limit, a range that is there already can still be overwritten, since that takes no more space.
-            None if !self.temporary.has_no_hole(&range) => Err(io::Error::other(format!(
-                "what is written to this ephemeral disk may take up {}, and does (give it more: limit=SIZE)",
-                Size(self.space.limit())
-            ))),
+            None if !self.tells_holes || !self.temporary.has_no_hole(&range) => {
+                Err(io::Error::other(format!(
+                    "what is written to this ephemeral disk may take up {}, and does (give it more: limit=SIZE)",
+                    Size(self.space.limit())
+                )))
+            }
             claim => Ok(claim),
         }
     }

@@ -1,4 +1,5 @@
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::process::Command;
 use std::thread;
 
 use super::super::Image;
@@ -208,6 +209,49 @@ fn what_a_guest_writes_takes_up_no_more_than_the_limit() {
     try_put(&image, 2, 1).unwrap();
     assert!(try_put(&image, 202, 1).is_err());
     assert!(space(&image) <= 64 * BLOCK, "{}", space(&image));
+}
+
+/// A ramfs, which does not tell where a file's holes are, until it is dropped.
+struct Ramfs(tempfile::TempDir);
+
+impl Ramfs {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "ramfs", "ramfs"])
+            .arg(directory.path())
+            .output()
+            .unwrap();
+        assert!(
+            mount.status.success(),
+            "this test needs a ramfs, which only root can mount: {mount:?}"
+        );
+        Self(directory)
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn the_limit_holds_where_the_host_does_not_tell_holes() {
+    let images = Images::new();
+    let ramfs = Ramfs::new();
+    let file = File::open(images.raw("base", &[0xba; SIZE])).unwrap();
+    let base = Data::Raw(Raw::new(file, None, false));
+    let overlay = Overlay::new(base, SIZE as u64, Size(64 * BLOCK), ramfs.0.path()).unwrap();
+    let put = |block: u64| {
+        let mut bytes = vec![0x77; BLOCK as usize];
+        overlay.write(&mut Buffers::of(&mut bytes), block * BLOCK)
+    };
+    for block in 0..64 {
+        put(block).unwrap();
+    }
+    assert!(put(64).is_err());
+    assert_eq!(overlay.temporary.space().unwrap(), 64 * BLOCK);
 }
 
 #[test]
