@@ -35,8 +35,8 @@ const REFUSED: &[(&[&str], u8, &[&str])] = &[
         125,
         &["4096"],
     ),
-    (&["run", "--kernel", "KERNEL", "--cpus", "0"], 125, &["1..=32"]),
-    (&["run", "--kernel", "KERNEL", "--cpus", "33"], 125, &["1..=32"]),
+    (&["run", "--kernel", "KERNEL", "--cpus", "0"], 125, &["1 to 32"]),
+    (&["run", "--kernel", "KERNEL", "--cpus", "33"], 125, &["1 to 32"]),
     (&["run", "--kernel", "KERNEL", "--cpus", "-1"], 125, &["-1"]),
     (
         &["run", "--kernel", "KERNEL", "--cpu", "2"],
