@@ -177,7 +177,7 @@ fn the_built_in_init_says_itself_why_it_ended() {
     for (built_in, cause) in [
         (
             true,
-            "likely: there is no root device /dev/vdz; there are /dev/vda",
+            "likely: there is no root device /dev/vdz; there are /dev/vda\n  try: the name of a disk that is there",
         ),
         (false, "likely: init must not end"),
     ] {

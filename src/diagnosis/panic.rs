@@ -191,7 +191,12 @@ impl Panic<'_> {
         }
         let ours = self.find_last(|line| line.starts_with(BUILT_IN_INIT));
         if let (true, Some(line)) = (facts.built_in, ours) {
-            return (Some(line[BUILT_IN_INIT.len()..].to_owned()), None);
+            let reason = &line[BUILT_IN_INIT.len()..];
+            let advice = BUILT_IN_ADVICE.iter().find(|(text, _)| reason.starts_with(text));
+            return (
+                Some(reason.to_owned()),
+                advice.map(|(_, next)| (*next).to_owned()),
+            );
         }
         let (cause, next) = match (status & 0x7f, status >> 8 & 0xff) {
             (0, 127) => (
@@ -304,6 +309,17 @@ impl Panic<'_> {
 
 /// How the built-in guest's init begins a line about what went wrong (guest-images/init/src/say.rs).
 const BUILT_IN_INIT: &str = "coracle-init: ";
+/// What to do when the built-in init's reason begins so (guest-images/init/src/root.rs).
+const BUILT_IN_ADVICE: [(&str, &str); 2] = [
+    (
+        "cannot mount the root device",
+        "a disk with an ext4 file system in --cmdline root=, or a kernel with the file system of this one",
+    ),
+    (
+        "there is no root device",
+        "the name of a disk that is there in --cmdline root=, or the disk with --disk",
+    ),
+];
 const INIT_ADVICE: &str =
     "a static program at /sbin/init (at /init in an initrd), or --cmdline init=/PATH to name another";
 
