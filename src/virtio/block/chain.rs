@@ -121,7 +121,7 @@ impl<'m> Chain<'m> {
             byte.copy_from(&[status]);
         }
         let status_follows = written == self.room;
-        // This cannot overflow: `read` refuses chains longer than 4 GiB.
+        // This cannot overflow: `fill` refuses chains longer than 4 GiB.
         written as u32 + u32::from(status_follows)
     }
 }
