@@ -84,7 +84,12 @@ fn an_engine_that_a_disk_cannot_have_is_never_said_to_be_as_asked() {
         engine: config::Engine::Uring,
         ..Disk::new(images.create("image.qcow2", "compat=1.1", 1 << 20))
     };
-    assert!(preview(&disk).engine.to_string().starts_with("sync (such a disk"));
+    assert!(
+        preview(&disk)
+            .engine
+            .to_string()
+            .starts_with("sync (a qcow2 or ephemeral disk")
+    );
     let raw = Disk {
         engine: config::Engine::Uring,
         ..Disk::new(images.raw("raw", &[0; 512]))
