@@ -123,16 +123,23 @@ pub fn print_refusal(error: &clap::Error) -> u8 {
     let arguments: Vec<_> = env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    match habits::answer(error, &arguments) {
-        Some(answer) => tell(format_args!("coracle: {answer}")),
-        None => match error.print() {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return exit_code::STDOUT_CLOSED,
-            // Nobody is left to tell when even this cannot be printed.
-            Ok(()) | Err(_) => (),
+    let printed = match habits::answer(error, &arguments) {
+        Some(answer) => {
+            tell(format_args!("coracle: {answer}"));
+            Ok(())
+        }
+        None => error.print(),
+    };
+    match (error.kind(), printed) {
+        (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, Ok(())) => 0,
+        (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, Err(error)) => match error.kind() {
+            io::ErrorKind::BrokenPipe => exit_code::STDOUT_CLOSED,
+            _ => {
+                tell(format_args!("coracle: cannot print what was asked for: {error}"));
+                exit_code::FAILED
+            }
         },
-    }
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+        // A refusal goes to stderr. If it cannot be printed there, the exit code is all that tells.
         _ => exit_code::FAILED,
     }
 }
