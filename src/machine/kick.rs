@@ -7,9 +7,15 @@ use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{io, mem, ptr};
 
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
+use libc::SIGURG;
+use vmm_sys_util::signal::{register_signal_handler, unblock_signal};
 
 use crate::kvm::ImmediateExit;
+
+/// The signal. It is not one of the real-time signals: the kernel refuses to send those when the user's processes have as
+/// many signals pending as RLIMIT_SIGPENDING allows, and the vCPUs could then not be stopped. SIGURG does nothing to a
+/// process that does not catch it, and Coracle uses it for nothing else.
+const KICK: libc::c_int = SIGURG;
 
 thread_local! {
     /// The flag of the vCPU that this thread runs, if it runs one.
@@ -30,7 +36,7 @@ pub fn catch_signal() -> io::Result<()> {
             unsafe { immediate_exit.request() };
         }
     }
-    register_signal_handler(SIGRTMIN(), handle).map_err(Into::into)
+    register_signal_handler(KICK, handle).map_err(Into::into)
 }
 
 /// The threads that run a vCPU now.
@@ -46,7 +52,7 @@ impl Kicks {
     pub unsafe fn enter(&self, immediate_exit: ImmediateExit) -> Kickable<'_> {
         IMMEDIATE_EXIT.set(Some(immediate_exit));
         // A parent that blocks signals leaves this one blocked, too. This can only fail for a signal that does not exist.
-        if let Err(error) = unblock_signal(SIGRTMIN()) {
+        if let Err(error) = unblock_signal(KICK) {
             log::error!("cannot unblock the signal that stops a vCPU: {error}");
         }
         // SAFETY: the call has no preconditions.
@@ -70,7 +76,7 @@ impl Kicks {
     fn kick(&self, is_meant: impl Fn(libc::pthread_t) -> bool) {
         for &thread in self.lock().iter().filter(|&&thread| is_meant(thread)) {
             // SAFETY: the thread exists, because it leaves the list, whose lock is held, before it ends.
-            let error = unsafe { libc::pthread_kill(thread, SIGRTMIN()) };
+            let error = unsafe { libc::pthread_kill(thread, KICK) };
             if error != 0 {
                 let error = io::Error::from_raw_os_error(error);
                 log::error!("cannot send a vCPU's thread a signal: {error}");
@@ -97,7 +103,7 @@ impl Ticks {
         // SAFETY: all zeroes are a valid sigevent.
         let mut event: libc::sigevent = unsafe { mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
-        event.sigev_signo = SIGRTMIN();
+        event.sigev_signo = KICK;
         // SAFETY: the call has no preconditions.
         event.sigev_notify_thread_id = unsafe { libc::gettid() };
         let mut timer = ptr::null_mut();

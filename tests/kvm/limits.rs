@@ -121,3 +121,17 @@ fn a_limit_of_address_space_is_named() {
         .with_code(125)
         .saying(&["address space", "ulimit -v"]);
 }
+
+guest!(power_off_alone, "power_off");
+
+#[test]
+fn vcpus_are_stopped_where_no_signal_can_be_queued() {
+    need_kvm();
+    // The other vCPUs wait inside KVM_RUN when the first one powers off.
+    let ended = Coracle::run(&power_off_alone().linux64())
+        .args(&["--cpus", "4"])
+        .through(&["prlimit", "--sigpending=0"])
+        .end()
+        .with_code(0);
+    assert!(!ended.stderr.contains("cannot send"), "{}", ended.describe());
+}
