@@ -24,6 +24,13 @@ pub enum LimitReached {
     )]
     Threads,
     #[error(
+        "this machine needs more threads than this user or container may have, or more address space for them than the \
+         limit of {} KiB allows (raise the limits with 'ulimit -u unlimited' and 'ulimit -v unlimited', or give it fewer \
+         --cpus and disks)",
+        limit >> 10
+    )]
+    ThreadsOrAddressSpace { limit: u64 },
+    #[error(
         "this machine needs more address space than the limit of {} KiB allows (raise it with 'ulimit -v unlimited', \
          or give the guest less with --memory)",
         limit >> 10
@@ -40,13 +47,18 @@ impl LimitReached {
             libc::EMFILE => Some(Self::OpenFiles {
                 limit: get(libc::RLIMIT_NOFILE)?,
             }),
-            // The error of starting a thread.
-            libc::EAGAIN => Some(Self::Threads),
-            libc::ENOMEM => match get(libc::RLIMIT_AS)? {
-                libc::RLIM_INFINITY => None,
-                limit => Some(Self::AddressSpace { limit }),
-            },
+            libc::EAGAIN => Some(Self::of_a_thread(address_space())),
+            libc::ENOMEM => address_space().map(|limit| Self::AddressSpace { limit }),
             _ => None,
+        }
+    }
+
+    /// The limit that kept a thread from being started. The error is the same if the thread's stack does not fit into what
+    /// the limit of `address_space` allows.
+    fn of_a_thread(address_space: Option<u64>) -> Self {
+        match address_space {
+            Some(limit) => Self::ThreadsOrAddressSpace { limit },
+            None => Self::Threads,
         }
     }
 }
@@ -79,6 +91,11 @@ pub fn prove_descriptors(any: &impl AsRawFd, count: usize) -> io::Result<()> {
     let duplicates: Vec<_> = (0..count).map(duplicate).collect::<io::Result<_>>()?;
     drop(duplicates);
     Ok(())
+}
+
+/// The limit of address space in bytes, if there is one.
+fn address_space() -> Option<u64> {
+    get(libc::RLIMIT_AS).filter(|&limit| limit != libc::RLIM_INFINITY)
 }
 
 /// The limit in force.

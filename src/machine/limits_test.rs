@@ -46,6 +46,16 @@ fn a_limit_is_found_behind_an_error_of_every_part() {
 }
 
 #[test]
+fn a_thread_that_does_not_start_may_lack_address_space_for_its_stack() {
+    let both = LimitReached::of_a_thread(Some(1 << 28)).to_string();
+    for word in ["threads", "262144 KiB", "ulimit -u", "ulimit -v"] {
+        assert!(both.contains(word), "{both}");
+    }
+    let threads = LimitReached::of_a_thread(None).to_string();
+    assert!(!threads.contains("ulimit -v"), "{threads}");
+}
+
+#[test]
 fn no_limit_is_behind_other_errors() {
     for error in failed_with(libc::EACCES) {
         assert_eq!(LimitReached::behind(&error), None);
