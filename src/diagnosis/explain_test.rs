@@ -192,6 +192,26 @@ fn the_built_in_init_says_itself_why_it_ended() {
 }
 
 #[test]
+fn what_the_built_in_init_says_of_the_root_and_of_init_gets_a_next_step() {
+    for reason in [
+        "cannot mount the root device /dev/vda: it holds none of ext3, ext2, ext4",
+        "there is no root device /dev/vdz; there are /dev/vda",
+        "the root has none of /sbin/init, /etc/init, /bin/init, /bin/sh",
+        "cannot run /nosuch as init: ENOENT: No such file or directory",
+    ] {
+        let console = format!(
+            "coracle-init: {reason}\nKernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n"
+        );
+        let facts = Facts {
+            built_in: true,
+            ..with_initrd()
+        };
+        let (_, text) = explained(Outcome::Reset, &console, &facts);
+        assert!(text.contains(reason) && text.contains("\n  try: "), "{text}");
+    }
+}
+
+#[test]
 fn an_init_that_crashed_is_told_by_its_signal() {
     let (code, text) = explained(
         Outcome::Reset,

@@ -192,7 +192,7 @@ impl Panic<'_> {
         let ours = self.find_last(|line| line.starts_with(BUILT_IN_INIT));
         if let (true, Some(line)) = (facts.built_in, ours) {
             let reason = &line[BUILT_IN_INIT.len()..];
-            let advice = BUILT_IN_ADVICE.iter().find(|(text, _)| reason.starts_with(text));
+            let advice = BUILT_IN_ADVICE.iter().find(|(text, _)| reason.contains(text));
             return (
                 Some(reason.to_owned()),
                 advice.map(|(_, next)| (*next).to_owned()),
@@ -309,8 +309,8 @@ impl Panic<'_> {
 
 /// How the built-in guest's init begins a line about what went wrong (guest-images/init/src/say.rs).
 const BUILT_IN_INIT: &str = "coracle-init: ";
-/// What to do when the built-in init's reason begins so (guest-images/init/src/root.rs).
-const BUILT_IN_ADVICE: [(&str, &str); 2] = [
+/// What to do when the built-in init's reason has these words (guest-images/init/src/root.rs and supervise.rs).
+const BUILT_IN_ADVICE: [(&str, &str); 4] = [
     (
         "cannot mount the root device",
         "a disk with an ext4 file system in --cmdline root=, or a kernel with the file system of this one",
@@ -318,6 +318,14 @@ const BUILT_IN_ADVICE: [(&str, &str); 2] = [
     (
         "there is no root device",
         "the name of a disk that is there in --cmdline root=, or the disk with --disk",
+    ),
+    (
+        "the root has none of",
+        "a program at /sbin/init of the root, or a command: --cmdline 'root=... -- COMMAND'",
+    ),
+    (
+        " as init: ",
+        "the path of a program that the guest has in init=, with the dynamic loader that it names",
     ),
 ];
 const INIT_ADVICE: &str =
