@@ -134,6 +134,8 @@ pub struct Disk {
     pub format: Option<Format>,
     /// Which files the image may have opened as its backing files.
     pub backing: Backing,
+    /// The file that has the data of a qcow2 image which keeps them outside of itself.
+    pub data: Option<PathBuf>,
 }
 
 /// How a disk's requests reach the host's kernel.
@@ -194,6 +196,7 @@ impl Disk {
             limit: None,
             format: None,
             backing: Backing::default(),
+            data: None,
         }
     }
 
@@ -245,7 +248,13 @@ impl Disk {
         if self.limit.is_some() && !self.ephemeral {
             return wrong("'limit' is for what is written to an ephemeral disk: add 'ephemeral'".into());
         }
-        let is_raw = self.stated_format() != Some(Format::Qcow2) && !self.ephemeral;
+        let is_qcow2 = self.stated_format() == Some(Format::Qcow2);
+        if self.data.is_some() && !is_qcow2 {
+            return wrong(
+                "'data' names the data file of a qcow2 image: leave it out, or add 'format=qcow2'".into(),
+            );
+        }
+        let is_raw = !is_qcow2 && !self.ephemeral;
         if self.engine == Engine::Uring && !is_raw {
             return wrong(
                 "'engine=uring' is for raw images that are not ephemeral: leave the engine out".into(),

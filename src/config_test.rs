@@ -135,6 +135,26 @@ fn backing_files_are_a_list_or_any() {
 }
 
 #[test]
+fn a_data_file_is_one_file_of_a_qcow2_image() {
+    let disk = |text: &str| text.parse::<Disk>().unwrap();
+    assert_eq!(disk("a").data, None);
+    assert_eq!(disk("a.qcow2,data=b=c,ro").data, Some("b=c".into()));
+    assert!("a.qcow2,data=".parse::<Disk>().is_err() && "a.qcow2,data".parse::<Disk>().is_err());
+    for (text, is_taken) in [
+        ("a.qcow2,data=b", true),
+        ("a,format=qcow2,data=b", true),
+        ("a,data=b", false),
+        ("a.qcow2,format=raw,data=b", false),
+    ] {
+        let config = Config {
+            disks: vec![disk(text)],
+            ..Config::default()
+        };
+        assert_eq!(config.validate().is_ok(), is_taken, "{text}");
+    }
+}
+
+#[test]
 fn a_number_without_its_unit_is_answered_with_the_likely_one() {
     let answer = |bytes| {
         let config = Config {

@@ -86,6 +86,8 @@ pub struct Args {
     ///                     .qcow2, else raw]
     ///   backing=FILE|any  which backing file a qcow2 FILE may have opened; again
     ///                     for more [default: images in its own directory]
+    ///   data=FILE         the data file of a qcow2 FILE that keeps its data
+    ///                     outside of itself
     ///   cache=writeback|direct|writethrough
     ///                     where a write waits until the guest flushes: in the
     ///                     host's page cache, in the device's own cache,

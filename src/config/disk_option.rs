@@ -41,6 +41,13 @@ pub(crate) const OPTIONS: &[DiskOption] = &[
         form: "backing=FILE|any",
         setting: Setting::Values(|disk, text| disk.backing.add(text)),
     },
+    value("data=FILE", |disk, text| match text {
+        "" => Err("'data=' needs the name of a file".into()),
+        file => {
+            disk.data = Some(file.into());
+            Ok(())
+        }
+    }),
     value("cache=writeback|direct|writethrough", |disk, text| {
         disk.cache = one_of(text)?;
         Ok(())

@@ -147,10 +147,12 @@ pub(super) fn read(path: &Path) -> Result<Config, Error> {
 
 /// Every name of a file in a configuration.
 fn names(config: &mut Config) -> impl Iterator<Item = &mut PathBuf> {
-    let disks = config
-        .disks
-        .iter_mut()
-        .flat_map(|disk| [&mut disk.file].into_iter().chain(disk.backing.files_mut()));
+    let disks = config.disks.iter_mut().flat_map(|disk| {
+        [&mut disk.file]
+            .into_iter()
+            .chain(disk.backing.files_mut())
+            .chain(&mut disk.data)
+    });
     config.kernel.iter_mut().chain(&mut config.initrd).chain(disks)
 }
 

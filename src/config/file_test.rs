@@ -174,11 +174,19 @@ fn what_a_file_says_reaches_the_terminal_without_control_sequences() {
 fn relative_names_start_at_the_directory_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("machine.json");
-    let text = r#"{"kernel": "vmlinux", "initrd": "../initrd.img", "disk": ["a.img,ro", {"file": "/b.img", "backing": ["c.img", "/d.img"]}]}"#;
+    let text = r#"{"kernel": "vmlinux", "initrd": "../initrd.img", "disk": ["a.img,ro", {"file": "/b.img", "backing": ["c.img", "/d.img"], "data": "e.raw"}]}"#;
     std::fs::write(&path, text).unwrap();
     let mut config = Config::from_json(&path).unwrap();
-    let expected = ["vmlinux", "../initrd.img", "a.img", "/b.img", "c.img", "/d.img"]
-        .map(|name| folder.path().join(name));
+    let expected = [
+        "vmlinux",
+        "../initrd.img",
+        "a.img",
+        "/b.img",
+        "c.img",
+        "/d.img",
+        "e.raw",
+    ]
+    .map(|name| folder.path().join(name));
     let found: Vec<_> = names(&mut config).map(|name| name.clone()).collect();
     assert_eq!(found, expected);
     assert_eq!(found[3], Path::new("/b.img"));

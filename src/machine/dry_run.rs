@@ -125,6 +125,9 @@ impl fmt::Display for DryRun {
                 "    queues {}, cache {}, engine {}",
                 disk.queues, config.cache, disk.engine
             )?;
+            if let Some(data) = &disk.data {
+                writeln!(f, "    data in {data}")?;
+            }
             if let Some(backing) = &disk.backing {
                 writeln!(f, "    on {backing}")?;
             }

@@ -9,6 +9,8 @@ pub struct Preview {
     pub engine: engine::Choice,
     /// The backing file that the image names, as text for a person.
     pub backing: Option<String>,
+    /// The data file of the image, as text for a person.
+    pub data: Option<String>,
 }
 
 impl Preview {
@@ -21,6 +23,7 @@ impl Preview {
             queues: queue_count(disk, cpus),
             engine: engine::choose(disk.engine, is_raw),
             backing: looked.backing,
+            data: looked.data,
         })
     }
 }

@@ -21,12 +21,12 @@ pub mod error;
 mod foreign;
 mod geometry;
 pub mod lock;
-mod opening;
+pub mod opening;
 mod overlay;
 mod qemu_locks;
 pub mod raw;
 mod space;
-mod twice;
+pub mod twice;
 
 /// An open and locked image of a whole number of sectors. Its size is what it was when it was opened.
 pub struct Image {
@@ -45,6 +45,8 @@ pub struct Looked {
     pub format: Format,
     /// The backing file that the image names, as text for a person.
     pub backing: Option<String>,
+    /// The data file of the image, as text for a person.
+    pub data: Option<String>,
 }
 
 enum Data {
@@ -125,11 +127,15 @@ impl Image {
         let Opened {
             file, size, format, ..
         } = opening::open(disk, Purpose::Look)?;
-        let backing = match format {
-            Format::Raw => opening::prepare(disk, &file, size).map(|_| None)?,
+        let (backing, data) = match format {
+            Format::Raw => opening::prepare(disk, &file, size).map(|_| (None, None))?,
             Format::Qcow2 => Qcow2::look(&file, size, disk)?,
         };
-        Ok(Looked { format, backing })
+        Ok(Looked {
+            format,
+            backing,
+            data,
+        })
     }
 
     pub fn path(&self) -> &Path {

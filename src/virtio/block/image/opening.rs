@@ -40,6 +40,28 @@ pub struct Opened {
 
 /// Opens the file that `disk` names.
 pub fn open(disk: &Disk, purpose: Purpose) -> Result<Opened, OpenError> {
+    let file = open_and_lock(disk, purpose)?;
+    let failed = |source| cannot_open(disk, source);
+    let metadata = file.metadata().map_err(failed)?;
+    // The metadata of a block device has no size, so the size is where the end is.
+    let size = (&*file).seek(SeekFrom::End(0)).map_err(failed)?;
+    if size == 0 {
+        return Err(OpenError::Empty {
+            path: disk.file.clone(),
+            make: how_to_make(disk),
+        });
+    }
+    let format = format_of(disk, &file, size)?;
+    Ok(Opened {
+        file,
+        metadata,
+        size,
+        format,
+    })
+}
+
+/// Opens the file that `disk` names, whatever is in it.
+pub fn open_and_lock(disk: &Disk, purpose: Purpose) -> Result<Locked, OpenError> {
     let path = disk.file.as_path();
     let failed = |source| cannot_open(disk, source);
     // The kind is checked before the file is opened, because opening a FIFO can wait for ever, and opening some
@@ -64,21 +86,7 @@ pub fn open(disk: &Disk, purpose: Purpose) -> Result<Opened, OpenError> {
     }
     // O_NONBLOCK was for the case that a FIFO took its place. The engines need a file without it.
     geometry::set_status(&file, 0).map_err(failed)?;
-    // The metadata of a block device has no size, so the size is where the end is.
-    let size = (&*file).seek(SeekFrom::End(0)).map_err(failed)?;
-    if size == 0 {
-        return Err(OpenError::Empty {
-            path: path.into(),
-            make: how_to_make(disk),
-        });
-    }
-    let format = format_of(disk, &file, size)?;
-    Ok(Opened {
-        file,
-        metadata,
-        size,
-        format,
-    })
+    Ok(file)
 }
 
 /// Checks the size of a raw image, and switches its file to direct I/O if the disk asks for that. The answer is what

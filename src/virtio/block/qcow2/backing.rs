@@ -9,7 +9,7 @@ use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder};
 
 use super::Error;
 use super::budget::Budget;
-use super::header::Header;
+use super::header::{Header, HeaderError};
 use super::host_file::HostFile;
 use super::permit::{self, Identity, Permitted};
 use crate::config::{Backing, Format};
@@ -41,6 +41,14 @@ impl<'a> Chain<'a> {
 
     pub fn into_files(self) -> Vec<PathBuf> {
         self.files
+    }
+
+    /// Records that the chain's first image has its data in this file, which then cannot be a backing file as well.
+    pub fn take_data_file(&mut self, data: &HostFile) -> Result<(), Error> {
+        let metadata = data.file().metadata();
+        let metadata = metadata.map_err(|source| Error::io(data.path(), source))?;
+        self.identities.push((metadata.dev(), metadata.ino()));
+        Ok(())
     }
 
     /// Takes what the tables of the chain's last file, which has this header, need of the chain's memory.
@@ -95,6 +103,9 @@ impl<'a> Chain<'a> {
             Format::Qcow2 => {
                 let header =
                     Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
+                if header.data_file.is_some() {
+                    return Err(Error::header(path, HeaderError::DataFileBelow));
+                }
                 self.take_memory(&header, false)?;
                 let file = file.holding(&header);
                 let backing = self.open_backing(&header)?;

@@ -24,6 +24,8 @@ const SECTOR_BITS: u32 = 9;
 pub struct Barrier {
     cluster_bits: u32,
     refcount_order: u32,
+    /// Whether the L2 tables name clusters of a data file, and none of this file.
+    has_data_file: bool,
     /// Locked for reading while data is written, so that no cluster becomes a table meanwhile.
     state: RwLock<State>,
     /// Whether the image has misled the library to give away the cluster of a table, or to use it for another table. Then the
@@ -44,6 +46,7 @@ impl Barrier {
         Self {
             cluster_bits: header.cluster_bits,
             refcount_order: header.refcount_order,
+            has_data_file: header.data_file.is_some(),
             state: RwLock::new(State {
                 tables: header.tables.clone(),
                 metadata,
@@ -81,7 +84,7 @@ impl Barrier {
     /// Checks the bytes that were read at `offset`, if they are an L2 table. Fails if an entry names metadata, or a cluster
     /// that begins at or behind `end`, where the file ends.
     pub fn check_read(&self, bytes: &[u8], offset: u64, end: u64) -> io::Result<()> {
-        if bytes.len() as u64 != 1 << self.cluster_bits {
+        if self.has_data_file || bytes.len() as u64 != 1 << self.cluster_bits {
             return Ok(());
         }
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use super::budget;
 use super::header::HeaderError;
 use super::permit::{Refusal, how_to_permit};
+use crate::config::Disk;
 use crate::plain_text::{clean, shell_word};
-use crate::virtio::block::image::error;
+use crate::virtio::block::image::error::{self, OpenError};
 use crate::virtio::block::image::lock::Busy;
 
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,31 @@ pub enum Error {
     )]
     Circle { image: PathBuf, path: PathBuf },
     #[error(
+        "disk image {image:?} has its data in another file{}, which is not opened unasked ({advice}, or put all into \
+         one: qemu-img convert -O qcow2 {} NEW)",
+        quoted(.name.as_deref()),
+        shell_word(.image)
+    )]
+    DataNotNamed {
+        image: PathBuf,
+        /// The name in the header, without characters that control a terminal.
+        name: Option<String>,
+        advice: String,
+    },
+    #[error("disk image {image:?} has its data in itself, and no data file (leave out ',data=')")]
+    NoDataFile { image: PathBuf },
+    #[error(
+        "disk image {image:?} cannot be its own data file (name the file that has its data: ',data=FILE')"
+    )]
+    DataIsImage { image: PathBuf },
+    #[error(
+        "disk image {image:?} has its data in another file, and {path:?} does not exist (name the file that has its \
+         data: ',data=FILE')"
+    )]
+    DataMissing { image: PathBuf, path: PathBuf },
+    #[error("disk image {image:?} cannot have its data file: {source}")]
+    Data { image: PathBuf, source: Box<OpenError> },
+    #[error(
         "disk image {image:?} and what lies under it may need more than {} MiB of memory for their tables, with {path:?} \
          (put all into one image with tables of the usual size: qemu-img convert -O qcow2 {} NEW)",
         budget::TABLES >> 20,
@@ -91,7 +117,7 @@ pub enum Error {
 impl Error {
     /// Whether the only fault is that a file is missing.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::BackingMissing { .. })
+        matches!(self, Self::BackingMissing { .. } | Self::DataMissing { .. })
     }
 
     /// The error that the file at `path`, which `image` names, is not opened as its backing file.
@@ -114,6 +140,21 @@ impl Error {
         }
     }
 
+    /// The error that the data file at `path` cannot be opened for `disk`.
+    pub(super) fn data(disk: &Disk, path: &Path, source: OpenError) -> Self {
+        let image = disk.file.clone();
+        match source.is_missing() {
+            true => Self::DataMissing {
+                image,
+                path: path.into(),
+            },
+            false => Self::Data {
+                image,
+                source: source.into(),
+            },
+        }
+    }
+
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.into(),
@@ -127,4 +168,8 @@ impl Error {
             source,
         }
     }
+}
+
+fn quoted(name: Option<&str>) -> String {
+    name.map_or(String::new(), |name| format!(", '{name}'"))
 }

@@ -26,11 +26,14 @@ const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// Far above the three that QEMU writes at most.
 const MAX_EXTENSIONS: usize = 64;
 const MAX_BACKING_NAME: u32 = 1023;
+/// Far above what a path of Linux can have.
+const MAX_DATA_FILE_NAME: usize = 65536;
 
 const END_OF_EXTENSIONS: u32 = 0;
 const BACKING_FORMAT: u32 = 0xe279_2aca;
 const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
+const DATA_FILE_NAME: u32 = 0x4441_5441;
 const BITMAPS_LENGTH: usize = 24;
 const FEATURE_NAME_LENGTH: usize = 48;
 const INCOMPATIBLE: u8 = 0;
@@ -41,6 +44,11 @@ const CORRUPT: u32 = 1;
 const EXTERNAL_DATA_FILE: u32 = 2;
 const COMPRESSION_TYPE: u32 = 3;
 const EXTENDED_L2: u32 = 4;
+
+/// Where the autoclear features are in the header. A program that writes an image clears the bits that it does not know.
+pub const AUTOCLEAR: Range<usize> = 88..96;
+/// The autoclear feature bit that says: the data file alone is a raw image of the disk.
+pub const RAW_DATA_FILE: u64 = 1 << 1;
 
 /// Why a file cannot be used as a qcow2 image, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +69,10 @@ pub enum HeaderError {
     #[error("it is marked as corrupt (repair it: qemu-img check -r all IMAGE)")]
     Corrupt,
     #[error(
-        "its data is in another file, which an image must not choose for its reader (put all into one: \
+        "its data is in another file, which is possible only for the image that a disk names (put all into one: \
          qemu-img convert -O qcow2 IMAGE NEW)"
     )]
-    ExternalDataFile,
+    DataFileBelow,
     #[error(
         "it is compressed with something else than zlib (convert it: qemu-img convert -O qcow2 IMAGE NEW)"
     )]
@@ -138,6 +146,15 @@ pub struct Backing {
     pub format: Format,
 }
 
+/// What the header says about the file that has the data of the disk, if that is not the image itself.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DataFile {
+    /// Any text that the image has for it, or none. Only a person is told it.
+    pub name: Option<String>,
+    /// Whether it is also a raw image of the disk, which programs read that do not know the tables.
+    pub is_raw: bool,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 pub struct Header {
     pub version: u32,
@@ -150,6 +167,7 @@ pub struct Header {
     pub snapshots: Records,
     pub bitmaps: Records,
     pub backing: Option<Backing>,
+    pub data_file: Option<DataFile>,
 }
 
 /// Where the list of snapshots or of bitmaps is. Its records have different lengths. Nothing of this is checked.
@@ -224,10 +242,11 @@ impl Header {
             _ => first_cluster,
         };
         let extensions = Extensions::read(file, header_length..extensions_end, version)?;
-        if version == 3 {
-            let features = be64(&start, 72).ok_or(cut_short)?;
-            check_features(features, &extensions)?;
-        }
+        let features = match version {
+            2 => 0,
+            _ => be64(&start, 72).ok_or(cut_short)?,
+        };
+        check_features(features, &extensions)?;
         if field(32)? != 0 {
             return Err(HeaderError::Encrypted);
         }
@@ -238,6 +257,14 @@ impl Header {
             Tables::of(&start, cluster_bits).ok_or(HeaderError::Damaged("a table is out of bounds"))?;
         check_tables(&tables, l1_entries, cluster_bits, length)?;
         let bitmaps = extensions.bitmaps;
+        let has_data_file = features & 1 << EXTERNAL_DATA_FILE != 0;
+        let data_file = has_data_file.then(|| DataFile {
+            name: (extensions.data_file_name.as_deref())
+                .map(|name| String::from_utf8_lossy(name).into_owned()),
+            // A raw image has nothing under it.
+            is_raw: backing_offset == 0
+                && be64(&start, AUTOCLEAR.start).is_some_and(|features| features & RAW_DATA_FILE != 0),
+        });
         let backing = match backing_offset {
             0 => None,
             offset => Some(read_backing(file, offset, field(16)?, first_cluster, extensions)?),
@@ -254,6 +281,7 @@ impl Header {
             },
             bitmaps,
             backing,
+            data_file,
         })
     }
 }
@@ -269,7 +297,6 @@ fn check_features(features: u64, extensions: &Extensions) -> Result<(), HeaderEr
     match () {
         _ if has(CORRUPT) => Err(HeaderError::Corrupt),
         _ if has(DIRTY) => Err(HeaderError::Dirty),
-        _ if has(EXTERNAL_DATA_FILE) => Err(HeaderError::ExternalDataFile),
         _ if has(COMPRESSION_TYPE) => Err(HeaderError::CompressionType),
         _ if has(EXTENDED_L2) => Err(HeaderError::ExtendedL2),
         _ => Ok(()),
@@ -372,6 +399,7 @@ struct Extensions {
     backing_format: Option<Vec<u8>>,
     feature_names: Vec<u8>,
     bitmaps: Records,
+    data_file_name: Option<Vec<u8>>,
 }
 
 impl Extensions {
@@ -420,6 +448,11 @@ impl Extensions {
                         start: be64(&data, 16).unwrap_or(0),
                     };
                 }
+                DATA_FILE_NAME if data.len() <= MAX_DATA_FILE_NAME => {
+                    file.read_exact_at(&mut data, offset)?;
+                    extensions.data_file_name = Some(data);
+                }
+                DATA_FILE_NAME => return Err(HeaderError::Damaged("its data file's name is too long")),
                 BITMAPS => return Err(HeaderError::Damaged("its list of bitmaps is cut short")),
                 // The library would read beyond the end of a last entry that is not whole.
                 FEATURE_NAMES => return Err(HeaderError::Damaged("its table of feature names is cut short")),

@@ -72,8 +72,37 @@ fn a_whole_header_is_read() {
             snapshots: Records::default(),
             bitmaps: Records::default(),
             backing: None,
+            data_file: None,
         }
     );
+}
+
+#[test]
+fn a_data_file_is_what_the_features_say_and_its_name_may_be_missing() {
+    let read = |features: u64, autoclear: u64, name: Option<&[u8]>| {
+        let mut image = image();
+        put(&mut image, 72, &features.to_be_bytes());
+        put(&mut image, AUTOCLEAR.start, &autoclear.to_be_bytes());
+        if let Some(name) = name {
+            put(&mut image, 104, &DATA_FILE_NAME.to_be_bytes());
+            put(&mut image, 108, &(name.len() as u32).to_be_bytes());
+            put(&mut image, 112, name);
+        }
+        read(&image).unwrap().data_file
+    };
+    let data_file = |name: Option<&str>, is_raw| {
+        let name = name.map(str::to_owned);
+        Some(DataFile { name, is_raw })
+    };
+    let external = 1 << EXTERNAL_DATA_FILE;
+    assert_eq!(read(external, 0, None), data_file(None, false));
+    assert_eq!(read(external, 0, Some(b"d.raw")), data_file(Some("d.raw"), false));
+    assert_eq!(
+        read(external, RAW_DATA_FILE | 1, Some(b"d")),
+        data_file(Some("d"), true)
+    );
+    // Without the incompatible feature, neither the name nor the other feature means anything.
+    assert_eq!(read(0, RAW_DATA_FILE, Some(b"d.raw")), None);
 }
 
 #[test]
@@ -119,7 +148,6 @@ fn features_that_are_not_there_are_named() {
     for (bit, words) in [
         (0, "not closed cleanly"),
         (1, "corrupt"),
-        (2, "another file"),
         (3, "zlib"),
         (4, "subclusters"),
         (5, "bit 5"),

@@ -1,15 +1,19 @@
 //! A file of the host as the library's storage.
 //!
 //! The library reads and writes tables here, and clusters that it copies. The data that a guest reads and writes goes to the
-//! same file without the library. Both kinds of writes pass the barrier, so that neither overwrites the other.
+//! same file without the library, or to a data file. In a file with tables both kinds of writes pass the barrier, so that
+//! neither overwrites the other.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
@@ -17,7 +21,7 @@ use imago::storage::drivers::CommonStorageHelper;
 
 use super::barrier::Barrier;
 use super::buffers::Cursor;
-use super::header::Header;
+use super::header::{AUTOCLEAR, Header, RAW_DATA_FILE};
 use super::metadata::Metadata;
 use super::order::{Order, read_or_zeroes};
 use crate::virtio::block::image::lock::Locked;
@@ -37,12 +41,26 @@ pub struct HostFile {
     size: u64,
     /// Its size in bytes now, as far as this process has changed it.
     end: AtomicU64,
-    /// Of a qcow2 file the size of its clusters. None of a raw file, in which all bytes are data.
-    cluster_bits: Option<u32>,
+    role: Role,
     /// None if the file is not a qcow2 file that is written.
     written: Option<Written>,
     freed_clusters: AtomicBool,
     blockers: CommonStorageHelper,
+}
+
+/// Where in the file a guest's data can be.
+#[derive(Debug)]
+enum Role {
+    /// A raw image, in which all bytes are data.
+    Raw,
+    /// A qcow2 file with clusters of this size. Data is in any cluster that has no metadata.
+    Image { cluster_bits: u32 },
+    /// The data file of a qcow2 image: each byte of the disk has the same offset here.
+    Data {
+        cluster_bits: u32,
+        /// The clusters that the guest writes just now. The library writes what it copies there, and nowhere else.
+        written_now: Mutex<Range<u64>>,
+    },
 }
 
 /// What keeps a qcow2 file consistent while it is written.
@@ -50,6 +68,8 @@ pub struct HostFile {
 struct Written {
     order: Order,
     barrier: Barrier,
+    /// Whether the header says that the data file is a raw image, which stays true.
+    has_raw_data_file: bool,
 }
 
 impl HostFile {
@@ -63,7 +83,7 @@ impl HostFile {
             direct: None,
             size,
             end: AtomicU64::new(size),
-            cluster_bits: None,
+            role: Role::Raw,
             written: None,
             freed_clusters: AtomicBool::new(false),
             blockers: CommonStorageHelper::default(),
@@ -72,7 +92,18 @@ impl HostFile {
 
     /// Tells that the file is a qcow2 image with this header.
     pub fn holding(mut self, header: &Header) -> Self {
-        self.cluster_bits = Some(header.cluster_bits);
+        self.role = Role::Image {
+            cluster_bits: header.cluster_bits,
+        };
+        self
+    }
+
+    /// Tells that the file has the data of the image with this header.
+    pub fn with_data_of(mut self, header: &Header) -> Self {
+        self.role = Role::Data {
+            cluster_bits: header.cluster_bits,
+            written_now: Mutex::default(),
+        };
         self
     }
 
@@ -82,6 +113,7 @@ impl HostFile {
         self.written = Some(Written {
             order: Order::new(header),
             barrier: Barrier::new(header, metadata),
+            has_raw_data_file: header.data_file.as_ref().is_some_and(|data| data.is_raw),
         });
         self
     }
@@ -105,6 +137,15 @@ impl HostFile {
             Err(error) => log::warn!("cannot access disk image {:?} directly: {error}", self.path),
         }
         Ok(self)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    #[cfg(test)]
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
     }
 
     pub fn file(&self) -> &File {
@@ -142,25 +183,62 @@ impl HostFile {
         }
     }
 
-    /// Fails if there cannot be data in the range, because there is a table or the header, or because it begins behind the end
-    /// of the file.
-    pub fn check_data(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.check_bounds(offset, length)?;
+    /// Fails if the data of the disk at `disk_offset` cannot be in the range, because there is a table or the header, because the
+    /// range begins behind the end of the file, or because it is another place of a data file.
+    pub fn check_data(&self, offset: u64, length: u64, disk_offset: u64) -> io::Result<()> {
+        self.check_place(offset, length, disk_offset)?;
         self.write_data(offset, length, || Ok(()))
     }
 
-    fn check_bounds(&self, offset: u64, length: u64) -> io::Result<()> {
-        let Some(cluster_bits) = self.cluster_bits else {
+    /// Fails if new data of the disk at `disk_offset` cannot get its place at `offset`. An image's file may end there.
+    pub fn check_new(&self, offset: u64, disk_offset: u64) -> io::Result<()> {
+        match self.role {
+            Role::Data { .. } if offset != disk_offset => Err(elsewhere()),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_place(&self, offset: u64, length: u64, disk_offset: u64) -> io::Result<()> {
+        match self.role {
+            Role::Raw => Ok(()),
+            Role::Image { cluster_bits } => {
+                let last = offset.saturating_add(length.max(1) - 1) >> cluster_bits;
+                if offset >> cluster_bits == 0 || last << cluster_bits >= self.end.load(Ordering::Relaxed) {
+                    return Err(io::Error::other(
+                        "the image is damaged: its tables say that this data lies in the header or behind the end of \
+                         the file (repair it: qemu-img check -r all IMAGE)",
+                    ));
+                }
+                Ok(())
+            }
+            Role::Data { .. } => self.check_new(offset, disk_offset),
+        }
+    }
+
+    /// To be called before the library prepares clusters for data of the disk from `start` to `end`.
+    pub fn expect_copies(&self, start: u64, end: u64) {
+        if let Role::Data {
+            cluster_bits,
+            written_now,
+        } = &self.role
+        {
+            let cluster = 1 << cluster_bits;
+            let start = start - start % cluster;
+            *written_now.lock().unwrap_or_else(PoisonError::into_inner) =
+                start..end.next_multiple_of(cluster);
+        }
+    }
+
+    /// Fails if tables that lie made the library copy to a cluster of a data file that the guest does not write.
+    fn check_copy(&self, offset: u64, length: u64) -> io::Result<()> {
+        let Role::Data { written_now, .. } = &self.role else {
             return Ok(());
         };
-        let last = offset.saturating_add(length.max(1) - 1) >> cluster_bits;
-        if offset >> cluster_bits == 0 || last << cluster_bits >= self.end.load(Ordering::Relaxed) {
-            return Err(io::Error::other(
-                "the image is damaged: its tables say that this data lies in the header or behind the end of the file \
-                 (repair it: qemu-img check -r all IMAGE)",
-            ));
+        let expected = written_now.lock().unwrap_or_else(PoisonError::into_inner);
+        match expected.start <= offset && offset.saturating_add(length) <= expected.end {
+            true => Ok(()),
+            false => Err(elsewhere()),
         }
-        Ok(())
     }
 
     fn write_data<T>(
@@ -175,9 +253,16 @@ impl HostFile {
         }
     }
 
-    /// Fills the next `length` bytes of `buffers`. The last cluster of a file can be cut short; its rest reads as zeroes.
-    pub fn read_into(&self, buffers: &mut Cursor, length: u64, offset: u64) -> io::Result<()> {
-        self.check_bounds(offset, length)?;
+    /// Fills the next `length` bytes of `buffers` with the data of the disk at `disk_offset`. The last cluster of a file can be
+    /// cut short; its rest reads as zeroes.
+    pub fn read_into(
+        &self,
+        buffers: &mut Cursor,
+        length: u64,
+        offset: u64,
+        disk_offset: u64,
+    ) -> io::Result<()> {
+        self.check_place(offset, length, disk_offset)?;
         fill(buffers, length, |buffers, left| {
             self.read_some(buffers, left, offset + (length - left))
         })
@@ -246,9 +331,13 @@ impl HostFile {
         }
     }
 
+    /// Writes what the library writes: tables, and clusters that it copies or zeroes.
     fn write_tables(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.check_copy(offset, bytes.len() as u64)?;
         match &self.written {
-            Some(Written { order, barrier }) => {
+            Some(written) => {
+                let Written { order, barrier, .. } = written;
+                let bytes = &*written.with_marks(bytes, offset);
                 barrier.before_write(&self.file, bytes, offset)?;
                 order
                     .write(&self.file, bytes, offset)
@@ -259,6 +348,25 @@ impl HostFile {
         self.end.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+}
+
+impl Written {
+    /// What is to be written at `offset` in place of `bytes`. The library clears all autoclear features in the header. The one
+    /// that says that the data file is a raw image stays, because Coracle keeps it true.
+    fn with_marks<'b>(&self, bytes: &'b [u8], offset: u64) -> Cow<'b, [u8]> {
+        let mut bytes = Cow::from(bytes);
+        if self.has_raw_data_file && offset == 0 && bytes.len() >= AUTOCLEAR.end {
+            bytes.to_mut()[AUTOCLEAR].copy_from_slice(&RAW_DATA_FILE.to_be_bytes());
+        }
+        bytes
+    }
+}
+
+fn elsewhere() -> io::Error {
+    io::Error::other(
+        "the image is damaged: its tables say that this data lies at another place of the data file (see where: \
+         qemu-img map IMAGE)",
+    )
 }
 
 /// Calls `read` with the rest of `length` until nothing is left. If it reads nothing, because the file ends, the rest is filled
@@ -311,6 +419,7 @@ impl Storage for HostFile {
     }
 
     unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.check_copy(offset, length)?;
         self.punch_hole(offset, length).map_err(|error| {
             // After this error the library writes zeroes itself.
             match error.raw_os_error() {

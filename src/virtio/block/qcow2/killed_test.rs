@@ -165,9 +165,13 @@ fn check(before: &[u8], after: &[u8], round: u64, flushed: u64) {
     }
 }
 
-fn kill_again_and_again(options: &str, rounds: u64) {
+fn kill_again_and_again(options: &str, is_outside: bool, rounds: u64) {
     let images = Images::new();
     images.raw("base", &pattern(9));
+    let options = match is_outside {
+        true => &*images.data_outside("image", options),
+        false => options,
+    };
     let path = images.on("image", options, "base", "raw", SECTORS * 512);
     let mut before = images.contents(&path);
     let mut leaked = 0;
@@ -203,12 +207,13 @@ fn what_was_flushed_survives_a_kill_at_any_moment() {
     need_qemu_img();
     let rounds = env::var(ROUNDS).map_or(3, |rounds| rounds.parse().unwrap());
     thread::scope(|scope| {
-        for options in [
-            "cluster_size=512",
-            "cluster_size=4096,refcount_bits=64",
-            "compat=0.10,cluster_size=512",
+        for (options, is_outside) in [
+            ("cluster_size=512", false),
+            ("cluster_size=4096,refcount_bits=64", false),
+            ("compat=0.10,cluster_size=512", false),
+            ("cluster_size=512", true),
         ] {
-            scope.spawn(move || kill_again_and_again(options, rounds));
+            scope.spawn(move || kill_again_and_again(options, is_outside, rounds));
         }
     });
 }

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, ShallowMapping};
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder, Mapping, ShallowMapping, Storage};
 
 use super::image::lock::Locked;
 use crate::config::{Cache, Disk};
@@ -30,6 +30,7 @@ mod barrier;
 mod budget;
 mod buffers;
 mod clusters;
+mod data_file;
 mod error;
 mod header;
 mod host_file;
@@ -46,6 +47,10 @@ pub struct Qcow2 {
     image: FormatAccess<HostFile>,
     files: Vec<PathBuf>,
     read_only: bool,
+    /// Whether the data of the disk is in a file of its own.
+    has_data_file: bool,
+    /// Whether that file is also a raw image of the disk. Then a change of tables alone must not change what the disk has.
+    has_raw_data_file: bool,
     /// Whether the tables can say that a cluster is zero. Those of version 2 cannot.
     has_zero_clusters: bool,
     has_backing: bool,
@@ -79,7 +84,10 @@ impl Qcow2 {
                 .map_err(|source| Error::header(path, source))?;
             file = file.kept_whole(&header, metadata);
         }
-        if disk.cache == Cache::Direct {
+        let data_file = data_file::open(file.file(), &header, disk)?;
+        if let Some(data_file) = &data_file {
+            chain.take_data_file(data_file)?;
+        } else if disk.cache == Cache::Direct {
             file = file.directly(read_only, header.cluster_bits).map_err(failed)?;
         }
         let backing = chain.open_backing(&header)?;
@@ -87,13 +95,15 @@ impl Qcow2 {
         let image = imago::qcow2::Qcow2::builder(file)
             .write(!read_only)
             .backing(backing)
-            .data_file(None)
+            .data_file(data_file)
             .open(DenyImplicitOpenGate::default())
             .map_err(failed)?;
         Ok(Self {
             image: FormatAccess::new(image),
             files: chain.into_files(),
             read_only,
+            has_data_file: header.data_file.is_some(),
+            has_raw_data_file: header.data_file.is_some_and(|data_file| data_file.is_raw),
             has_zero_clusters: header.version >= 3,
             has_backing,
             cluster_size: 1 << header.cluster_bits,
@@ -103,14 +113,16 @@ impl Qcow2 {
         })
     }
 
-    /// The backing file that the header of `file` names, as text for a person. The file has `length` bytes, and `disk`
-    /// names it. No other file is looked at.
-    pub fn look(file: &File, length: u64, disk: &Disk) -> Result<Option<String>, Error> {
+    /// The backing file that the header of `file` names, and the data file, as text for a person. The file has `length`
+    /// bytes, and `disk` names it. No other file is opened.
+    pub fn look(file: &File, length: u64, disk: &Disk) -> Result<(Option<String>, Option<String>), Error> {
         let path = disk.file.as_path();
         let header = Header::read(file, length).map_err(|source| Error::header(path, source))?;
-        Ok(header
+        let data = data_file::describe(file, &header, disk)?;
+        let backing = header
             .backing
-            .map(|backing| permit::describe(&disk.backing, path, &backing.name)))
+            .map(|backing| permit::describe(&disk.backing, path, &backing.name));
+        Ok((backing, data))
     }
 
     /// The clusters of tables, in a file that could be opened for writing, that have `bytes` in them.
@@ -140,6 +152,14 @@ impl Qcow2 {
         self.image.size()
     }
 
+    /// Whether the header of the image at `path` says that the data file is a raw image.
+    #[cfg(test)]
+    pub fn has_raw_data_file(path: &Path) -> bool {
+        let file = File::open(path).unwrap();
+        let header = Header::read(&file, file.metadata().unwrap().len()).unwrap();
+        header.data_file.is_some_and(|data_file| data_file.is_raw)
+    }
+
     /// The image, its backing file, that one's, and so on.
     #[cfg(test)]
     pub fn files(&self) -> impl Iterator<Item = &Path> {
@@ -160,7 +180,7 @@ impl Qcow2 {
             let (mapping, length) = self.image.get_mapping(range.start, range.length())?;
             let length = match mapping {
                 Mapping::Raw { storage, offset, .. } => {
-                    storage.read_into(&mut buffers, length, offset)?;
+                    storage.read_into(&mut buffers, length, offset, range.start)?;
                     length
                 }
                 Mapping::Zero { .. } => {
@@ -212,7 +232,7 @@ impl Qcow2 {
         else {
             return Ok(0);
         };
-        storage.check_data(offset, length)?;
+        storage.check_data(offset, length, range.start)?;
         if !writable {
             return Ok(0);
         }
@@ -224,11 +244,15 @@ impl Qcow2 {
     /// at least one.
     fn write_to_new_clusters(&self, buffers: &mut Cursor, range: &Range) -> io::Result<u64> {
         let _changes = self.change_tables()?;
+        if let Some(data_file) = self.data_file() {
+            data_file.expect_copies(range.start, range.end);
+        }
         let mapping = self
             .image
             .prepare_data_mapping(range.start, range.length(), true)?;
         let length = mapping.length();
-        mapping.storage().forget_claims();
+        self.storage()?.forget_claims();
+        mapping.storage().check_new(mapping.offset(), range.start)?;
         mapping.storage().write_from(buffers, length, mapping.offset())?;
         self.image.commit_data_mapping(mapping)?;
         self.settle_freed_clusters()?;
@@ -245,15 +269,33 @@ impl Qcow2 {
                 "an earlier flush failed, so written data may be lost",
             ));
         }
-        self.write_tables()?;
-        self.image
-            .sync()
+        self.write_durable_tables()
+    }
+
+    /// Makes the data in a data file durable, then the tables that say where it is.
+    fn write_durable_tables(&self) -> io::Result<()> {
+        {
+            // As long as no table changes, all that the tables name is in the data file.
+            let _changes = self.change_tables()?;
+            if let Some(data_file) = self.data_file() {
+                self.sync(data_file)?;
+            }
+            self.write_tables()?;
+        }
+        self.sync(self.storage()?)
+    }
+
+    fn sync(&self, file: &HostFile) -> io::Result<()> {
+        file.sync()
             .inspect_err(|_| self.lost_data.store(true, Ordering::Relaxed))
     }
 
     /// Frees the host's space of the whole clusters in a range. What is read from the range afterwards is unspecified.
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         let range = self.writable_range(offset, length)?;
+        if self.has_raw_data_file {
+            return self.discard_in_place(range);
+        }
         // If the tables cannot say that a cluster is zero, a freed cluster would read as that of the backing file.
         match self.has_zero_clusters || !self.has_backing {
             true => self.free(self.whole_clusters(&range), false),
@@ -264,6 +306,9 @@ impl Qcow2 {
     /// Zeroes a range. Unless `may_unmap`, the host's space for it stays reserved.
     pub fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool) -> io::Result<()> {
         let range = self.writable_range(offset, length)?;
+        if self.has_raw_data_file {
+            return self.zero_in_place(range, may_unmap);
+        }
         let whole = match self.has_zero_clusters {
             true => self.whole_clusters(&range),
             false => Range::new(range.end, 0),
@@ -299,6 +344,48 @@ impl Qcow2 {
             range.advance(length)?;
         }
         Ok(())
+    }
+
+    /// Frees the host's space of a range, without a change of tables.
+    fn discard_in_place(&self, mut range: Range) -> io::Result<()> {
+        while !range.is_empty() {
+            let (_, length) = self.punch_in_place(&range)?;
+            range.advance(length)?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes a range also for those who read the data file without the tables.
+    fn zero_in_place(&self, mut range: Range, may_unmap: bool) -> io::Result<()> {
+        while !range.is_empty() {
+            let (is_zero, length) = match may_unmap {
+                true => self.punch_in_place(&range)?,
+                false => (false, range.length()),
+            };
+            if !is_zero {
+                self.write_plain_zeroes(Range::new(range.start, length))?;
+            }
+            range.advance(length)?;
+        }
+        Ok(())
+    }
+
+    /// Frees the host's space of data at the beginning of `range`. Returns for how many bytes the answer holds, and whether they
+    /// are zeroes now.
+    fn punch_in_place(&self, range: &Range) -> io::Result<(bool, u64)> {
+        let _shared = self.use_clusters();
+        let (mapping, length) = self.image.get_shallow_mapping(range.start, range.length())?;
+        let ShallowMapping::Raw {
+            storage,
+            offset,
+            writable: true,
+            ..
+        } = mapping
+        else {
+            return Ok((false, length));
+        };
+        storage.check_data(offset, length, range.start)?;
+        Ok((storage.punch_hole(offset, length).is_ok(), length))
     }
 
     /// Makes whole clusters read as zeroes. They keep their place in the file.
@@ -354,7 +441,7 @@ impl Qcow2 {
                 ..
             } = mapping
             {
-                storage.check_data(offset, length)?;
+                storage.check_data(offset, length, range.start)?;
                 if writable {
                     holes.push((storage, offset, length.next_multiple_of(self.cluster_size)));
                 }
@@ -406,19 +493,24 @@ impl Qcow2 {
         }
     }
 
-    /// Writes the changes of tables that the library and `order` have kept back.
+    /// Writes the changes of tables that the library and `order` have kept back. To be called with `changes` held.
     fn write_tables(&self) -> io::Result<()> {
-        let _changes = self.change_tables()?;
         self.image.flush()?;
         self.storage()?.release()
     }
 
-    /// The image's own file, which is the last in the library's list.
+    /// The image's own file. In the library's list it is behind the files under it, and a data file is behind it.
     fn storage(&self) -> io::Result<&HostFile> {
-        let mut files = self.image.inner().collect_storage_dependencies();
-        files
-            .pop()
+        let files = self.image.inner().collect_storage_dependencies();
+        (files.into_iter().rev())
+            .nth(usize::from(self.has_data_file))
             .ok_or_else(|| io::Error::other("an image without a file"))
+    }
+
+    /// The file that has the data, if that is not the image's own file.
+    fn data_file(&self) -> Option<&HostFile> {
+        let last = self.image.inner().collect_storage_dependencies().pop();
+        last.filter(|_| self.has_data_file)
     }
 
     fn change_tables(&self) -> io::Result<MutexGuard<'_, ()>> {
@@ -465,7 +557,8 @@ impl Drop for Qcow2 {
         if self.read_only {
             return;
         }
-        if let Err(error) = self.write_tables() {
+        let written = self.change_tables().and_then(|_changes| self.write_tables());
+        if let Err(error) = written {
             let path = self.files.first();
             log::error!("the last changes to disk image {path:?} may be lost: {error}");
         }

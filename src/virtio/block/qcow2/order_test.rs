@@ -29,6 +29,7 @@ fn image() -> (File, Order) {
         snapshots: Records::default(),
         bitmaps: Records::default(),
         backing: None,
+        data_file: None,
     };
     (file, Order::new(&header))
 }

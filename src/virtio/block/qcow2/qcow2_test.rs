@@ -28,7 +28,7 @@ fn empty(images: &Images, options: &str) -> (PathBuf, Qcow2, Vec<u8>) {
     (path, image, vec![0; SIZE])
 }
 
-const CASES: [(&str, Case); 10] = [
+const CASES: [(&str, Case); 14] = [
     ("version 3", |images| empty(images, "compat=1.1")),
     ("version 2", |images| {
         empty(images, "compat=0.10,cluster_size=4096")
@@ -43,6 +43,28 @@ const CASES: [(&str, Case); 10] = [
     }),
     ("data with a place of its own from the start", |images| {
         empty(images, "cluster_size=4096,preallocation=metadata")
+    }),
+    ("data in a data file", |images| {
+        let options = images.data_outside("image", "cluster_size=4096");
+        empty(images, &options)
+    }),
+    ("data in a data file, largest clusters", |images| {
+        let options = images.data_outside("image", "cluster_size=2M");
+        empty(images, &options)
+    }),
+    ("data in a raw data file", |images| {
+        let options = images.data_outside("image", "cluster_size=512,data_file_raw=on");
+        empty(images, &options)
+    }),
+    ("data in a data file, on a shorter raw file", |images| {
+        let mut model = pattern(4);
+        model.truncate(301 * 512);
+        images.raw("base", &model);
+        model.resize(SIZE, 0);
+        let options = images.data_outside("image", "cluster_size=4096");
+        let path = images.on("image", &options, "base", "raw", SIZE as u64);
+        let image = open(&path);
+        (path, image, model)
     }),
     ("compressed", |images| {
         let model = pattern(1);
@@ -170,6 +192,40 @@ fn run(case: &(&str, Case), operations: &[(Operation, usize, usize)]) {
         "{}: QEMU reads something else",
         case.0
     );
+    if Qcow2::has_raw_data_file(&path) {
+        let data = fs::read(data_file_of(&path)).unwrap();
+        assert!(
+            data == model,
+            "{}: the data file is no raw image any more",
+            case.0
+        );
+    }
+}
+
+#[test]
+fn every_kind_of_image_behaves_like_an_array_of_sectors() {
+    if !can_make_images() {
+        return;
+    }
+    let unmap = |may_unmap| Operation::Zeroes { may_unmap };
+    let operations = [
+        (Operation::Write(1), 3, 40),
+        (Operation::Flush, 0, 1),
+        (unmap(true), 5, 9),
+        (Operation::Write(2), 30, 300),
+        (unmap(false), 50, 100),
+        (Operation::Write(3), 60, 1),
+        (Operation::Discard, 200, 90),
+        (Operation::Reopen, 0, 1),
+        (Operation::Write(4), 203, 2),
+        (Operation::Discard, 0, SIZE / 512),
+        (Operation::Write(5), SIZE / 512 - 1, 1),
+        (unmap(true), 400, SIZE / 512 - 400),
+    ];
+    let operations = operations.map(|(operation, sector, sectors)| (operation, sector * 512, sectors * 512));
+    for case in &CASES {
+        run(case, &operations);
+    }
 }
 
 proptest! {

@@ -61,6 +61,11 @@ impl Images {
         path
     }
 
+    /// The options by which the image of that name has a data file.
+    pub fn data_outside(&self, name: &str, options: &str) -> String {
+        format!("data_file={},{options}", text(&data_file_of(&self.path(name))))
+    }
+
     /// On a backing file.
     pub fn on(&self, name: &str, options: &str, backing: &str, format: &str, size: u64) -> PathBuf {
         self.make(name, options, &["-b", backing, "-F", format], size)
@@ -101,10 +106,16 @@ pub fn assert_clean(path: &Path) {
     succeed(&["check", "-q", "-f", "qcow2", text(path)]);
 }
 
-/// A disk whose image may name any file.
+/// Where the data is of an image at `path` that keeps it outside of itself.
+pub fn data_file_of(path: &Path) -> PathBuf {
+    path.with_extension("data")
+}
+
+/// A disk whose image may name any file, with a data file if that is there.
 pub fn disk(path: &Path) -> Disk {
     Disk {
         backing: Backing::Any,
+        data: Some(data_file_of(path)).filter(|data| data.exists()),
         ..Disk::new(path.into())
     }
 }
