@@ -22,6 +22,10 @@ const STEPS: usize = 16;
 const LONGEST: usize = 64 << 10;
 /// What the guest writes, over and over.
 const MARK: [u8; 16] = *b"a guest's data..";
+/// What the data file has at first.
+const DATA: [u8; 8192] = [0xda; 8192];
+/// The largest clusters have so many bytes. The data file may end where the last one of the disk does.
+const CLUSTER_MAX: u64 = 2 << 20;
 /// Where the header says where the refcount table is, which may grow.
 const REFCOUNT_TABLE: std::ops::Range<usize> = 48..60;
 
@@ -33,6 +37,8 @@ struct Mode {
     ro: bool,
     direct: bool,
     two_queues: bool,
+    /// Whether a data file is named.
+    data: bool,
 }
 
 impl From<u8> for Mode {
@@ -41,6 +47,7 @@ impl From<u8> for Mode {
             ro: bits & 1 != 0,
             direct: bits & 2 != 0,
             two_queues: bits & 4 != 0,
+            data: bits & 8 != 0,
         }
     }
 }
@@ -51,6 +58,7 @@ fn open(path: &Path, mode: Mode) -> Option<Qcow2> {
         ro: mode.ro,
         cache: if mode.direct { Cache::Direct } else { Cache::Writeback },
         backing: Backing::Named(vec![PLACE.base.clone()]),
+        data: mode.data.then(|| PLACE.data.clone()),
         ..Disk::new(path.into())
     };
     Qcow2::open(file, &disk).inspect_err(|error| assert!(error.to_string().ends_with(')'), "no next step: {error}")).ok()
@@ -117,6 +125,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let place = &*PLACE;
     fs::write(&place.image, file).expect("a file in memory is written");
+    fs::write(&place.data, DATA).expect("a file in memory is written");
     let mode = Mode::from(steps[0]);
     let Some(mut image) = open(&place.image, mode) else { return };
     let size = image.size();
@@ -136,6 +145,14 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     place.assert_base_is_as_it_was();
+    let data = File::open(&place.data).expect("the data file is there");
+    let length = data.metadata().expect("it is a file").len();
+    let end = size.next_multiple_of(CLUSTER_MAX).max(DATA.len() as u64);
+    assert!(length <= end, "data lies behind the end of the disk");
+    if mode.ro || !mode.data {
+        let data = fs::read(&place.data).expect("the data file is there");
+        assert!(data == DATA, "a data file that is not the guest's to write was written");
+    }
     if mode.ro {
         assert!(
             fs::read(&place.image).expect("the image is there") == file,

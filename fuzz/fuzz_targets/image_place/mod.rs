@@ -1,4 +1,4 @@
-//! Where a target puts a qcow2 image and the one file that it may name as its backing file.
+//! Where a target puts a qcow2 image, the one file that it may name as its backing file, and its data file.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -9,6 +9,9 @@ const BASE: [u8; 8192] = [0xba; 8192];
 pub struct Place {
     pub image: PathBuf,
     pub base: PathBuf,
+    /// Of the target that has one.
+    #[allow(dead_code, reason = "one target has no data file")]
+    pub data: PathBuf,
 }
 
 impl Place {
@@ -19,6 +22,7 @@ impl Place {
         let place = Self {
             image: directory.join("image"),
             base: directory.join("base"),
+            data: directory.join("data"),
         };
         fs::write(&place.base, BASE).expect("a file in memory is written");
         place
