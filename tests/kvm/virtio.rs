@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::process::Command;
 
 use tempfile::NamedTempFile;
 
@@ -134,6 +135,31 @@ fn a_write_by_hand_reaches_the_file_and_nothing_beside_it() {
     );
     assert_eq!((reply.status, reply.used_length), (queue::OK, 1));
     assert!(std::fs::read(disk.path()).unwrap() == expected);
+}
+
+#[test]
+fn a_write_by_hand_to_an_image_with_a_data_file_reaches_that_file() {
+    need_kvm();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let qemu_img = |arguments: &[&str]| {
+        let output = Command::new("qemu-img").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+    let (image, data) = (path("image.qcow2"), path("data.raw"));
+    let options = format!("data_file={data}");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &options, &image, "32K"]);
+    let reply = request(
+        Queue::request(queue::OUT, 9, &[0xb0; 512]),
+        &format!("{image},data={data}"),
+    );
+    assert_eq!((reply.status, reply.used_length), (queue::OK, 1));
+    let mut expected = vec![0; 32 << 10];
+    expected[9 * 512..10 * 512].fill(0xb0);
+    let written = std::fs::read(&data).unwrap();
+    assert!(written.starts_with(&expected) && written[expected.len()..].iter().all(|byte| *byte == 0));
+    qemu_img(&["check", "-q", "-f", "qcow2", &image]);
+    qemu_img(&["compare", "-q", "-f", "qcow2", "-F", "raw", &image, &data]);
 }
 
 #[test]

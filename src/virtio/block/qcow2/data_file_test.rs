@@ -37,9 +37,7 @@ fn be64(path: &Path, place: u64) -> u64 {
 
 #[test]
 fn the_data_file_that_a_header_names_is_opened_once_the_person_typed_what_the_refusal_says() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "compat=1.1");
     let words = refusal(&Disk::new(path.clone()));
@@ -57,9 +55,7 @@ fn the_data_file_that_a_header_names_is_opened_once_the_person_typed_what_the_re
 
 #[test]
 fn a_name_in_the_header_opens_nothing_and_drives_no_terminal() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "compat=1.1");
     let bytes = fs::read(&path).unwrap();
@@ -99,9 +95,7 @@ fn a_name_in_the_header_opens_nothing_and_drives_no_terminal() {
 
 #[test]
 fn a_data_file_that_cannot_be_one_is_refused_in_words() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "compat=1.1");
     fs::hard_link(&path, images.path("hard")).unwrap();
@@ -131,9 +125,7 @@ fn a_data_file_that_cannot_be_one_is_refused_in_words() {
 
 #[test]
 fn an_image_under_another_one_has_no_data_file() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let below = make(&images, "compat=1.1");
     let path = images.on("top.qcow2", "compat=1.1", text(&below), "qcow2", SIZE as u64);
@@ -146,9 +138,7 @@ fn an_image_under_another_one_has_no_data_file() {
 
 #[test]
 fn a_data_file_is_no_backing_file_as_well() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     images.raw("base", &[1; SIZE]);
     let options = images.data_outside("image.qcow2", "compat=1.1");
@@ -162,9 +152,7 @@ fn a_data_file_is_no_backing_file_as_well() {
 
 #[test]
 fn a_data_file_has_one_writer_or_any_number_of_readers() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "compat=1.1");
     let data = data_file_of(&path);
@@ -197,9 +185,7 @@ fn a_data_file_has_one_writer_or_any_number_of_readers() {
 
 #[test]
 fn two_disks_with_one_data_file_are_told() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let (path, other) = (make(&images, "compat=1.1"), images.path("other.qcow2"));
     fs::copy(&path, &other).unwrap();
@@ -222,9 +208,7 @@ fn two_disks_with_one_data_file_are_told() {
 
 #[test]
 fn what_is_only_read_is_open_only_for_reading() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "compat=1.1");
     try_open(&disk(&path)).unwrap().put(0, &[3; 4096]).unwrap();
@@ -252,9 +236,7 @@ fn what_is_only_read_is_open_only_for_reading() {
 
 #[test]
 fn behind_the_end_of_a_data_file_there_are_zeroes() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "preallocation=metadata");
     let data = File::options().write(true).open(data_file_of(&path)).unwrap();
@@ -272,9 +254,7 @@ fn behind_the_end_of_a_data_file_there_are_zeroes() {
 
 #[test]
 fn tables_that_say_that_data_lies_elsewhere_reach_nothing() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "preallocation=metadata");
     let data = data_file_of(&path);
@@ -319,9 +299,7 @@ fn tables_that_say_that_data_lies_elsewhere_reach_nothing() {
 
 #[test]
 fn a_raw_data_file_stays_one() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "data_file_raw=on,cluster_size=4096");
     let image = open(&path);
@@ -351,9 +329,7 @@ fn a_raw_data_file_stays_one() {
 
 #[test]
 fn a_flush_makes_a_data_file_durable() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     // Not in memory, where nothing is ever durable.
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
@@ -379,9 +355,7 @@ fn a_flush_makes_a_data_file_durable() {
 
 #[test]
 fn direct_access_is_that_of_the_data_file() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     let options = format!("data_file={}", text(&data_file_of(&path)));
@@ -401,9 +375,7 @@ fn direct_access_is_that_of_the_data_file() {
 
 #[test]
 fn a_look_shows_the_data_file_and_opens_none() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let images = Images::new();
     let path = make(&images, "compat=1.1");
     let look = |disk: &Disk| Preview::of(disk, 1);

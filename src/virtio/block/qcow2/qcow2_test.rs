@@ -204,9 +204,7 @@ fn run(case: &(&str, Case), operations: &[(Operation, usize, usize)]) {
 
 #[test]
 fn every_kind_of_image_behaves_like_an_array_of_sectors() {
-    if !can_make_images() {
-        return;
-    }
+    need_qemu_img();
     let unmap = |may_unmap| Operation::Zeroes { may_unmap };
     let operations = [
         (Operation::Write(1), 3, 40),
