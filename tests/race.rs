@@ -295,7 +295,7 @@ fn nonsense_is_refused_before_anything_runs() {
         (["--plot", "race.gif"], "ends in .svg or .png"),
         (["--only", "bochs"], "possible values"),
         (["--memory", "1M"], "out of range"),
-        (["--runs", "0"], "not in 1.."),
+        (["--runs", "0"], "give a whole number from 1 to 100000"),
     ] {
         let output = race(path.path(), &arguments);
         assert_eq!(output.status.code(), Some(125), "{arguments:?}");
