@@ -46,8 +46,11 @@ pub enum Request {
 
 impl Signals {
     pub fn catch() -> io::Result<Self> {
-        // A signal that the parent ignores, as nohup does with SIGHUP, stays ignored: once blocked, it would be read
-        // here like any other.
+        // A parent that ignores everything would leave SIGKILL alone to end a run.
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(SIGTERM, libc::SIG_DFL) };
+        // Any other signal that the parent ignores, as nohup does with SIGHUP, stays ignored: once blocked, it would be
+        // read here like any other.
         let caught = set_of(CAUGHT.into_iter().filter(|&signal| !is_ignored(signal)));
         change_mask(libc::SIG_BLOCK, &caught)?;
         change_mask(libc::SIG_BLOCK, &set_of(REFUSED))?;

@@ -174,6 +174,18 @@ impl Coracle {
         self
     }
 
+    /// Started by a parent that ignores SIGTERM.
+    pub fn with_sigterm_ignored(mut self) -> Self {
+        // SAFETY: signal may be called between fork and exec.
+        unsafe {
+            self.command.pre_exec(|| {
+                libc::signal(libc::SIGTERM, libc::SIG_IGN);
+                Ok(())
+            });
+        }
+        self
+    }
+
     /// As a user who owns nothing else and may have so many processes and threads. The files that it opens are opened as
     /// root, who alone is not held to that limit by itself, and without the capabilities that lift it.
     pub fn with_processes_at_most(mut self, count: u64) -> Self {
