@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use crate::support::queue::Queue;
 use crate::support::{Coracle, Ended, Kernel, need_kvm};
 
@@ -35,7 +37,7 @@ fn kernel() -> Kernel {
 }
 
 /// The guest with sixteen disks, where only so many files can be open.
-fn with_open_files(limit: u32) -> Ended {
+fn with_open_files(limit: u64) -> Ended {
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = format!("{},ro", disk.path().display());
@@ -46,12 +48,12 @@ fn with_open_files(limit: u32) -> Ended {
         .end()
 }
 
-#[test]
-fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
-    need_kvm();
+/// Runs with each of `limits`, and returns those with which the guest had all that it needs. All lower ones are refused
+/// with `words` before the guest runs.
+fn those_that_are_enough(limits: Range<u64>, words: &[&str], run: impl Fn(u64) -> Ended) -> Vec<u64> {
     let mut enough = Vec::new();
-    for limit in 8..120 {
-        let ended = with_open_files(limit);
+    for limit in limits {
+        let ended = run(limit);
         match ended.code {
             Some(0) => {
                 assert_eq!(ended.stdout, b"all driven");
@@ -59,12 +61,19 @@ fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
                 enough.push(limit);
             }
             _ => {
-                let ended = ended.with_code(125).saying(&["open files", "ulimit -n"]);
+                let ended = ended.with_code(125).saying(words);
                 assert_eq!(ended.stdout, b"", "limit {limit}: {}", ended.describe());
                 assert!(enough.is_empty(), "{limit} is too low, and {enough:?} was enough");
             }
         }
     }
+    enough
+}
+
+#[test]
+fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
+    need_kvm();
+    let enough = those_that_are_enough(8..120, &["open files", "ulimit -n"], with_open_files);
     assert!(enough.contains(&119) && !enough.contains(&40), "{enough:?}");
 }
 
@@ -89,25 +98,12 @@ fn a_limit_of_threads_is_high_enough_or_named_before_the_guest_runs() {
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = format!("{},ro", disk.path().display());
-    let mut enough = Vec::new();
-    for limit in 1..40 {
-        let ended = Coracle::run(&kernel())
+    let enough = those_that_are_enough(1..40, &["threads", "ulimit -u"], |limit| {
+        Coracle::run(&kernel())
             .args(&["--disk", &disk].repeat(16))
             .with_processes_at_most(limit)
-            .end();
-        match ended.code {
-            Some(0) => {
-                assert_eq!(ended.stdout, b"all driven");
-                ended.in_silence();
-                enough.push(limit);
-            }
-            _ => {
-                let ended = ended.with_code(125).saying(&["threads", "ulimit -u"]);
-                assert_eq!(ended.stdout, b"", "limit {limit}: {}", ended.describe());
-                assert!(enough.is_empty(), "{limit} is too low, and {enough:?} was enough");
-            }
-        }
-    }
+            .end()
+    });
     assert!(enough.contains(&39) && !enough.contains(&16), "{enough:?}");
 }
 
