@@ -30,6 +30,8 @@ pub mod logging;
 pub mod machine;
 // Text that somebody else chose, safe to show and to type.
 pub mod plain_text;
+// Marks the error of a thread that could not be started.
+pub mod threads;
 // Measures where the time of a boot goes.
 pub mod timings;
 // Devices of virtio 1.2 and their transport.

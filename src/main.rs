@@ -5,13 +5,19 @@ use std::process::ExitCode;
 use clap::Parser;
 use coracle::clock::monotonic;
 use coracle::commands::{Cli, Error, print_refusal};
-use coracle::console::{end_on_panic, finish_stderr, tell};
+use coracle::console::{NotingAllocator, end_on_lack_of_memory, end_on_panic, finish_stderr, tell};
 use coracle::diagnosis::exit_code;
 use coracle::logging;
+use coracle::machine::spare_address_space;
+
+#[global_allocator]
+static ALLOCATOR: NotingAllocator = NotingAllocator;
 
 fn main() -> ExitCode {
     let started = monotonic();
     end_on_panic(exit_code::BUG);
+    end_on_lack_of_memory(exit_code::FAILED);
+    spare_address_space();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return print_refusal(&error).into(),

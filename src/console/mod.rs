@@ -3,6 +3,7 @@
 mod escape;
 mod guest_modes;
 mod input;
+mod out_of_memory;
 mod output;
 mod panic;
 mod session;
@@ -12,6 +13,7 @@ mod terminal;
 mod wait;
 
 pub use input::Source;
+pub use out_of_memory::{NotingAllocator, end_on_lack_of_memory};
 pub use output::{Drain, GuestOutput};
 pub use panic::end_on_panic;
 pub use session::{Session, StopReason};

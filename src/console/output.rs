@@ -18,6 +18,7 @@ use super::guest_modes::GuestModes;
 use super::signals::with_all_blocked;
 use super::wait::{For, borrow, wait};
 use crate::devices::serial::Sink;
+use crate::threads;
 
 /// Queued bytes from which on vCPUs wait.
 const QUEUE_LIMIT: usize = 64 << 10;
@@ -89,7 +90,9 @@ impl GuestOutput {
     pub fn write_to(&self, stdout: OwnedFd) -> io::Result<()> {
         let queue = self.queue.clone();
         let write = move || queue.write_all(File::from(stdout));
-        with_all_blocked(|| thread::Builder::new().name("console".into()).spawn(write)).map(drop)
+        with_all_blocked(|| thread::Builder::new().name("console".into()).spawn(write))
+            .map(drop)
+            .map_err(threads::not_started)
     }
 
     /// Where the serial port puts its bytes.

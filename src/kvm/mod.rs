@@ -24,6 +24,7 @@ pub use statistics::Statistics;
 pub use vcpu::{Exit, ImmediateExit, Standing, Vcpu};
 
 use crate::interrupt::Interrupt;
+use crate::threads;
 
 /// The API version of every KVM since Linux 2.6.22.
 const API_VERSION: i32 = 12;
@@ -42,7 +43,15 @@ pub enum Error {
 fn refused(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
     move |error| Error::Call {
         what,
-        source: error.into(),
+        source: with_cause(error.into()),
+    }
+}
+
+/// Marks the error of a KVM call that failed because KVM could not start a thread of its own, for which KVM gives EAGAIN.
+fn with_cause(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => threads::not_started(error),
+        _ => error,
     }
 }
 

@@ -12,7 +12,7 @@ use vmm_sys_util::ioctl_io_nr;
 
 use super::run_page::RunPage;
 pub use super::run_page::{Exit, ImmediateExit};
-use super::{Error, Statistics, refused};
+use super::{Error, Statistics, refused, with_cause};
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 
@@ -144,7 +144,7 @@ impl Vcpu {
                     self.page.immediate_exit().set(false);
                     Ok(Exit::Interrupted)
                 }
-                error => Err(error),
+                error => Err(with_cause(error)),
             },
         }
     }

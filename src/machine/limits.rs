@@ -4,10 +4,19 @@
 //! its work later can only fail, and its guest hangs.
 
 use std::error::Error;
-use std::io;
-use std::iter;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::{io, iter, ptr};
+
+use crate::threads;
+
+/// The addresses that a thread takes, in bytes: 2 MiB of stack, and a small stack for signal handlers. The threads of
+/// disks have smaller stacks, and take the rest for requests.
+const THREAD_ADDRESSES: usize = (2 << 20) + (128 << 10);
+/// The addresses that all other allocations take, in bytes, but for the caches of qcow2 images.
+const HEAP_ADDRESSES: usize = 16 << 20;
+/// Threads that every run may have, beside those of vCPUs and disks.
+const OWN_THREADS: usize = 6;
 
 /// A limit that kept a machine from being made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -42,12 +51,17 @@ impl LimitReached {
     /// The limit that `error` comes from, if it comes from one.
     pub fn behind(error: &(dyn Error + 'static)) -> Option<Self> {
         let mut causes = iter::successors(Some(error), |&error| error.source());
-        let number = causes.find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())?;
-        match number {
+        causes.find_map(|cause| Self::behind_io(cause.downcast_ref()?))
+    }
+
+    fn behind_io(error: &io::Error) -> Option<Self> {
+        if threads::is_not_started(error) {
+            return Some(Self::of_a_thread(address_space()));
+        }
+        match error.raw_os_error()? {
             libc::EMFILE => Some(Self::OpenFiles {
                 limit: get(libc::RLIMIT_NOFILE)?,
             }),
-            libc::EAGAIN => Some(Self::of_a_thread(address_space())),
             libc::ENOMEM => address_space().map(|limit| Self::AddressSpace { limit }),
             _ => None,
         }
@@ -75,6 +89,35 @@ pub fn raise_open_files() {
         let error = io::Error::last_os_error();
         log::debug!("cannot raise the limit of open files: {error}");
     }
+}
+
+/// Has this process take no more address space than it needs, if there is a limit. By default each thread that allocates
+/// memory sets 64 MiB of addresses aside for that, unless the limit is in the way: whether a machine can start would
+/// depend on how many threads happen to allocate at the same time. To be called before the first thread is started.
+pub fn spare_address_space() {
+    if address_space().is_some() {
+        // SAFETY: no thread but this one runs yet. The call fails only for an unknown parameter.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+}
+
+/// Proves that what a machine takes beside guest memory fits into the limit of address space: `threads` threads of vCPUs
+/// and disks, our own threads, and what they all allocate.
+pub fn prove_address_space(threads: usize) -> io::Result<()> {
+    let needed = HEAP_ADDRESSES + (OWN_THREADS + threads) * THREAD_ADDRESSES;
+    if address_space().is_none() {
+        return Ok(());
+    }
+    // SAFETY: the kernel chooses addresses at which nothing is mapped, and nobody uses the mapping.
+    unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let start = libc::mmap(ptr::null_mut(), needed, libc::PROT_NONE, flags, -1, 0);
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        libc::munmap(start, needed);
+    }
+    Ok(())
 }
 
 /// Proves that `count` more descriptors can be opened, by duplicating `any` and closing the duplicates again.

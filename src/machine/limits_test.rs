@@ -8,7 +8,11 @@ use crate::virtio::block::OpenError;
 use crate::{boot, commands, kvm, machine};
 
 fn failed_with(number: i32) -> [commands::Error; 4] {
-    let source = || io::Error::from_raw_os_error(number);
+    failed(|| io::Error::from_raw_os_error(number))
+}
+
+/// An error of each part with this cause.
+fn failed(source: impl Fn() -> io::Error) -> [commands::Error; 4] {
     let disk = OpenError::Open {
         path: PathBuf::from("disk.img"),
         source: source(),
@@ -40,7 +44,11 @@ fn a_limit_is_found_behind_an_error_of_every_part() {
         let reached = LimitReached::behind(&error).expect("the limit of open files");
         assert!(reached.to_string().contains("ulimit -n"), "{reached}");
     }
-    for error in failed_with(libc::EAGAIN) {
+}
+
+#[test]
+fn only_of_a_thread_that_does_not_start_is_the_limit_of_threads_said() {
+    for error in failed(|| threads::not_started(io::Error::from_raw_os_error(libc::EAGAIN))) {
         assert_eq!(LimitReached::behind(&error), Some(LimitReached::Threads));
     }
 }
@@ -57,8 +65,10 @@ fn a_thread_that_does_not_start_may_lack_address_space_for_its_stack() {
 
 #[test]
 fn no_limit_is_behind_other_errors() {
-    for error in failed_with(libc::EACCES) {
-        assert_eq!(LimitReached::behind(&error), None);
+    for number in [libc::EACCES, libc::EAGAIN] {
+        for error in failed_with(number) {
+            assert_eq!(LimitReached::behind(&error), None);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use std::thread;
 use vmm_sys_util::eventfd::EventFd;
 
 pub use dry_run::DryRun;
-pub use limits::LimitReached;
+pub use limits::{LimitReached, spare_address_space};
 use memory::Memory;
 pub use open_files::OpenFiles;
 pub use outcome::Outcome;
@@ -35,6 +35,7 @@ use crate::devices::keyboard::KeyboardController;
 use crate::devices::power::SleepRegisters;
 use crate::devices::serial::{SerialPort, Sink};
 use crate::kvm::{self, Kvm, Vcpu, Vm};
+use crate::threads;
 use crate::timings::{Phase, Timeline};
 use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, Disk, OpenError};
@@ -136,6 +137,9 @@ impl Machine {
         };
         let guest = memory.guest();
         timeline.mark(Phase::MemoryMapped);
+        let disk_threads: usize = opened.disks.iter().map(|disk| disk.threads()).sum();
+        limits::prove_address_space(usize::from(config.cpus) + disk_threads)
+            .map_err(system("reserve address space"))?;
         let kvm = Kvm::open()?;
         timeline.mark(Phase::KvmOpened);
         address_width::check(config.memory.0, &kvm)?;
@@ -172,7 +176,7 @@ impl Machine {
             made.store(true, Ordering::Relaxed);
             (hardware, blueprint.map(|thread| thread.join()))
         });
-        let blueprint = blueprint.map_err(system("start a thread"))?;
+        let blueprint = blueprint.map_err(|error| system("start a thread")(threads::not_started(error)))?;
         let blueprint =
             blueprint.map_err(|_| system("load the kernel")(io::Error::other("its thread panicked")))??;
         let Blueprint {

@@ -12,6 +12,7 @@ use super::{Error, Outcome};
 use crate::bus::Bus;
 use crate::clock::coarse;
 use crate::kvm::{Exit, Vcpu};
+use crate::threads;
 use crate::timings::{Phase, Tally, Timeline};
 
 /// Longest x86 instruction, in bytes.
@@ -47,9 +48,9 @@ impl Thread {
                 run(index, vcpu, &board, tally);
             })
             .map(Self)
-            .map_err(|source| Error::System {
+            .map_err(|error| Error::System {
                 what: "start a vCPU's thread",
-                source,
+                source: threads::not_started(error),
             })
     }
 

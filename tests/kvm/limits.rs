@@ -1,4 +1,6 @@
-use std::ops::Range;
+use std::io::Write;
+
+use tempfile::NamedTempFile;
 
 use crate::support::queue::Queue;
 use crate::support::{Coracle, Ended, Kernel, need_kvm};
@@ -36,13 +38,14 @@ fn kernel() -> Kernel {
     drive_sixteen_disks().data(Queue::empty()).linux64()
 }
 
-/// The guest with sixteen disks, where only so many files can be open.
-fn with_open_files(limit: u64) -> Ended {
-    let disk = tempfile::NamedTempFile::new().unwrap();
+/// The guest with sixteen disks and so many vCPUs, under the limit that these options of `ulimit` set.
+fn limited(options: &str, cpus: &str) -> Ended {
+    let disk = NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = format!("{},ro", disk.path().display());
-    let limited = format!("ulimit -n {limit}; exec \"$@\"");
+    let limited = format!("ulimit {options}; exec \"$@\"");
     Coracle::run(&kernel())
+        .args(&["--memory", "32M", "--cpus", cpus])
         .args(&["--disk", &disk].repeat(16))
         .through(&["sh", "-c", &limited, "sh"])
         .end()
@@ -50,7 +53,11 @@ fn with_open_files(limit: u64) -> Ended {
 
 /// Runs with each of `limits`, and returns those with which the guest had all that it needs. All lower ones are refused
 /// with `words` before the guest runs.
-fn those_that_are_enough(limits: Range<u64>, words: &[&str], run: impl Fn(u64) -> Ended) -> Vec<u64> {
+fn those_that_are_enough(
+    limits: impl IntoIterator<Item = u64>,
+    words: &[&str],
+    run: impl Fn(u64) -> Ended,
+) -> Vec<u64> {
     let mut enough = Vec::new();
     for limit in limits {
         let ended = run(limit);
@@ -73,14 +80,15 @@ fn those_that_are_enough(limits: Range<u64>, words: &[&str], run: impl Fn(u64) -
 #[test]
 fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
     need_kvm();
-    let enough = those_that_are_enough(8..120, &["open files", "ulimit -n"], with_open_files);
-    assert!(enough.contains(&119) && !enough.contains(&40), "{enough:?}");
+    let words = ["open files", "ulimit -n"];
+    let enough = those_that_are_enough(0..160, &words, |limit| limited(&format!("-n {limit}"), "1"));
+    assert!(enough.contains(&159) && !enough.contains(&40), "{enough:?}");
 }
 
 #[test]
 fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
     need_kvm();
-    let disk = tempfile::NamedTempFile::new().unwrap();
+    let disk = NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = format!("{},ro", disk.path().display());
     let ended = Coracle::run(&kernel())
@@ -95,7 +103,7 @@ fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
 #[test]
 fn a_limit_of_threads_is_high_enough_or_named_before_the_guest_runs() {
     need_kvm();
-    let disk = tempfile::NamedTempFile::new().unwrap();
+    let disk = NamedTempFile::new().unwrap();
     disk.as_file().set_len(4096).unwrap();
     let disk = format!("{},ro", disk.path().display());
     let enough = those_that_are_enough(1..40, &["threads", "ulimit -u"], |limit| {
@@ -105,6 +113,32 @@ fn a_limit_of_threads_is_high_enough_or_named_before_the_guest_runs() {
             .end()
     });
     assert!(enough.contains(&39) && !enough.contains(&16), "{enough:?}");
+}
+
+#[test]
+fn a_limit_of_address_space_is_high_enough_or_named_before_the_guest_runs() {
+    need_kvm();
+    // In KiB. With less than 20 MiB the host's kernel may be unable to load the program.
+    let limits = (20_000..400_000).step_by(2000);
+    let words = ["address space", "ulimit -v"];
+    let enough = those_that_are_enough(limits, &words, |limit| limited(&format!("-v {limit}"), "4"));
+    assert!(
+        enough.contains(&398_000) && !enough.contains(&60_000),
+        "{enough:?}"
+    );
+}
+
+#[test]
+fn an_allocation_that_fails_is_125_with_a_reason() {
+    let mut file = NamedTempFile::new().unwrap();
+    // A file of this kind may have 1 MiB. What it says takes a hundred times as much.
+    let disks = vec![r#""a""#; 250_000].join(",");
+    write!(file, r#"{{"disk": [{disks}]}}"#).unwrap();
+    Coracle::new(&["run", "--dry-run", "--config", &file.path().display().to_string()])
+        .through(&["sh", "-c", "ulimit -v 60000; exec \"$@\"", "sh"])
+        .end()
+        .with_code(125)
+        .saying(&["no more memory", "ulimit -v"]);
 }
 
 #[test]

@@ -108,6 +108,22 @@ fn a_terminals_answer_to_the_guest_is_not_left_to_the_shell() {
     assert_eq!(terminal.modes(), before);
 }
 
+#[test]
+fn an_abort_restores_the_terminal_and_is_the_abort_that_it_was() {
+    need_kvm();
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let running = Coracle::run(&ask_and_spin().linux64())
+        .on_terminal(&terminal)
+        .start();
+    shown_up_to(&terminal, "asked");
+    wait_until("it is raw", || terminal.modes().is_raw());
+    running.signal(libc::SIGABRT);
+    let ended = running.end_unread();
+    assert_eq!(ended.signal, Some(libc::SIGABRT), "{}", ended.describe());
+    assert_eq!(terminal.modes(), before);
+}
+
 guest!(
     change_the_terminal,
     "

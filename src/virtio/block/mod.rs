@@ -144,6 +144,11 @@ impl Disk {
         format!("disk-{name}")
     }
 
+    /// How many threads serve the disk: one for each queue.
+    pub fn threads(&self) -> usize {
+        self.queues.into()
+    }
+
     /// How many descriptors the disk opens when a driver begins to drive it: one for each ring.
     pub fn later_descriptors(&self) -> usize {
         match self.raw_for_uring() {

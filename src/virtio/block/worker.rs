@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Disk;
 use super::queue::{DiskQueue, QueueError};
 use super::{sync, uring};
+use crate::threads;
 use crate::virtio::{ActiveQueue, VirtioInterrupt};
 
 /// In bytes. The thread's calls are not nested deeply, so the default of 2 MiB would waste address space.
@@ -58,7 +59,8 @@ impl Worker {
                         break;
                     }
                 }
-            })?;
+            })
+            .map_err(threads::not_started)?;
         Ok(Self {
             jobs: Some(jobs),
             finished,
