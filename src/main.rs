@@ -1,5 +1,6 @@
 //! Parses the arguments, calls one command, and ends with its exit code.
 
+use std::env;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
     end_on_panic(exit_code::BUG);
     end_on_lack_of_memory(exit_code::FAILED);
     spare_address_space();
+    forget_empty_directory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return print_refusal(&error).into(),
@@ -34,4 +36,13 @@ fn main() -> ExitCode {
     };
     finish_stderr();
     code.into()
+}
+
+/// Removes TMPDIR if it is empty, so that temporary files go to /tmp, as those of other programs do. To be called before
+/// the first thread is started.
+fn forget_empty_directory() {
+    if env::var_os("TMPDIR").is_some_and(|directory| directory.is_empty()) {
+        // SAFETY: no other thread runs that could read the environment.
+        unsafe { env::remove_var("TMPDIR") };
+    }
 }

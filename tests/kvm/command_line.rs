@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Coracle, Kernel};
+use crate::support::{Coracle, Kernel, need_kvm};
 
 guest!(any_kernel, "power_off");
 
@@ -227,6 +227,21 @@ fn an_empty_initrd_is_refused() {
         .end()
         .with_code(125)
         .saying(&["is empty"]);
+}
+
+#[test]
+fn variables_of_the_environment_that_are_empty_count_as_absent() {
+    need_kvm();
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(4096).unwrap();
+    let ephemeral = format!("{},ephemeral", disk.path().display());
+    let empty = ["TMPDIR=", "RUST_LOG=", "HOME=", "COLUMNS=", "NO_COLOR=", "PATH="];
+    Coracle::run(&any_kernel().linux64())
+        .args(&["--disk", &ephemeral])
+        .through(&[&["env"][..], &empty].concat())
+        .end()
+        .with_code(0)
+        .in_silence();
 }
 
 #[test]
