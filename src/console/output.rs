@@ -115,13 +115,7 @@ impl GuestOutput {
         self.queue.lock().asked
     }
 
-    /// Lets vCPUs that wait for room go on, so that they can be stopped.
-    pub fn release(&self) {
-        self.queue.lock().released = true;
-        self.queue.drained.notify_all();
-    }
-
-    /// The next boot begins, after [`GuestOutput::release`] and when the vCPUs of the boot before have stopped.
+    /// The next boot begins. The vCPUs of the boot before have been released and have stopped.
     pub fn begin_boot(&self) {
         let mut state = self.queue.lock();
         state.released = state.error.is_some();
@@ -259,6 +253,11 @@ impl Sink for Entry {
         while state.queue.len() >= QUEUE_LIMIT && !state.released {
             state = self.0.drained.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn release(&self) {
+        self.0.lock().released = true;
+        self.0.drained.notify_all();
     }
 
     fn put(&self, byte: u8) {

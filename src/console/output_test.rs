@@ -50,7 +50,7 @@ fn a_reader_that_never_reads_does_not_hold_up_the_end() {
             sink.put(b'x');
         })
     });
-    output.release();
+    output.sink().release();
     guest.join().unwrap();
     output.close(Drain::AtOnce);
     wait_until_finished(&output);
@@ -88,9 +88,9 @@ fn the_tail_of_a_boot_is_its_own_and_that_of_the_run_has_the_boot_before() {
 fn vcpus_wait_for_room_again_after_a_boot_that_was_released() {
     let (mut reader, writer) = pipe().unwrap();
     let output = GuestOutput::new().unwrap();
-    output.release();
-    output.begin_boot();
     let sink = Entry(output.queue.clone());
+    sink.release();
+    output.begin_boot();
     let guest = thread::spawn(move || {
         (0..4 * QUEUE_LIMIT).for_each(|_| {
             sink.wait_for_room();

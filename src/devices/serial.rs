@@ -33,8 +33,10 @@ const LSR_DATA_READY: u8 = 1 << 0;
 
 /// Where the guest's output goes.
 pub trait Sink: Send + Sync {
-    /// Blocks until [`Sink::put`] has room for a byte of every vCPU.
+    /// Blocks until [`Sink::put`] has room for a byte of every vCPU, or until [`Sink::release`].
     fn wait_for_room(&self);
+    /// Ends all waits for room: the vCPUs are to stop.
+    fn release(&self);
     /// Takes a byte; never blocks.
     fn put(&self, byte: u8);
     /// No byte follows at once: a line is whole, or the guest reads why the port interrupted it.
@@ -153,6 +155,11 @@ impl SerialPort {
             self.room.wanted.store(true, Ordering::Release);
         }
         taken
+    }
+
+    /// Lets vCPUs go on that wait for the reader of the output, so that they can be stopped.
+    pub fn release(&self) {
+        self.sink.release();
     }
 
     /// How many bytes [`SerialPort::receive`] would take now.

@@ -69,6 +69,10 @@ impl Sink for InitrdWatch {
         self.sink.wait_for_room();
     }
 
+    fn release(&self) {
+        self.sink.release();
+    }
+
     fn put(&self, byte: u8) {
         self.sink.put(byte);
         self.seen

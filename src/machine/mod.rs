@@ -305,6 +305,7 @@ impl Running {
 
     fn stop(&mut self) {
         self.end(Outcome::Quit);
+        self.serial.release();
         self.threads.drain(..).for_each(vcpu::Thread::join);
         self.transports.iter().for_each(|transport| transport.stop());
     }

@@ -31,6 +31,10 @@ impl Sink for Watch {
         self.sink.wait_for_room();
     }
 
+    fn release(&self) {
+        self.sink.release();
+    }
+
     fn put(&self, byte: u8) {
         self.sink.put(byte);
         self.recorder.count_console_byte();

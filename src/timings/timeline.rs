@@ -286,6 +286,7 @@ mod tests {
         struct Kept(Mutex<Vec<u8>>);
         impl Sink for Kept {
             fn wait_for_room(&self) {}
+            fn release(&self) {}
             fn put(&self, byte: u8) {
                 self.0.lock().unwrap().push(byte);
             }

@@ -1,6 +1,13 @@
 use std::io::Read;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
+
+use coracle::config::Config;
+use coracle::devices::serial::Sink;
+use coracle::machine::{Machine, OpenFiles};
+use coracle::timings::Timeline;
 
 use crate::support::process::{pipe, wait_until_full};
 use crate::support::{Coracle, Guest, need_kvm};
@@ -171,4 +178,64 @@ fn a_processor_that_waited_long_for_a_reader_learns_that_it_was_stopped() {
     running.end().with_code(0).in_silence();
     assert_eq!(all.len(), 0x30001);
     assert_eq!(all.last(), Some(&b'2'), "the bit that says so");
+}
+
+guest!(
+    say_something,
+    "
+    say \"afloat\"
+2:
+    jmp 2b
+"
+);
+
+/// A console whose reader has stalled: it has no room until the machine stops.
+struct Stalled {
+    waits: Mutex<Sender<()>>,
+    released: Mutex<bool>,
+    change: Condvar,
+}
+
+impl Sink for Stalled {
+    fn wait_for_room(&self) {
+        let _ = self.waits.lock().unwrap().send(());
+        let released = self.released.lock().unwrap();
+        let _released = self.change.wait_while(released, |released| !*released).unwrap();
+    }
+
+    fn release(&self) {
+        *self.released.lock().unwrap() = true;
+        self.change.notify_all();
+    }
+
+    fn put(&self, _: u8) {}
+    fn pause(&self) {}
+}
+
+#[test]
+fn a_machine_that_is_dropped_stops_although_a_vcpu_waits_for_a_stalled_reader() {
+    need_kvm();
+    /// Far more than it takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let kernel = say_something().linux64();
+    let config = Config {
+        kernel: Some(kernel.path().into()),
+        ..Config::default()
+    };
+    let (waits, waiting) = channel();
+    let console = Arc::new(Stalled {
+        waits: Mutex::new(waits),
+        released: Mutex::new(false),
+        change: Condvar::new(),
+    });
+    let opened = OpenFiles::open(&config).unwrap();
+    let machine = Machine::build(&config, &opened, "", console, &Timeline::off()).unwrap();
+    let running = machine.start().unwrap();
+    waiting.recv_timeout(PATIENCE).expect("the vCPU prints");
+    let (drops, dropped) = channel();
+    thread::spawn(move || {
+        drop(running);
+        let _ = drops.send(());
+    });
+    dropped.recv_timeout(PATIENCE).expect("the vCPU is stopped");
 }

@@ -62,7 +62,6 @@ impl<'a> Boots<'a> {
             .attend(running.ended(), &serial)
             .map_err(system("wait for the guest"))?;
         timeline.end();
-        session.output().release();
 
         let may_boot_again = stop.is_none() && self.config.on_reboot == OnReboot::Restart;
         let finish = || running.finish();
