@@ -34,6 +34,8 @@ const DISK_QUEUES_MAX: u16 = 32;
 /// What is written to an ephemeral disk takes up no more, unless the person says otherwise: its place may be the host's
 /// memory.
 pub const EPHEMERAL_LIMIT_DEFAULT: Size = Size(4 << 30);
+/// What is written to an ephemeral disk is kept in blocks of so many bytes, so with less no write would succeed.
+const EPHEMERAL_LIMIT_MIN: Size = Size(4096);
 /// How many queues a disk has at most by default: more threads than that do not make a disk faster.
 pub const DISK_QUEUES_DEFAULT_MAX: u16 = 4;
 
@@ -243,15 +245,28 @@ impl Disk {
             return wrong("'ephemeral' is for writing, which 'ro' forbids: give one of them".into());
         }
         if self.ephemeral && self.cache != Cache::Writeback {
-            return wrong("nothing of an ephemeral disk is kept, so it takes no 'cache'".into());
+            return wrong(
+                "nothing of an ephemeral disk is kept, so it takes no 'cache': leave it out".into(),
+            );
         }
         if self.limit.is_some() && !self.ephemeral {
             return wrong("'limit' is for what is written to an ephemeral disk: add 'ephemeral'".into());
+        }
+        if self.limit().0 < EPHEMERAL_LIMIT_MIN.0 {
+            return wrong(format!(
+                "'limit' must be at least {EPHEMERAL_LIMIT_MIN}, or nothing could be written to it: give more, or 'ro' in \
+                 place of 'ephemeral'"
+            ));
         }
         let is_qcow2 = self.stated_format() == Some(Format::Qcow2);
         if self.data.is_some() && !is_qcow2 {
             return wrong(
                 "'data' names the data file of a qcow2 image: leave it out, or add 'format=qcow2'".into(),
+            );
+        }
+        if self.backing != Backing::Beside && !is_qcow2 {
+            return wrong(
+                "'backing' permits the files under a qcow2 image: leave it out, or add 'format=qcow2'".into(),
             );
         }
         let is_raw = !is_qcow2 && !self.ephemeral;
@@ -287,7 +302,9 @@ pub enum Error {
     MemoryPages(u64),
     #[error("{0} vCPUs are out of range: a guest can have 1 to {CPUS_MAX}")]
     Cpus(u8),
-    #[error("{0} disks are too many: a guest can have {DISKS_MAX}")]
+    #[error(
+        "{0} disks are too many: a guest can have {DISKS_MAX} (leave some out, or make one image of several)"
+    )]
     Disks(usize),
     #[error("cannot use the disk '{disk}': {why}")]
     Disk { disk: String, why: String },

@@ -75,7 +75,13 @@ fn a_disk_is_a_file_with_options() {
     for (text, named) in [
         ("a,engine=fast", "auto, sync, uring"),
         ("a,cache=none", "writeback, direct, writethrough"),
-        ("a,format=vmdk", "raw, qcow2"),
+        ("a,format=vmdk", "one of raw, qcow2; qemu-img convert -O"),
+        ("a,", "leave the comma out"),
+        ("a,,ro", "leave the comma out"),
+        ("a,id=a,id=b", "'id' is given twice"),
+        ("a,ro,id=a,ro", "'ro' is given twice"),
+        ("a,cache=direct,cache=direct", "'cache' is given twice"),
+        ("", "begin with one"),
         ("a,queues=two", "'two'"),
         ("a,ro=", "'ro'"),
     ] {
@@ -138,6 +144,7 @@ fn backing_files_are_a_list_or_any() {
 fn a_data_file_is_one_file_of_a_qcow2_image() {
     let disk = |text: &str| text.parse::<Disk>().unwrap();
     assert_eq!(disk("a").data, None);
+    assert!("a.qcow2,data=b,data=c".parse::<Disk>().is_err());
     assert_eq!(disk("a.qcow2,data=b=c,ro").data, Some("b=c".into()));
     assert!("a.qcow2,data=".parse::<Disk>().is_err() && "a.qcow2,data".parse::<Disk>().is_err());
     for (text, is_taken) in [
@@ -213,12 +220,21 @@ fn machines_that_cannot_be_are_refused() {
         "a,format=qcow2,engine=uring",
         "a.qcow2,engine=uring",
         "a,limit=1G",
+        "a,ephemeral,limit=0",
+        "a,ephemeral,limit=4095",
+        "a,backing=any",
+        "a,ephemeral,backing=b",
+        "a.qcow2,format=raw,backing=any",
     ] {
         assert!(refused(&|c| c.disks = vec![disk.parse().unwrap()]), "{disk}");
     }
-    assert!(!refused(
-        &|c| c.disks = vec!["a.qcow2,format=raw,engine=uring".parse().unwrap()]
-    ));
+    for disk in [
+        "a.qcow2,format=raw,engine=uring",
+        "a,ephemeral,limit=4K",
+        "a,format=qcow2,backing=any",
+    ] {
+        assert!(!refused(&|c| c.disks = vec![disk.parse().unwrap()]), "{disk}");
+    }
     assert!(refused(
         &|c| c.disks = (0..17).map(|i| format!("d{i}").parse().unwrap()).collect()
     ));

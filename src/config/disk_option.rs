@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 use super::nearest::did_you_mean;
-use super::{Disk, Error};
+use super::{DISK_QUEUES_MAX, Disk, Error};
 
 /// One option.
 pub(crate) struct DiskOption {
@@ -19,7 +19,7 @@ pub(crate) struct DiskOption {
 pub(crate) enum Setting {
     /// It has no value on the command line, and is true or false in JSON.
     Flag(fn(&mut Disk, bool)),
-    /// It has a value; a later one takes the place of an earlier one.
+    /// It has one value.
     Value(fn(&mut Disk, &str) -> Result<(), String>),
     /// It has any number of values: given again on the command line, a list in JSON.
     Values(fn(&mut Disk, &str) -> Result<(), String>),
@@ -34,7 +34,8 @@ pub(crate) const OPTIONS: &[DiskOption] = &[
         Ok(())
     }),
     value("format=raw|qcow2", |disk, text| {
-        disk.format = Some(one_of(text)?);
+        let convert = "; qemu-img convert -O qcow2 FILE NEW makes a disk of another format";
+        disk.format = Some(one_of(text).map_err(|why| why + convert)?);
         Ok(())
     }),
     DiskOption {
@@ -42,7 +43,7 @@ pub(crate) const OPTIONS: &[DiskOption] = &[
         setting: Setting::Values(|disk, text| disk.backing.add(text)),
     },
     value("data=FILE", |disk, text| match text {
-        "" => Err("'data=' needs the name of a file".into()),
+        "" => Err("'data=' needs the name of a file (the one with the image's data)".into()),
         file => {
             disk.data = Some(file.into());
             Ok(())
@@ -57,9 +58,12 @@ pub(crate) const OPTIONS: &[DiskOption] = &[
         Ok(())
     }),
     value("queues=N", |disk, text| {
-        let number = text
-            .parse()
-            .map_err(|_| format!("'{}' is not a number of queues", text.escape_debug()))?;
+        let number = text.parse().map_err(|_| {
+            format!(
+                "'{}' is not a number of queues (give one from 1 to {DISK_QUEUES_MAX})",
+                text.escape_debug()
+            )
+        })?;
         disk.queues = Some(number);
         Ok(())
     }),
@@ -88,17 +92,13 @@ impl DiskOption {
         self.form.split_once('=').map_or(self.form, |(name, _)| name)
     }
 
-    /// The option of this name. If there is none, the error lists all of them.
-    pub fn find(name: &str) -> Result<&'static Self, String> {
-        OPTIONS.iter().find(|option| option.name() == name).ok_or_else(|| {
+    /// The option of this name. If there is none, the error tells the nearest name that there is, and `advice`.
+    pub fn find(name: &str, advice: impl FnOnce() -> String) -> Result<&'static Self, String> {
+        let found = OPTIONS.iter().find(|option| option.name() == name);
+        found.ok_or_else(|| {
             let nearest = did_you_mean(name, OPTIONS.iter().map(Self::name));
-            let forms: Vec<_> = OPTIONS.iter().map(|option| option.form).collect();
-            format!(
-                "'{}' is not an option of a disk{nearest} (the options are {}; a file with a comma in its name can only be \
-                 given in a --config file, as {{\"file\": \"a,b.img\"}})",
-                name.escape_debug(),
-                forms.join(", ")
-            )
+            let name = name.escape_debug();
+            format!("'{name}' is not an option of a disk{nearest} ({})", advice())
         })
     }
 
@@ -109,7 +109,9 @@ impl DiskOption {
                 Ok(())
             }
             (Setting::Flag(_), Some(_)) => Err(format!("'{0}' has no value: write '{0}' alone", self.name())),
-            (Setting::Value(set) | Setting::Values(set), Some(value)) => set(disk, value),
+            (Setting::Value(set) | Setting::Values(set), Some(value)) => {
+                set(disk, value).map_err(|why| format!("'{}': {why}", self.name()))
+            }
             (Setting::Value(_) | Setting::Values(_), None) => {
                 Err(format!("'{}' needs a value: {}", self.name(), self.form))
             }
@@ -130,19 +132,40 @@ impl FromStr for Disk {
         let file = parts
             .next()
             .filter(|file| !file.is_empty())
-            .ok_or_else(|| wrong("it names no file".into()))?;
+            .ok_or_else(|| wrong("it names no file: begin with one, as in data.img,ro".into()))?;
         let mut disk = Self::new(file.into());
+        let mut given = Vec::new();
         for option in parts {
-            let (name, value) = match option.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (option, None),
-            };
-            DiskOption::find(name)
-                .and_then(|option| option.set(&mut disk, value))
-                .map_err(wrong)?;
+            set(&mut disk, option, &mut given).map_err(wrong)?;
         }
         Ok(disk)
     }
+}
+
+/// Sets what stands between two commas. `given` has the names of the options before it.
+fn set<'t>(disk: &mut Disk, text: &'t str, given: &mut Vec<&'t str>) -> Result<(), String> {
+    if text.is_empty() {
+        return Err("no option follows a comma: leave the comma out, or write an option behind it".into());
+    }
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (text, None),
+    };
+    let option = DiskOption::find(name, || {
+        let forms: Vec<_> = OPTIONS.iter().map(|option| option.form).collect();
+        format!(
+            "the options are {}; a file with a comma in its name can only be given in a --config file, as \
+             {{\"file\": \"a,b.img\"}}",
+            forms.join(", ")
+        )
+    })?;
+    if !matches!(option.setting, Setting::Values(_)) {
+        if given.contains(&name) {
+            return Err(format!("'{name}' is given twice: give it once"));
+        }
+        given.push(name);
+    }
+    option.set(disk, value)
 }
 
 /// The value of an option that has few.
@@ -150,6 +173,10 @@ fn one_of<T: ValueEnum>(text: &str) -> Result<T, String> {
     T::from_str(text, false).map_err(|_| {
         let values = T::value_variants().iter().filter_map(T::to_possible_value);
         let names: Vec<String> = values.map(|value| value.get_name().to_owned()).collect();
-        format!("'{}' is none of {}", text.escape_debug(), names.join(", "))
+        format!(
+            "'{}' is no value that it can have: write one of {}",
+            text.escape_debug(),
+            names.join(", ")
+        )
     })
 }

@@ -133,15 +133,18 @@ pub(super) fn read(path: &Path) -> Result<Config, Error> {
     if text.len() as u64 > SIZE_MAX {
         return Err(failed(io::Error::other("it is larger than 1 MiB")));
     }
-    let mut config = parse(&text).map_err(|why| Error::File {
+    let refused = |why| Error::File {
         path: path.into(),
         why,
-    })?;
+    };
+    let mut config = parse(&text).map_err(refused)?;
     if is_regular && let Some(directory) = path.parent() {
         for name in names(&mut config) {
             *name = directory.join(&*name);
         }
     }
+    // Checked here, too, and not only together with the flags: then the error names the file.
+    config.validate().map_err(|error| refused(error.to_string()))?;
     Ok(config)
 }
 
@@ -195,11 +198,14 @@ fn not_json(text: &[u8], error: &serde_json::Error) -> String {
     let at = line.and_then(|line| line.get(error.column().saturating_sub(1)));
     match (error.classify(), at) {
         (Category::Eof, _) => format!(
-            "it ends in line {} although a bracket or a quotation mark is still open",
+            "it ends in line {} although a bracket or a quotation mark is still open: close it",
             error.line()
         ),
-        (_, Some(b'/' | b'#')) => format!("line {} has a comment, which JSON does not allow", error.line()),
-        _ => format!("it is not JSON: {error}"),
+        (_, Some(b'/' | b'#')) => format!(
+            "line {} has a comment, which JSON does not allow: take it out",
+            error.line()
+        ),
+        _ => format!("it is not JSON: {error} (correct it there)"),
     }
 }
 
@@ -229,7 +235,12 @@ fn disk_object(entries: &Entries) -> Result<Disk, Wrong> {
             disk.file = value.text().map_err(|_| wrong("a file name"))?.into();
             continue;
         }
-        match (&DiskOption::find(name).map_err(Wrong::Because)?.setting, value) {
+        let names = || {
+            let names: Vec<_> = OPTIONS.iter().map(DiskOption::name).collect();
+            format!("the keys of a disk are file, {}", names.join(", "))
+        };
+        let option = DiskOption::find(name, names).map_err(Wrong::Because)?;
+        match (&option.setting, value) {
             (Setting::Flag(set), _) => set(&mut disk, value.flag().map_err(|_| wrong("true or false"))?),
             (Setting::Values(set), Json::List(values)) => {
                 if values.is_empty() {

@@ -125,7 +125,7 @@ fn what_is_not_understood_is_answered_in_a_persons_words() {
         ),
         (
             r#"{"disk": {"file": "a", "readonly": true}}"#,
-            &["'readonly'", "ro, ephemeral"],
+            &["'readonly'", "the keys of a disk are file, ro, ephemeral"],
         ),
         (
             r#"{"disk": {"file": "a", "cache": "none"}}"#,
@@ -136,6 +136,8 @@ fn what_is_not_understood_is_answered_in_a_persons_words() {
             &["'queues' of a disk", "'two'"],
         ),
         (r#"{"disk": "a,rw"}"#, &["'rw'"]),
+        (r#"{"disk": "a,id=a,id=b"}"#, &["'id' is given twice"]),
+        (r#"{"cpu": "host,+vmx,-vmx"}"#, &["'vmx' is given twice"]),
         (
             r#"{"disk": {"file": "a", "backing": [1]}}"#,
             &["'backing' of a disk", "a list of texts"],
@@ -174,7 +176,7 @@ fn what_a_file_says_reaches_the_terminal_without_control_sequences() {
 fn relative_names_start_at_the_directory_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("machine.json");
-    let text = r#"{"kernel": "vmlinux", "initrd": "../initrd.img", "disk": ["a.img,ro", {"file": "/b.img", "backing": ["c.img", "/d.img"], "data": "e.raw"}]}"#;
+    let text = r#"{"kernel": "vmlinux", "initrd": "../initrd.img", "disk": ["a.img,ro", {"file": "/b.img", "format": "qcow2", "backing": ["c.img", "/d.img"], "data": "e.raw"}]}"#;
     std::fs::write(&path, text).unwrap();
     let mut config = Config::from_json(&path).unwrap();
     let expected = [
@@ -190,6 +192,30 @@ fn relative_names_start_at_the_directory_of_the_file() {
     let found: Vec<_> = names(&mut config).map(|name| name.clone()).collect();
     assert_eq!(found, expected);
     assert_eq!(found[3], Path::new("/b.img"));
+}
+
+#[test]
+fn what_is_out_of_range_in_a_file_is_told_with_the_files_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("machine.json");
+    for (text, words) in [
+        (r#"{"cpus": 33}"#, "33 vCPUs"),
+        (r#"{"memory": "1M"}"#, "memory of 1M"),
+        (r#"{"disk": {"file": "a", "queues": 33}}"#, "1 to 32 queues"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let error = Config::from_json(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("machine.json cannot be used: ") && error.contains(words),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_key_of_a_disk_is_not_answered_with_the_command_lines_rules() {
+    let answer = refused(r#"{"disk": {"file": "a", "readonly": true}}"#);
+    assert!(!answer.contains("--config"), "{answer}");
 }
 
 #[test]
