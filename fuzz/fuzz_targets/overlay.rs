@@ -36,7 +36,7 @@ const MEMORY_SIZE: usize = 0x1_0000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 
-static PLACE: LazyLock<Place> = LazyLock::new(|| Place::new("overlay"));
+static PLACE: LazyLock<Place> = LazyLock::new(Place::default);
 static GUEST: LazyLock<Guest> = LazyLock::new(|| Guest::new(&[(0, MEMORY_SIZE)]));
 
 fn open(ephemeral: bool) -> Option<Block> {

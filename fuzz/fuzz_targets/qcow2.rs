@@ -29,7 +29,7 @@ const CLUSTER_MAX: u64 = 2 << 20;
 /// Where the header says where the refcount table is, which may grow.
 const REFCOUNT_TABLE: std::ops::Range<usize> = 48..60;
 
-static PLACE: LazyLock<Place> = LazyLock::new(|| Place::new("qcow2"));
+static PLACE: LazyLock<Place> = LazyLock::new(Place::default);
 
 /// How the image is used.
 #[derive(Clone, Copy)]

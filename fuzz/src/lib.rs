@@ -23,6 +23,15 @@ impl Default for MemoryFile {
 }
 
 impl MemoryFile {
+    /// The same file with the descriptor `number`, which nobody may have.
+    pub fn at(self, number: i32) -> Self {
+        // SAFETY: no memory is passed on.
+        let fd = unsafe { libc::fcntl(self.0.as_raw_fd(), libc::F_DUPFD_CLOEXEC, number) };
+        assert_eq!(fd, number, "fcntl: {}", io::Error::last_os_error());
+        // SAFETY: a descriptor that was made here and belongs to nobody else.
+        Self(unsafe { File::from_raw_fd(fd) })
+    }
+
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
     }
