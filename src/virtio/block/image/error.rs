@@ -33,6 +33,12 @@ pub enum OpenError {
     #[error("{} (give it once, or add ',ro' or ',ephemeral' to each)", same_file(.first, .second))]
     Twice { first: PathBuf, second: PathBuf },
     #[error(
+        "disk image {path:?} is the file under {device:?}, which the host uses: it is mounted, swapped to, or a part of \
+         a volume or an array (see of what: lsblk {}; unmount it, or attach the image with ',ro')",
+        shell_word(.device)
+    )]
+    MountedByLoop { path: PathBuf, device: PathBuf },
+    #[error(
         "block device {path:?} is in use by the host: mounted, swapped to, or a part of a volume or an array (see of \
          what: lsblk {}; unmount it, or attach it with ',ro')",
         shell_word(.path)
@@ -99,7 +105,8 @@ fn same_file(first: &Path, second: &Path) -> String {
         true => format!("disk image {first:?} is given twice, and a disk that is written cannot be shared"),
         false => {
             format!(
-                "disk images {first:?} and {second:?} are the same file, and a disk that is written cannot be shared"
+                "disk images {first:?} and {second:?} are the same file, or parts of it, and a disk that is written \
+                 cannot be shared"
             )
         }
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::qemu_locks;
+use super::{loop_device, qemu_locks};
 use crate::plain_text::clean;
 
 /// How often the lock of a dead process is tried again, and how long the pauses between the tries are: at least 5 s in
@@ -57,14 +57,32 @@ impl fmt::Display for Busy {
     }
 }
 
-/// A file whose locks are released when it is dropped. Closing alone is not enough: the file stays open for a moment in a
+/// A file whose locks, and those of the other descriptors of the same image, are released when it is dropped. Closing alone is not enough: the file stays open for a moment in a
 /// ring that the kernel takes apart in the background, or in a process that was forked just now.
 #[derive(Debug)]
-pub struct Locked(File);
+pub struct Locked {
+    file: File,
+    /// If the file is a loop device, the files under it; if it is under loop devices, these.
+    others: Vec<File>,
+}
 
 impl From<File> for Locked {
     fn from(file: File) -> Self {
-        Self(file)
+        let others = Vec::new();
+        Self { file, others }
+    }
+}
+
+impl Locked {
+    /// Keeps another descriptor of the same image open, with QEMU's kind of lock, until this is dropped.
+    pub fn keep(&mut self, other: File, access: Access) -> Result<(), Busy> {
+        if let Err(TryLockError::WouldBlock) = qemu_locks::try_lock(&other, access) {
+            return Err(Busy {
+                holder: holder(&other),
+            });
+        }
+        self.others.push(other);
+        Ok(())
     }
 }
 
@@ -72,29 +90,43 @@ impl Deref for Locked {
     type Target = File;
 
     fn deref(&self) -> &File {
-        &self.0
+        &self.file
     }
 }
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        unlock(&self.0);
+        self.others.iter().chain([&self.file]).for_each(unlock);
     }
 }
 
-/// Locks `file`, which is at `path`.
+/// Locks `file`, which is at `path`. If it is a loop device, locks the file under it as well, so that nobody uses that file
+/// by its own name meanwhile.
 pub fn lock(file: File, path: &Path, access: Access) -> Result<Locked, Busy> {
-    match lock_in_time(&file, access) {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            return Err(Busy {
-                holder: holder(&file),
-            });
+    lock_one(&file, path, access)?;
+    let mut locked = Locked::from(file);
+    for (_, under) in loop_device::files_under(&locked) {
+        match under {
+            Ok(under) => {
+                lock_one(&under, path, access)?;
+                locked.others.push(under);
+            }
+            Err(error) => log::warn!("cannot lock the file under loop device {path:?}: {error}"),
         }
-        // Some network file systems have no locks.
-        Err(TryLockError::Error(error)) => log::warn!("cannot lock disk image {path:?}: {error}"),
     }
-    Ok(file.into())
+    Ok(locked)
+}
+
+fn lock_one(file: &File, path: &Path, access: Access) -> Result<(), Busy> {
+    match lock_in_time(file, access) {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Busy { holder: holder(file) }),
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(error)) => {
+            log::warn!("cannot lock disk image {path:?}: {error}");
+            Ok(())
+        }
+    }
 }
 
 fn unlock(file: &File) {
@@ -162,25 +194,52 @@ fn holder(file: &File) -> Option<u32> {
     holder_by_list(file).or_else(|| holder_by_descriptors(file))
 }
 
-/// Finds it in /proc/locks: `1: FLOCK  ADVISORY  WRITE 1234 08:01:56789 0 EOF`. Locks of QEMU's kind have no process ID
-/// there.
+/// Finds it in /proc/locks. Locks of QEMU's kind have no process ID there.
 fn holder_by_list(file: &File) -> Option<u32> {
-    let inode = format!(":{}", file.metadata().ok()?.ino());
-    let locks = fs::read_to_string("/proc/locks").ok()?;
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, &place(file)?)
+}
+
+/// Finds the holder of a lock in `locks`, which is the text of /proc/locks: its lines are like
+/// `1: FLOCK  ADVISORY  WRITE 1234 08:01:56789 0 EOF`.
+fn holder_in(locks: &str, place: &str) -> Option<u32> {
     locks.lines().find_map(|line| {
         let mut fields = line.split_whitespace().skip_while(|field| *field != "FLOCK");
-        let (pid, place) = (fields.nth(3)?, fields.next()?);
-        // Only the inode is compared, because some file systems show another device number here than in stat(2).
-        place.ends_with(&inode).then(|| pid.parse().ok())?
+        let (pid, locked) = (fields.nth(3)?, fields.next()?);
+        (locked == place).then(|| pid.parse().ok())?
+    })
+}
+
+/// Device and inode of a file as /proc/locks shows them: `08:01:56789`.
+fn place(file: &File) -> Option<String> {
+    let metadata = file.metadata().ok()?;
+    // Some file systems, btrfs for example, tell another device in stat(2) than the one of the mount, which is shown here.
+    // A file in memory has no mount of which the process knows.
+    let device = device_of_mount(file).unwrap_or_else(|| metadata.dev());
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    Some(format!("{major:02x}:{minor:02x}:{}", metadata.ino()))
+}
+
+/// The device of the mount that the file is in: /proc/self/fdinfo/FD has the number of the mount, and the lines of
+/// /proc/self/mountinfo are like `36 35 98:0 /root /mount-point ...`, with that number first.
+fn device_of_mount(file: &File) -> Option<u64> {
+    let information = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let mount = information
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let is_it = fields.next()? == mount.trim();
+        let (major, minor) = fields.nth(1).filter(|_| is_it)?.split_once(':')?;
+        Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
     })
 }
 
 /// Finds it among the descriptors of all processes, as far as this process may see them. /proc/PID/fdinfo/FD shows the
 /// locks of an open file, in the form of /proc/locks.
 fn holder_by_descriptors(file: &File) -> Option<u32> {
-    let inode = format!(":{}", file.metadata().ok()?.ino());
-    let is_lock =
-        |line: &str| line.contains("OFDLCK") && line.split_whitespace().any(|field| field.ends_with(&inode));
+    let place = place(file)?;
+    let is_lock = |line: &str| line.contains("OFDLCK") && line.split_whitespace().any(|field| field == place);
     let own = file.as_raw_fd().to_string();
     let has_lock = |pid: u32, descriptor: &fs::DirEntry| {
         let is_own = pid == std::process::id() && descriptor.file_name() == *own;

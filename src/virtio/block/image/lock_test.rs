@@ -50,3 +50,29 @@ fn what_has_ended_and_what_was_never_there_are_dead() {
     assert!(is_dead(u32::MAX));
     assert!(!is_dead(std::process::id()));
 }
+
+#[test]
+fn the_holder_is_that_of_the_file_and_not_of_one_with_the_same_inode_on_another_device() {
+    let locks = "1: FLOCK  ADVISORY  WRITE 11 08:01:567 0 EOF\n\
+                 2: POSIX  ADVISORY  WRITE 22 00:1a:567 0 EOF\n\
+                 3: FLOCK  ADVISORY  WRITE 33 00:1a:567 0 EOF\n";
+    assert_eq!(holder_in(locks, "00:1a:567"), Some(33));
+    assert_eq!(holder_in(locks, "00:1a:56"), None);
+    assert_eq!(holder_in(locks, "0:1a:567"), None);
+}
+
+#[test]
+fn the_place_of_a_file_is_the_one_that_the_kernel_shows() {
+    let [here, in_memory] = [tempfile::tempfile(), tempfile::tempfile_in("/dev/shm")].map(Result::unwrap);
+    // SAFETY: the name is a C string, and no memory is passed on.
+    let fd = unsafe { libc::memfd_create(c"image".as_ptr(), libc::MFD_CLOEXEC) };
+    // SAFETY: the descriptor is new, and nobody else has it.
+    let without_mount = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    let device_node = File::open("/dev/zero").unwrap();
+    for file in [here, in_memory, without_mount, device_node] {
+        file.try_lock_shared().unwrap();
+        let shown = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap();
+        let place = place(&file).unwrap();
+        assert!(shown.contains(&format!(" {place} ")), "{place} is not in {shown}");
+    }
+}

@@ -20,13 +20,15 @@ mod block_set;
 pub mod error;
 mod foreign;
 mod geometry;
+pub mod identity;
 pub mod lock;
+mod loop_device;
 pub mod opening;
 mod overlay;
 mod qemu_locks;
 pub mod raw;
 mod space;
-pub mod twice;
+mod twice;
 
 /// An open and locked image of a whole number of sectors. Its size is what it was when it was opened.
 pub struct Image {

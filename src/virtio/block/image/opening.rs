@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::error::{OpenError, advice};
 use super::foreign;
 use super::geometry::{self, Direct};
-use super::lock::{self, Access, Locked};
+use super::lock::{self, Access, Busy, Locked};
+use super::loop_device;
 use crate::config::{Cache, Disk, Format};
 use crate::plain_text::shell_word;
 use crate::virtio::block::qcow2;
@@ -74,7 +75,7 @@ pub fn open_and_lock(disk: &Disk, purpose: Purpose) -> Result<Locked, OpenError>
         Purpose::Use => open_file(path, !disk.is_only_read(), 0).map_err(failed)?,
         Purpose::Look => open_file(path, false, 0).map_err(failed)?,
     };
-    let file = match purpose {
+    let mut file = match purpose {
         Purpose::Use => lock_for(disk, file)?,
         Purpose::Look => file.into(),
     };
@@ -86,6 +87,9 @@ pub fn open_and_lock(disk: &Disk, purpose: Purpose) -> Result<Locked, OpenError>
     }
     // O_NONBLOCK was for the case that a FIFO took its place. The engines need a file without it.
     geometry::set_status(&file, 0).map_err(failed)?;
+    if purpose == Purpose::Use && metadata.is_file() && !disk.is_only_read() {
+        claim_loop_devices_over(disk, &mut file, &metadata)?;
+    }
     Ok(file)
 }
 
@@ -119,7 +123,6 @@ fn claim(disk: &Disk) -> Result<File, OpenError> {
     let path = disk.file.as_path();
     let failed = |source| cannot_open(disk, source);
     let try_once = || open_file(path, true, libc::O_EXCL);
-    let is_busy = |error: &io::Error| error.kind() == io::ErrorKind::ResourceBusy;
     match try_once() {
         Err(error) if is_busy(&error) => {}
         other => return other.map_err(failed),
@@ -128,13 +131,43 @@ fn claim(disk: &Disk) -> Result<File, OpenError> {
     // a process that died is waited for; the kernel frees the lock first, and the device a moment later.
     let file = open_file(path, false, 0).map_err(failed)?;
     drop(lock_for(disk, file)?);
+    match repeat_while_busy(try_once) {
+        Err(error) if is_busy(&error) => Err(OpenError::Mounted { path: path.into() }),
+        other => other.map_err(failed),
+    }
+}
+
+/// Claims a device whose lock is free. If the process that had it died, the device becomes free a moment later than the
+/// lock.
+fn repeat_while_busy(claim: impl Fn() -> io::Result<File>) -> io::Result<File> {
     for _ in 0..TRIES_AFTER_LOCK {
-        match try_once() {
+        match claim() {
             Err(error) if is_busy(&error) => thread::sleep(PAUSE),
-            other => return other.map_err(failed),
+            other => return other,
         }
     }
-    Err(OpenError::Mounted { path: path.into() })
+    claim()
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ResourceBusy
+}
+
+/// Claims the loop devices whose contents are in `file`, which a guest will write: the host may have mounted one of them.
+fn claim_loop_devices_over(disk: &Disk, file: &mut Locked, metadata: &Metadata) -> Result<(), OpenError> {
+    for device in loop_device::devices_over(metadata) {
+        match repeat_while_busy(|| loop_device::claim(&device)) {
+            Ok(claimed) => file
+                .keep(claimed, Access::Write)
+                .map_err(|holder| in_use(disk, holder))?,
+            Err(error) if is_busy(&error) => {
+                let path = disk.file.clone();
+                return Err(OpenError::MountedByLoop { path, device });
+            }
+            Err(error) => log::debug!("cannot tell whether the host uses {device:?}: {error}"),
+        }
+    }
+    Ok(())
 }
 
 fn lock_for(disk: &Disk, file: File) -> Result<Locked, OpenError> {
@@ -142,11 +175,15 @@ fn lock_for(disk: &Disk, file: File) -> Result<Locked, OpenError> {
         true => Access::Read,
         false => Access::Write,
     };
+    lock::lock(file, &disk.file, access).map_err(|holder| in_use(disk, holder))
+}
+
+fn in_use(disk: &Disk, holder: Busy) -> OpenError {
     let path = disk.file.clone();
-    lock::lock(file, &disk.file, access).map_err(|holder| match holder.is_own() {
+    match holder.is_own() {
         true => OpenError::UnderAnother { path },
         false => OpenError::InUse { path, holder },
-    })
+    }
 }
 
 fn cannot_open(disk: &Disk, source: io::Error) -> OpenError {

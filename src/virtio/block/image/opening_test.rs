@@ -1,7 +1,7 @@
-use std::path::PathBuf;
 use std::process::Command;
 
 use super::super::Image;
+use super::super::loop_device::test_device::LoopDevice;
 use super::*;
 use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img};
 
@@ -59,45 +59,24 @@ fn too_many_open_files_are_told_with_the_limit() {
     }
 }
 
-/// A file as a block device of the host, until it is dropped.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn new(file: &Path) -> Result<Self, String> {
-        let output = Command::new("losetup").args(["-f", "--show"]).arg(file).output();
-        let output = output.map_err(|error| error.to_string())?;
-        match output.status.success() {
-            true => Ok(Self(String::from_utf8_lossy(&output.stdout).trim().into())),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_block_device_that_the_host_has_is_not_written() {
     let images = Images::new();
-    let device = Loop::new(&images.raw("file", &[0; 1 << 20]))
-        .unwrap_or_else(|why| panic!("this test needs loop devices, which only root can make: {why}"));
-    let disk = Disk::new(device.0.clone());
+    let device = LoopDevice::new(&images.raw("file", &[0; 1 << 20]));
+    let disk = Disk::new(device.path.clone());
     let read_only = Disk {
         ro: true,
         ..disk.clone()
     };
     // As a mounted file system has it.
-    let mounted = open_file(&device.0, false, libc::O_EXCL).unwrap();
+    let mounted = open_file(&device.path, false, libc::O_EXCL).unwrap();
     let error = Image::open(&disk).err().unwrap();
     assert!(matches!(error, OpenError::Mounted { .. }), "{error}");
     Image::open(&read_only).unwrap();
     Image::look(&disk).unwrap();
     drop(mounted);
     let image = Image::open(&disk).unwrap();
-    let busy = open_file(&device.0, false, libc::O_EXCL).unwrap_err();
+    let busy = open_file(&device.path, false, libc::O_EXCL).unwrap_err();
     assert_eq!(busy.raw_os_error(), Some(libc::EBUSY), "the host can mount it");
     // Another guest, not the host.
     let error = Image::open(&disk).err().unwrap();

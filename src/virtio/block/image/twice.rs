@@ -1,17 +1,16 @@
 //! Refuses to give a guest the same file as two disks, when one of them would change under the other.
 
-use std::fs::Metadata;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::error::OpenError;
+use super::identity::Identity;
 use crate::config::Disk;
 
 /// A file that a disk names: its image, or the data file of that.
 struct Given<'d> {
     disk: &'d Disk,
     file: &'d Path,
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
 }
 
 /// Refuses two disks that have a file in common, whatever its names are, unless both only read it. A missing file is no
@@ -25,7 +24,7 @@ pub fn check_each_once(disks: &[Disk]) -> Result<(), OpenError> {
         let files = [&disk.file].into_iter().chain(&disk.data).map(|file| Given {
             disk,
             file,
-            identity: file.metadata().ok().map(|metadata| identity(&metadata)),
+            identity: Identity::at(file),
         });
         let files: Vec<_> = files.collect();
         for second in &files {
@@ -43,15 +42,6 @@ pub fn check_each_once(disks: &[Disk]) -> Result<(), OpenError> {
         before.extend(files);
     }
     Ok(())
-}
-
-/// What is the same for all names of one file. A block device can have several nodes, which are different files, so for
-/// a device it is the device's number.
-pub fn identity(metadata: &Metadata) -> (u64, u64) {
-    match metadata.file_type().is_block_device() {
-        true => (u64::MAX, metadata.rdev()),
-        false => (metadata.dev(), metadata.ino()),
-    }
 }
 
 #[cfg(test)]

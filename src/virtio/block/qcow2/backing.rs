@@ -1,7 +1,6 @@
 //! The files under an image: opened for reading, each named by the one above it and permitted by the person.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use imago::raw::Raw;
@@ -11,8 +10,9 @@ use super::Error;
 use super::budget::Budget;
 use super::header::{Header, HeaderError};
 use super::host_file::HostFile;
-use super::permit::{self, Identity, Permitted};
+use super::permit::{self, Permitted};
 use crate::config::{Backing, Format};
+use crate::virtio::block::image::identity::Identity;
 use crate::virtio::block::image::lock::{self, Access, Locked};
 
 /// How many files a chain can have. Opening a chain is recursive, and this many fit on the stack by far. A useful chain
@@ -30,11 +30,11 @@ pub struct Chain<'a> {
 
 impl<'a> Chain<'a> {
     pub fn new(path: &Path, file: &File, permission: &'a Backing) -> Result<Self, Error> {
-        let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
+        let identity = Identity::of(file).map_err(|source| Error::io(path, source))?;
         Ok(Self {
             permission,
             files: vec![path.into()],
-            identities: vec![(metadata.dev(), metadata.ino())],
+            identities: vec![identity],
             budget: Budget::default(),
         })
     }
@@ -45,9 +45,8 @@ impl<'a> Chain<'a> {
 
     /// Records that the chain's first image has its data in this file, which then cannot be a backing file as well.
     pub fn take_data_file(&mut self, data: &HostFile) -> Result<(), Error> {
-        let metadata = data.file().metadata();
-        let metadata = metadata.map_err(|source| Error::io(data.path(), source))?;
-        self.identities.push((metadata.dev(), metadata.ino()));
+        let identity = Identity::of(data.file()).map_err(|source| Error::io(data.path(), source))?;
+        self.identities.push(identity);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! The header of such an image can name any file of the host. Coracle opens the file that the person named and no other,
 //! whatever the header says.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -12,8 +12,8 @@ use super::host_file::HostFile;
 use super::permit::{named_by, named_by_person};
 use crate::config::{Cache, Disk, Format};
 use crate::plain_text::{clean, shell_word};
+use crate::virtio::block::image::identity::Identity;
 use crate::virtio::block::image::opening::{self, Purpose};
-use crate::virtio::block::image::twice::identity;
 
 /// Opens and locks the data file of the image in `image`, which is the file of `disk`. None if the image has its data in
 /// itself.
@@ -97,9 +97,8 @@ fn choose<'a>(
 
 /// Whether the file at `path` is `image`. A missing file is no error here, but later when it is opened.
 fn is_same(image: &File, path: &Path) -> bool {
-    let known = |metadata: Metadata| identity(&metadata);
-    let image = image.metadata().ok().map(known);
-    image.is_some() && image == path.metadata().ok().map(known)
+    let image = Identity::of(image).ok();
+    image.is_some() && image == Identity::at(path)
 }
 
 /// The data file as if it were a disk of its own, which is opened in the same way.

@@ -5,17 +5,18 @@
 //! permitted. For a name that is not permitted no file of the host is even looked at.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::fs::{File, FileType, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{self, Component, Path, PathBuf};
 
 use super::header::MAGIC;
 use crate::config::Backing;
 use crate::plain_text::{clean, shell_word};
+use crate::virtio::block::image::identity::Identity;
 
 /// The endings of names by which a file beside an image counts as a raw image.
 const RAW_NAMES: [&str; 2] = ["img", "raw"];
@@ -46,9 +47,6 @@ impl From<io::Error> for Refusal {
         Self::Io(error)
     }
 }
-
-/// Device and inode of a file: the same for all its names, and for no other file.
-pub type Identity = (u64, u64);
 
 impl Permitted {
     /// The file that `name`, from the header of `image`, stands for, if `permission` permits it.
@@ -90,8 +88,7 @@ impl Permitted {
                 // The kind is checked before the file is opened, because opening some devices makes them do something,
                 // and again after it, because another file may have taken its place. With O_NONBLOCK a FIFO that did so
                 // makes nobody wait.
-                let metadata = path.metadata()?;
-                check(metadata.file_type(), (metadata.dev(), metadata.ino()), known)?;
+                check_kind(&path.metadata()?)?;
                 let file = OpenOptions::new()
                     .read(true)
                     .custom_flags(libc::O_NONBLOCK)
@@ -176,9 +173,6 @@ fn open_beside(directory: &Path, name: &OsStr, known: &[Identity]) -> Result<(Fi
         libc::S_IFBLK => return Err(Refusal::NotPermitted("it is a block device")),
         _ => return Err(Refusal::Kind),
     }
-    if known.contains(&(stat.st_dev, stat.st_ino)) {
-        return Err(Refusal::Known);
-    }
     // The name has no slash and O_NOFOLLOW refuses a link, so the file that is opened is in the directory, even if
     // somebody puts another file there at this moment.
     let flags = libc::O_RDONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
@@ -218,15 +212,17 @@ fn is_image(file: &File, name: &OsStr) -> io::Result<bool> {
 }
 
 fn checked(file: File, known: &[Identity]) -> Result<(File, Identity), Refusal> {
-    let metadata = file.metadata()?;
-    let identity = (metadata.dev(), metadata.ino());
-    check(metadata.file_type(), identity, known)?;
-    Ok((file, identity))
+    check_kind(&file.metadata()?)?;
+    let identity = Identity::of(&file)?;
+    match known.contains(&identity) {
+        true => Err(Refusal::Known),
+        false => Ok((file, identity)),
+    }
 }
 
-fn check(kind: FileType, identity: Identity, known: &[Identity]) -> Result<(), Refusal> {
+fn check_kind(metadata: &Metadata) -> Result<(), Refusal> {
+    let kind = metadata.file_type();
     match kind.is_file() || kind.is_block_device() {
-        _ if known.contains(&identity) => Err(Refusal::Known),
         true => Ok(()),
         false => Err(Refusal::Kind),
     }

@@ -1,0 +1,158 @@
+use std::process::Command;
+
+use super::super::{Image, OpenError, check_each_once};
+use super::test_device::LoopDevice;
+use super::*;
+use crate::config::{Backing, Disk};
+use crate::virtio::block::qcow2::test_image::{Images, data_file_of, need_qemu_img, qemu_img, text};
+
+fn image(images: &Images) -> PathBuf {
+    images.raw("image", &[0; 1 << 20])
+}
+
+fn read_only(path: &Path) -> Disk {
+    Disk {
+        ro: true,
+        ..Disk::new(path.into())
+    }
+}
+
+fn refusal(disk: &Disk) -> OpenError {
+    Image::open(disk).err().expect("it was opened")
+}
+
+#[test]
+fn a_loop_device_and_its_partitions_are_the_file_under_it() {
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    let on_it = LoopDevice::new(&device.path);
+    for path in [&device.path, &device.add_partition(), &on_it.path] {
+        for pair in [[&file, path], [path, &file]] {
+            let writers = pair.map(|path| Disk::new(path.clone()));
+            let error = check_each_once(&writers).unwrap_err().to_string();
+            assert!(error.contains("the same file, or parts of it"), "{error}");
+            check_each_once(&pair.map(|path| read_only(path))).unwrap();
+        }
+    }
+    let other = images.raw("other", &[0; 512]);
+    check_each_once(&[&other, &device.path].map(|path| Disk::new(path.clone()))).unwrap();
+}
+
+#[test]
+fn one_writes_a_loop_device_or_its_file_and_nobody_both() {
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    for path in [&device.path, &device.add_partition()] {
+        for [first, second] in [[&file, path], [path, &file]] {
+            let writes = |path: &Path| Disk::new(path.into());
+            let writer = Image::open(&writes(first)).unwrap();
+            // The holder is this process, so it counts as another disk of this guest.
+            for disk in [writes(second), read_only(second)] {
+                let error = refusal(&disk);
+                assert!(matches!(error, OpenError::UnderAnother { .. }), "{error}");
+            }
+            drop(writer);
+            let _readers = [first, second].map(|path| Image::open(&read_only(path)).unwrap());
+            refusal(&writes(first));
+            refusal(&writes(second));
+        }
+    }
+}
+
+#[test]
+fn another_process_is_named_that_has_the_file_under_a_loop_device() {
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    let mut command = Command::new("flock");
+    // It says when it has the lock, and holds it until its input ends.
+    command.arg(&file).args(["sh", "-c", "echo locked; read line"]);
+    let pipe = std::process::Stdio::piped;
+    let mut other = command.stdin(pipe()).stdout(pipe()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut io::BufReader::new(other.stdout.take().unwrap()), &mut line).unwrap();
+    let error = refusal(&Disk::new(device.path.clone()));
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    let words = format!("is in use by process {}", other.id());
+    assert!(error.to_string().contains(&words), "{error}");
+    Image::open(&Disk::new(device.path.clone())).unwrap();
+}
+
+#[test]
+fn qemu_does_not_write_the_file_under_a_disk_nor_a_loop_device_over_it() {
+    need_qemu_img();
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    let writes = |path: &Path| {
+        let output = qemu_img(&["bench", "-w", "-c", "1", "-f", "raw", text(path)]);
+        output.status.success()
+    };
+    for (ours, theirs) in [(&device.path, &file), (&file, &device.path)] {
+        let image = Image::open(&Disk::new(ours.clone())).unwrap();
+        assert!(!writes(theirs), "{theirs:?}");
+        drop(image);
+        assert!(writes(theirs), "{theirs:?}");
+    }
+}
+
+#[test]
+fn a_file_that_the_host_has_mounted_by_a_loop_device_is_not_written() {
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    for path in [&device.path, &device.add_partition()] {
+        // As a mounted file system has it.
+        let mounted = claim(path).unwrap();
+        let error = refusal(&Disk::new(file.clone()));
+        assert!(matches!(error, OpenError::MountedByLoop { .. }), "{error}");
+        Image::open(&read_only(&file)).unwrap();
+        drop(mounted);
+        let _writer = Image::open(&Disk::new(file.clone())).unwrap();
+        let busy = claim(path).unwrap_err();
+        assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy, "the host can mount it");
+    }
+}
+
+#[test]
+fn a_file_is_believed_to_be_under_a_device_only_if_it_is() {
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    let under = || Under::of(&open(&device.path, 0).unwrap()).unwrap();
+    under().open().unwrap();
+    // Another file takes its name.
+    fs::rename(&file, images.path("renamed")).unwrap();
+    under().open().unwrap();
+    fs::remove_file(images.path("renamed")).unwrap();
+    images.raw("renamed (deleted)", &[0; 512]);
+    assert!(under().open().is_err());
+    Image::open(&Disk::new(device.path.clone())).unwrap();
+}
+
+#[test]
+fn an_image_has_no_file_twice_by_a_loop_device() {
+    need_qemu_img();
+    let images = Images::new();
+    let options = images.data_outside("image.qcow2", "compat=1.1");
+    let path = images.create("image.qcow2", &options, 1 << 20);
+    let data = data_file_of(&path);
+    let device = LoopDevice::new(&path);
+    let disk = Disk {
+        data: Some(device.path.clone()),
+        ..Disk::new(path.clone())
+    };
+    assert!(refusal(&disk).to_string().contains("its own data file"));
+    let below = LoopDevice::new(&data);
+    let options = images.data_outside("top.qcow2", "compat=1.1");
+    let path = images.on("top.qcow2", &options, text(&below.path), "raw", 1 << 20);
+    let disk = Disk {
+        data: Some(data),
+        backing: Backing::Any,
+        ..Disk::new(path)
+    };
+    assert!(refusal(&disk).to_string().contains("above it already"));
+}
