@@ -128,7 +128,7 @@ impl fmt::Display for DryRun {
             if let Some(data) = &disk.data {
                 writeln!(f, "    data in {data}")?;
             }
-            if let Some(backing) = &disk.backing {
+            for backing in &disk.backing {
                 writeln!(f, "    on {backing}")?;
             }
         }

@@ -1,4 +1,4 @@
-//! What `--dry-run` tells about a disk. Its file is read, but neither locked nor opened for writing.
+//! What `--dry-run` tells about a disk. Its file and the files under it are read, but neither locked nor opened for writing.
 
 use super::image::{Image, OpenError};
 use super::{engine, pad_id, queue_count};
@@ -7,8 +7,8 @@ use crate::config::{self, Format};
 pub struct Preview {
     pub queues: u16,
     pub engine: engine::Choice,
-    /// The backing file that the image names, as text for a person.
-    pub backing: Option<String>,
+    /// The files under the image, from the first to the last, as texts for a person.
+    pub backing: Vec<String>,
     /// The data file of the image, as text for a person.
     pub data: Option<String>,
 }

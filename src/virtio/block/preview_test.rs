@@ -1,4 +1,8 @@
+use std::ffi::CString;
 use std::fs;
+use std::io::Read;
+use std::os::fd::FromRawFd;
+use std::path::Path;
 
 use super::super::qcow2::test_image::{Images, need_qemu_img, succeed, text};
 use super::*;
@@ -53,27 +57,81 @@ fn a_look_locks_nothing_and_needs_no_right_to_write() {
 }
 
 #[test]
-fn what_lies_under_an_image_is_named_and_not_looked_at() {
+fn what_lies_under_an_image_is_told_down_to_the_last_file() {
+    need_qemu_img();
+    let images = Images::new();
+    let base = images.raw("base.img", &[0; 512]);
+    let middle = images.on("middle", "compat=1.1", "base.img", "raw", 1 << 20);
+    let path = images.on("image.qcow2", "compat=1.1", "middle", "qcow2", 1 << 20);
+    let disk = Disk::new(path.clone());
+    let chain = [
+        format!("{} (qcow2)", text(&middle)),
+        format!("{} (raw)", text(&base)),
+    ];
+    assert_eq!(preview(&disk).backing, chain);
+    // What a run would lock, a look does not wait for.
+    let _writer = Image::open(&Disk::new(base.clone())).unwrap();
+    assert_eq!(preview(&disk).backing, chain);
+    // Only the last file is refused.
+    fs::remove_file(&base).unwrap();
+    let backing = preview(&disk).backing;
+    assert_eq!(backing[0], chain[0]);
+    let refusal = Image::open(&disk).err().unwrap().to_string();
+    assert_eq!(backing[1..], [format!("a file that a run refuses: {refusal}")]);
+}
+
+/// Notices when somebody opens a file.
+struct Opens(fs::File);
+
+impl Opens {
+    fn of(path: &Path) -> Self {
+        let path = CString::new(text(path)).unwrap();
+        // SAFETY: no memory is passed on.
+        let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
+        assert!(fd >= 0);
+        // SAFETY: the path is a C string.
+        assert!(unsafe { libc::inotify_add_watch(fd, path.as_ptr(), libc::IN_OPEN) } >= 0);
+        // SAFETY: the descriptor is new, and nobody else has it.
+        Self(unsafe { fs::File::from_raw_fd(fd) })
+    }
+
+    fn any(&self) -> bool {
+        (&self.0).read(&mut [0; 256]).is_ok()
+    }
+}
+
+#[test]
+fn what_a_run_refuses_under_an_image_a_look_does_not_open() {
     need_qemu_img();
     let images = Images::new();
     let path = images.create("image.qcow2", "compat=1.1", 1 << 20);
+    let directory = tempfile::tempdir().unwrap();
+    let secret = directory.path().join("secret");
+    fs::write(&secret, [0; 512]).unwrap();
+    let opened = Opens::of(&secret);
     for (name, words) in [
-        ("absent.img", "absent.img (which the image names)"),
-        ("/no/such/secret", "add ,backing=/no/such/secret"),
-        (
-            "/x/\u{1b}[2Jfile",
-            "/x/file (which the image names and a run refuses",
-        ),
+        ("absent.img", "absent.img\", which does not exist"),
+        (text(&secret), "add ,backing="),
+        ("/x/\u{1b}[2Jfile", "names '/x/file'"),
+        ("image.qcow2", "names itself"),
     ] {
         succeed(&["rebase", "-u", "-b", name, "-F", "raw", text(&path)]);
-        let backing = preview(&Disk::new(path.clone())).backing.unwrap();
-        assert!(backing.contains(words), "{backing}");
+        let backing = preview(&Disk::new(path.clone())).backing;
+        let refusal = Image::open(&Disk::new(path.clone())).err().unwrap().to_string();
+        assert_eq!(backing, [format!("a file that a run refuses: {refusal}")]);
+        assert!(
+            refusal.contains(words) && !refusal.contains('\u{1b}'),
+            "{refusal}"
+        );
     }
+    assert!(!opened.any(), "a file that is not permitted was opened");
     let permitted = Disk {
         backing: Backing::Any,
-        ..Disk::new(path)
+        ..Disk::new(path.clone())
     };
-    assert!(!preview(&permitted).backing.unwrap().contains("refuses"));
+    succeed(&["rebase", "-u", "-b", text(&secret), "-F", "raw", text(&path)]);
+    assert_eq!(preview(&permitted).backing, [format!("{} (raw)", text(&secret))]);
+    assert!(opened.any());
 }
 
 #[test]

@@ -45,8 +45,8 @@ pub struct Image {
 /// What [`Image::look`] found out.
 pub struct Looked {
     pub format: Format,
-    /// The backing file that the image names, as text for a person.
-    pub backing: Option<String>,
+    /// The files under the image, from the first to the last, as texts for a person.
+    pub backing: Vec<String>,
     /// The data file of the image, as text for a person.
     pub data: Option<String>,
 }
@@ -123,14 +123,14 @@ impl Image {
         })
     }
 
-    /// Finds out what the image of `disk` is and what it names, without locking it. Whatever is wrong with the file
+    /// Finds out what the image of `disk` is and what lies under it, without locking anything. Whatever is wrong with the file
     /// itself is an error here as it is in [`Image::open`].
     pub fn look(disk: &Disk) -> Result<Looked, OpenError> {
         let Opened {
             file, size, format, ..
         } = opening::open(disk, Purpose::Look)?;
         let (backing, data) = match format {
-            Format::Raw => opening::prepare(disk, &file, size).map(|_| (None, None))?,
+            Format::Raw => opening::prepare(disk, &file, size).map(|_| (Vec::new(), None))?,
             Format::Qcow2 => Qcow2::look(&file, size, disk)?,
         };
         Ok(Looked {

@@ -12,8 +12,9 @@ use super::header::{Header, HeaderError};
 use super::host_file::HostFile;
 use super::permit::{self, Permitted};
 use crate::config::{Backing, Format};
+use crate::plain_text::clean;
 use crate::virtio::block::image::identity::Identity;
-use crate::virtio::block::image::lock::{self, Access, Locked};
+use crate::virtio::block::image::lock::{self, Access};
 
 /// How many files a chain can have. Opening a chain is recursive, and this many fit on the stack by far. A useful chain
 /// has only a few.
@@ -26,6 +27,15 @@ pub struct Chain<'a> {
     files: Vec<PathBuf>,
     identities: Vec<Identity>,
     budget: Budget,
+}
+
+/// A backing file, open for reading.
+struct Found {
+    /// The image that names it.
+    image: PathBuf,
+    path: PathBuf,
+    file: File,
+    format: Format,
 }
 
 impl<'a> Chain<'a> {
@@ -63,6 +73,73 @@ impl<'a> Chain<'a> {
 
     /// Opens the backing file that `header` names, with all files under it. `header` is that of the chain's last file.
     pub fn open_backing(&mut self, header: &Header) -> Result<Option<FormatAccess<HostFile>>, Error> {
+        let Some(Found {
+            image,
+            path,
+            file,
+            format,
+        }) = self.find_backing(header)?
+        else {
+            return Ok(None);
+        };
+        let file = lock::lock(file, &path, Access::Read).map_err(|holder| {
+            let path = path.clone();
+            match holder.is_own() {
+                true => Error::BackingIsADisk { image, path },
+                false => Error::BackingInUse { image, path, holder },
+            }
+        })?;
+        let failed = |source| Error::io(&path, source);
+        let file = HostFile::new(path.clone(), file).map_err(failed)?;
+        match format {
+            Format::Raw => Raw::open_image(file, false).map(FormatAccess::new),
+            Format::Qcow2 => {
+                let header = self.header_below(&file)?;
+                let file = file.holding(&header);
+                let backing = self.open_backing(&header)?;
+                let builder = imago::qcow2::Qcow2::builder(file).write(false).backing(backing);
+                let image = builder.data_file(None).open(DenyImplicitOpenGate::default());
+                image.map(FormatAccess::new)
+            }
+        }
+        .map(Some)
+        .map_err(failed)
+    }
+
+    /// Describes the files under the image with this header, from the first to the last, a line for each. They are found,
+    /// opened and read as a run would do it, but not locked. If a run would refuse one of them, the last line says why.
+    pub fn describe_backing(&mut self, header: &Header) -> Vec<String> {
+        let mut lines = Vec::new();
+        if let Err(refusal) = self.describe_files_under(header, &mut lines) {
+            lines.push(format!("a file that a run refuses: {refusal}"));
+        }
+        lines
+    }
+
+    fn describe_files_under(&mut self, header: &Header, lines: &mut Vec<String>) -> Result<(), Error> {
+        let mut next = self.find_backing(header)?;
+        while let Some(found) = next {
+            let shown = clean(&found.path.to_string_lossy());
+            next = match found.format {
+                Format::Raw => {
+                    lines.push(format!("{shown} (raw)"));
+                    None
+                }
+                Format::Qcow2 => {
+                    let file = HostFile::new(found.path.clone(), found.file);
+                    let header =
+                        self.header_below(&file.map_err(|source| Error::io(&found.path, source))?)?;
+                    lines.push(format!("{shown} (qcow2)"));
+                    self.find_backing(&header)?
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Finds the backing file that `header` names, and opens it for reading if the person permits it. `header` is that of the
+    /// chain's last file; from then on the backing file is the last.
+    fn find_backing(&mut self, header: &Header) -> Result<Option<Found>, Error> {
         let Some(backing) = &header.backing else {
             return Ok(None);
         };
@@ -76,43 +153,25 @@ impl<'a> Chain<'a> {
         let (file, identity) = permitted
             .open(&self.identities)
             .map_err(|refusal| Error::refused(&image, &path, refusal))?;
-        let file = lock::lock(file, &path, Access::Read).map_err(|holder| {
-            let (image, path) = (image.clone(), path.clone());
-            match holder.is_own() {
-                true => Error::BackingIsADisk { image, path },
-                false => Error::BackingInUse { image, path, holder },
-            }
-        })?;
         self.files.push(path.clone());
         self.identities.push(identity);
-        self.open_layer(file, &path, backing.format).map(Some)
+        Ok(Some(Found {
+            image,
+            path,
+            file,
+            format: backing.format,
+        }))
     }
 
-    /// Makes a layer of a file that is only read, with all layers under it.
-    fn open_layer(
-        &mut self,
-        file: Locked,
-        path: &Path,
-        format: Format,
-    ) -> Result<FormatAccess<HostFile>, Error> {
-        let failed = |source| Error::io(path, source);
-        let file = HostFile::new(path.into(), file).map_err(failed)?;
-        match format {
-            Format::Raw => Ok(FormatAccess::new(Raw::open_image(file, false).map_err(failed)?)),
-            Format::Qcow2 => {
-                let header =
-                    Header::read(file.file(), file.length()).map_err(|source| Error::header(path, source))?;
-                if header.data_file.is_some() {
-                    return Err(Error::header(path, HeaderError::DataFileBelow));
-                }
-                self.take_memory(&header, false)?;
-                let file = file.holding(&header);
-                let backing = self.open_backing(&header)?;
-                let builder = imago::qcow2::Qcow2::builder(file).write(false).backing(backing);
-                let image = builder.data_file(None).open(DenyImplicitOpenGate::default());
-                Ok(FormatAccess::new(image.map_err(failed)?))
-            }
+    /// Reads the header of `file`, which is the chain's last one and lies under another.
+    fn header_below(&mut self, file: &HostFile) -> Result<Header, Error> {
+        let failed = |source| Error::header(file.path(), source);
+        let header = Header::read(file.file(), file.length()).map_err(failed)?;
+        if header.data_file.is_some() {
+            return Err(failed(HeaderError::DataFileBelow));
         }
+        self.take_memory(&header, false)?;
+        Ok(header)
     }
 }
 

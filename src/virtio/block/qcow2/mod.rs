@@ -116,16 +116,15 @@ impl Qcow2 {
         })
     }
 
-    /// The backing file that the header of `file` names, and the data file, as text for a person. The file has `length`
-    /// bytes, and `disk` names it. No other file is opened.
-    pub fn look(file: &File, length: u64, disk: &Disk) -> Result<(Option<String>, Option<String>), Error> {
+    /// The files under the image in `file`, and its data file, as texts for a person. The file has `length` bytes, and `disk`
+    /// names it. The files under it are opened if a run would open them.
+    pub fn look(file: &File, length: u64, disk: &Disk) -> Result<(Vec<String>, Option<String>), Error> {
         let path = disk.file.as_path();
+        let mut chain = Chain::new(path, file, &disk.backing)?;
         let header = Header::read(file, length).map_err(|source| Error::header(path, source))?;
+        chain.take_memory(&header, !disk.is_only_read())?;
         let data = data_file::describe(file, &header, disk)?;
-        let backing = header
-            .backing
-            .map(|backing| permit::describe(&disk.backing, path, &backing.name));
-        Ok((backing, data))
+        Ok((chain.describe_backing(&header), data))
     }
 
     /// The clusters of tables, in a file that could be opened for writing, that have `bytes` in them.

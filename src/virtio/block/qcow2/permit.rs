@@ -100,19 +100,6 @@ impl Permitted {
     }
 }
 
-/// Describes the file that `name` in `image` stands for. No file is looked at, so a run may still refuse it.
-pub fn describe(permission: &Backing, image: &Path, name: &str) -> String {
-    let path = named_by(image, name);
-    let shown = clean(&path.to_string_lossy());
-    match Permitted::by(permission, image, name) {
-        Ok(_) => format!("{shown} (which the image names)"),
-        Err(_) => format!(
-            "{shown} (which the image names and a run refuses: {})",
-            how_to_permit(image, &path)
-        ),
-    }
-}
-
 /// What to type so that `image` may have the file opened.
 pub fn how_to_permit(image: &Path, path: &Path) -> String {
     let name = path.to_string_lossy();
