@@ -1,4 +1,5 @@
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,49 @@ fn a_reboot_keeps_the_files_that_were_opened_and_their_locks() {
     running.signal(libc::SIGTERM);
     running.end().with_code(143);
     assert_eq!(fs::read(&disk).unwrap(), [b'7'; 4096]);
+}
+
+#[test]
+fn a_reboot_keeps_the_data_file_that_was_opened_and_its_lock() {
+    need_kvm();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name).display().to_string();
+    let (image, data, kept) = (path("image.qcow2"), path("data.img"), path("kept.img"));
+    let qemu_img = |arguments: &[&str]| {
+        let output = Command::new("qemu-img").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+    let options = format!("data_file={data},preallocation=metadata");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &options, &image, "4K"]);
+    fs::write(&data, FRESH).unwrap();
+    fs::hard_link(&data, &kept).unwrap();
+    let mut running = run(&kernel(), &format!("{image},data={data}"));
+    running.wait_for("0 boots\n");
+
+    // Another file in the place of the one that was named.
+    let other = path("other.img");
+    fs::write(&other, [b'7'; 4096]).unwrap();
+    fs::rename(&other, &data).unwrap();
+
+    running.type_in(b"x");
+    running.wait_for("1 boots\n");
+    Coracle::run(&be_another_kernel().linux64())
+        .args(&["--disk", &kept])
+        .end()
+        .with_code(125)
+        .saying(&["kept.img", "in use"]);
+    running.type_in(b"x");
+    running.wait_for("2 boots\n");
+    running.signal(libc::SIGTERM);
+    running.end().with_code(143);
+    assert_eq!(fs::read(&data).unwrap(), [b'7'; 4096]);
+    // The third boot was stopped before or after its write.
+    assert!(
+        [*b"20", *b"30"]
+            .iter()
+            .any(|start| fs::read(&kept).unwrap().starts_with(start))
+    );
+    qemu_img(&["check", "-q", "-f", "qcow2", &image]);
 }
 
 guest!(

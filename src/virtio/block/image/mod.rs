@@ -22,7 +22,7 @@ mod foreign;
 mod geometry;
 pub mod identity;
 pub mod lock;
-mod loop_device;
+pub mod loop_device;
 pub mod opening;
 mod overlay;
 mod qemu_locks;

@@ -7,6 +7,7 @@ use super::super::order::L2_OFFSET;
 use super::super::test_image::*;
 use super::{Cache, Disk, File, Path, PathBuf};
 use crate::virtio::block::image::check_each_once;
+use crate::virtio::block::image::loop_device::test_device::LoopDevice;
 use crate::virtio::block::preview::Preview;
 
 const SIZE: usize = 1 << 20;
@@ -328,7 +329,7 @@ fn a_raw_data_file_stays_one() {
 }
 
 #[test]
-fn a_flush_makes_a_data_file_durable() {
+fn a_flush_makes_a_data_file_and_the_tables_durable() {
     need_qemu_img();
     // Not in memory, where nothing is ever durable.
     let directory = tempfile::tempdir().unwrap();
@@ -338,8 +339,16 @@ fn a_flush_makes_a_data_file_durable() {
     let image = open(&path);
     image.put(0, &[1; SIZE]).unwrap();
     image.flush().unwrap();
+    let l2 = be64(&path, be64(&path, 40)) & L2_OFFSET;
+    assert!(l2 != 0, "the tables are not written");
+    assert!(is_durable(&data_file_of(&path), 4096), "the data");
+    assert!(is_durable(&path, l2), "the table");
+}
+
+/// Whether the host has written the page at `offset` to its device.
+fn is_durable(path: &Path, offset: u64) -> bool {
     // What is not durable cannot be dropped from the page cache.
-    let file = File::open(data_file_of(&path)).unwrap();
+    let file = File::open(path).unwrap();
     // SAFETY: the descriptor is open, and no memory is passed on.
     let advised = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     assert_eq!(advised, 0);
@@ -349,8 +358,66 @@ fn a_flush_makes_a_data_file_durable() {
         iov_len: 1,
     };
     // SAFETY: the buffer outlives the call.
-    let read = unsafe { libc::preadv2(file.as_raw_fd(), &iovec, 1, 4096, libc::RWF_NOWAIT) };
-    assert_eq!(read, -1, "it is still in the cache");
+    let read = unsafe { libc::preadv2(file.as_raw_fd(), &iovec, 1, offset as i64, libc::RWF_NOWAIT) };
+    read == -1
+}
+
+#[test]
+fn no_table_is_written_before_the_data_that_it_names_is_durable() {
+    need_qemu_img();
+    let images = Images::new();
+    let path = make(&images, "compat=1.1");
+    let image = open(&path);
+    image.put(0, &[1; SIZE]).unwrap();
+    let before = fs::read(&path).unwrap();
+    // What is in the place of the data file for one flush cannot be made durable.
+    let descriptor = image.data_file().unwrap().file().as_raw_fd();
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    let data = image.data_file().unwrap().file().try_clone().unwrap();
+    replace(descriptor, &pipe);
+    image.flush().unwrap_err();
+    replace(descriptor, &data);
+    assert!(fs::read(&path).unwrap() == before, "a table was written");
+    image.flush().unwrap_err();
+}
+
+/// Has the open file of a test's own `descriptor` be another one.
+fn replace(descriptor: i32, file: &impl AsRawFd) {
+    // SAFETY: both descriptors are open, and no memory is passed on.
+    let result = unsafe { libc::dup3(file.as_raw_fd(), descriptor, libc::O_CLOEXEC) };
+    assert_eq!(result, descriptor);
+}
+
+#[test]
+fn a_data_file_can_be_a_block_device() {
+    need_qemu_img();
+    let images = Images::new();
+    let path = make(&images, "cluster_size=4096");
+    let file = data_file_of(&path);
+    File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(SIZE as u64)
+        .unwrap();
+    let device = LoopDevice::new(&file);
+    let disk = with(&path, &device.path);
+    let mut model = vec![0; SIZE];
+    let image = try_open(&disk).unwrap();
+    for (offset, length) in [(0, 8192), (SIZE - 4096, 4096), (20_480, 65_536)] {
+        model[offset..offset + length].fill(offset as u8 + 1);
+        image.put(offset, &model[offset..offset + length]).unwrap();
+    }
+    model[4096..6144].fill(0);
+    image.write_zeroes(4096, 2048, true).unwrap();
+    image.discard(24_576, 8192).unwrap();
+    model[24_576..32_768].fill(0);
+    image.flush().unwrap();
+    assert!(image.get(0, SIZE) == model);
+    drop(image);
+    assert!(try_open(&disk).unwrap().get(0, SIZE) == model);
+    assert_clean(&path);
+    assert!(images.contents(&path) == model);
 }
 
 #[test]
