@@ -2,7 +2,8 @@
 //! an I/O error here and there; nothing outside of it changes, and a file that is only to be read stays as it is. In one
 //! that is written the header stays as it is, and the tables stay whole and have no data of the guest's in them.
 //!
-//! An input is steps and the file: what is changed in a valid image reaches far.
+//! An input is steps and the file. The seeds are valid images: a small change of one reaches more code than bytes that are
+//! refused at once.
 #![no_main]
 
 mod image_place;

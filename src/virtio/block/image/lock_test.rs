@@ -5,7 +5,8 @@ use tempfile::NamedTempFile;
 
 use super::*;
 
-/// `flock` is dead when this comes back; what it locked stays open in the process after it, for so long.
+/// An image that a process has locked which has ended when this returns. Its child has the image still open, and so the lock
+/// stays, for this many seconds.
 fn locked_by_a_dead_process(seconds: &str) -> NamedTempFile {
     let image = NamedTempFile::new().unwrap();
     let script = "exec 9<\"$1\"; flock 9; sleep \"$2\" >/dev/null 2>&1 &";

@@ -82,7 +82,8 @@ impl Barrier {
     }
 
     /// Checks the bytes that were read at `offset`, if they are an L2 table. Fails if an entry names metadata, or a cluster
-    /// that begins at or behind `end`, where the file ends.
+    /// that begins at or behind `end`, where the file ends. Then nothing that the table maps can be used: the library takes a
+    /// table as a whole and writes it back as a whole, so an entry that is kept from it would be lost in the file.
     pub fn check_read(&self, bytes: &[u8], offset: u64, end: u64) -> io::Result<()> {
         if self.has_data_file || bytes.len() as u64 != 1 << self.cluster_bits {
             return Ok(());

@@ -370,7 +370,7 @@ fn no_table_is_written_before_the_data_that_it_names_is_durable() {
     let image = open(&path);
     image.put(0, &[1; SIZE]).unwrap();
     let before = fs::read(&path).unwrap();
-    // What is in the place of the data file for one flush cannot be made durable.
+    // For one flush the data file's descriptor is that of a pipe, which cannot be made durable.
     let descriptor = image.data_file().unwrap().file().as_raw_fd();
     let (pipe, _writer) = std::io::pipe().unwrap();
     let data = image.data_file().unwrap().file().try_clone().unwrap();
@@ -381,7 +381,7 @@ fn no_table_is_written_before_the_data_that_it_names_is_durable() {
     image.flush().unwrap_err();
 }
 
-/// Has the open file of a test's own `descriptor` be another one.
+/// Makes `descriptor` refer to what `file` refers to.
 fn replace(descriptor: i32, file: &impl AsRawFd) {
     // SAFETY: both descriptors are open, and no memory is passed on.
     let result = unsafe { libc::dup3(file.as_raw_fd(), descriptor, libc::O_CLOEXEC) };
