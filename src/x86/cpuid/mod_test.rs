@@ -184,7 +184,7 @@ fn virtualization_and_counters_are_shown_to_whom_asked_for_them() {
         ("host,+vmx", true, false, false),
         ("host,+svm", false, true, false),
         ("host,+pmu", false, false, true),
-        ("host,+vmx,+svm,+pmu,-vmx", false, true, true),
+        ("host,-vmx,+svm,+pmu", false, true, true),
     ] {
         let leaves = show(&everything(), cpu).unwrap();
         let features = find(&leaves, FEATURES, 0).unwrap();
@@ -337,7 +337,7 @@ proptest! {
     #[test]
     fn nothing_is_shown_that_no_row_allows_or_kvm_does_not_offer(
         offered in proptest::collection::vec(any_entry(), 0..80),
-        wanted in "host(,[+-](vmx|svm|pmu)){0,3}",
+        wanted in "host(,[+-]vmx)?(,[+-]svm)?(,[+-]pmu)?",
     ) {
         let cpu: Cpu = wanted.parse().unwrap();
         let Ok(shown) = show(&offered, &wanted) else { return Ok(()) };

@@ -80,13 +80,19 @@ impl Queue {
 
     /// The descriptor table.
     pub fn chain(&mut self, descriptors: &[Descriptor]) -> &mut Self {
-        for (address, descriptor) in (DESCRIPTORS..).step_by(16).zip(descriptors) {
-            self.put(address, &descriptor.address.to_le_bytes());
-            self.put(address + 8, &descriptor.length.to_le_bytes());
-            self.put(address + 12, &descriptor.flags.to_le_bytes());
-            self.put(address + 14, &descriptor.next.to_le_bytes());
+        for (index, descriptor) in (0..).zip(descriptors) {
+            self.put_descriptor(index, *descriptor);
         }
         self
+    }
+
+    /// One entry of that table.
+    pub fn put_descriptor(&mut self, index: u64, descriptor: Descriptor) {
+        let address = DESCRIPTORS + 16 * index;
+        self.put(address, &descriptor.address.to_le_bytes());
+        self.put(address + 8, &descriptor.length.to_le_bytes());
+        self.put(address + 12, &descriptor.flags.to_le_bytes());
+        self.put(address + 14, &descriptor.next.to_le_bytes());
     }
 
     /// Makes the chains that begin at these descriptors available.
