@@ -57,8 +57,9 @@ impl fmt::Display for Busy {
     }
 }
 
-/// A file whose locks, and those of the other descriptors of the same image, are released when it is dropped. Closing alone is not enough: the file stays open for a moment in a
-/// ring that the kernel takes apart in the background, or in a process that was forked just now.
+/// A file whose locks, and those of the other descriptors of the same image, are released when it is dropped. Closing alone is
+/// not enough: the file stays open for a moment in a ring that the kernel takes apart in the background, or in a process that
+/// was forked just now.
 #[derive(Debug)]
 pub struct Locked {
     file: File,
