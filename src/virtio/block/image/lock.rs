@@ -1,4 +1,4 @@
-//! Locks on images in use: an image has one writer, or any number of readers.
+//! Locks on images in use: an image has one writer, or any number of readers, or a writer for each of its partitions.
 //!
 //! Each image has two kinds of lock. The one of flock(2) is between processes of Coracle, and the host tells who holds
 //! it. The other kind is the one that QEMU uses, so that QEMU and Coracle keep off each other's images.
@@ -13,7 +13,8 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use super::{loop_device, qemu_locks};
+use super::loop_device::{self, Under};
+use super::qemu_locks;
 use crate::plain_text::clean;
 
 /// How often the lock of a dead process is tried again, and how long the pauses between the tries are: at least 5 s in
@@ -29,6 +30,8 @@ const TRIES_IF_UNKNOWN: u32 = 10;
 pub enum Access {
     Read,
     Write,
+    /// Writing to a part of the image, while others may write to other parts.
+    WritePart,
 }
 
 /// The file is locked by somebody else.
@@ -106,8 +109,12 @@ impl Drop for Locked {
 pub fn lock(file: File, path: &Path, access: Access) -> Result<Locked, Busy> {
     lock_one(&file, path, access)?;
     let mut locked = Locked::from(file);
-    for (_, under) in loop_device::files_under(&locked) {
-        match under {
+    for (Under { part, .. }, file) in loop_device::files_under(&locked) {
+        let access = match access {
+            Access::Write if part.is_some() => Access::WritePart,
+            access => access,
+        };
+        match file {
             Ok(under) => {
                 lock_one(&under, path, access)?;
                 locked.others.push(under);
@@ -160,7 +167,8 @@ fn lock_in_time(file: &File, access: Access) -> Result<(), TryLockError> {
 
 fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
     match access {
-        Access::Read => file.try_lock_shared(),
+        // Only of those who share this lock does QEMU's kind tell who writes what.
+        Access::Read | Access::WritePart => file.try_lock_shared(),
         Access::Write => file.try_lock(),
     }?;
     match qemu_locks::try_lock(file, access) {

@@ -29,6 +29,8 @@ pub struct Under {
     /// Device and inode, as in stat(2).
     pub device: u64,
     pub inode: u64,
+    /// The number of the partition, if only a part of the file is under the device.
+    pub part: Option<u64>,
     /// What the host's kernel tells as its path.
     path: PathBuf,
 }
@@ -37,7 +39,7 @@ impl Under {
     /// The file under `device`, if that is a loop device or a partition of one.
     pub fn of(device: &File) -> Option<Self> {
         let metadata = device.metadata().ok()?;
-        let path = metadata
+        let (path, is_partition) = metadata
             .file_type()
             .is_block_device()
             .then(|| path_under(&metadata))??;
@@ -47,6 +49,7 @@ impl Under {
         (result == 0).then_some(Self {
             device: status.device,
             inode: status.inode,
+            part: is_partition.then(|| metadata.rdev()),
             path,
         })
     }
@@ -80,7 +83,9 @@ pub fn files_under(device: &File) -> Vec<(Under, io::Result<File>)> {
             Some((_, Err(_))) => break,
             None => device,
         };
-        let Some(under) = Under::of(last) else { break };
+        let Some(mut under) = Under::of(last) else { break };
+        // What lies in a part of a file lies in a part of the file under that, too.
+        under.part = under.part.or(found.last().and_then(|(above, _)| above.part));
         let file = under.open();
         found.push((under, file));
     }
@@ -115,15 +120,16 @@ fn open(path: &Path, flags: libc::c_int) -> io::Result<File> {
         .open(path)
 }
 
-/// The path of the file under the device with this metadata, if that is a loop device or a partition of one.
-fn path_under(device: &Metadata) -> Option<PathBuf> {
+/// The path of the file under the device with this metadata, if that is a loop device or a partition of one; and whether it
+/// is a partition.
+fn path_under(device: &Metadata) -> Option<(PathBuf, bool)> {
     let number = device.rdev();
     let folder = format!("/sys/dev/block/{}:{}", libc::major(number), libc::minor(number));
     // The folder of a partition is in that of its device.
-    let places = ["loop/backing_file", "../loop/backing_file"];
+    let places = [("loop/backing_file", false), ("../loop/backing_file", true)];
     places
         .iter()
-        .find_map(|place| read_path(&Path::new(&folder).join(place)))
+        .find_map(|(place, is_partition)| Some((read_path(&Path::new(&folder).join(place))?, *is_partition)))
 }
 
 fn read_path(file: &Path) -> Option<PathBuf> {

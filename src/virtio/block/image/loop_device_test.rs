@@ -1,5 +1,6 @@
 use std::process::Command;
 
+use super::super::qemu_locks::tests::QemuIo;
 use super::super::{Image, OpenError, check_each_once};
 use super::test_device::LoopDevice;
 use super::*;
@@ -27,7 +28,7 @@ fn a_loop_device_and_its_partitions_are_the_file_under_it() {
     let file = image(&images);
     let device = LoopDevice::new(&file);
     let on_it = LoopDevice::new(&device.path);
-    for path in [&device.path, &device.add_partition(), &on_it.path] {
+    for path in [&device.path, &device.add_partition(1), &on_it.path] {
         for pair in [[&file, path], [path, &file]] {
             let writers = pair.map(|path| Disk::new(path.clone()));
             let error = check_each_once(&writers).unwrap_err().to_string();
@@ -44,7 +45,7 @@ fn one_writes_a_loop_device_or_its_file_and_nobody_both() {
     let images = Images::new();
     let file = image(&images);
     let device = LoopDevice::new(&file);
-    for path in [&device.path, &device.add_partition()] {
+    for path in [&device.path, &device.add_partition(1)] {
         for [first, second] in [[&file, path], [path, &file]] {
             let writes = |path: &Path| Disk::new(path.into());
             let writer = Image::open(&writes(first)).unwrap();
@@ -59,6 +60,37 @@ fn one_writes_a_loop_device_or_its_file_and_nobody_both() {
             refusal(&writes(second));
         }
     }
+}
+
+#[test]
+fn partitions_of_one_loop_device_have_a_writer_each() {
+    need_qemu_img();
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    let paths = [device.add_partition(1), device.add_partition(2)];
+    let disks = paths.each_ref().map(|path| Disk::new(path.clone()));
+    check_each_once(&disks).unwrap();
+    check_each_once(&[disks[0].clone(), disks[0].clone()]).unwrap_err();
+    let mut writers = disks.each_ref().map(|disk| Some(Image::open(disk).unwrap()));
+    refusal(&disks[0]);
+    // As long as one of them is written, the whole is neither written nor read.
+    for writer in &mut writers {
+        for path in [&file, &device.path] {
+            refusal(&Disk::new(path.clone()));
+            refusal(&read_only(path));
+        }
+        let output = qemu_img(&["bench", "-w", "-c", "1", "-f", "raw", text(&file)]);
+        assert!(!output.status.success(), "QEMU writes it");
+        *writer = None;
+    }
+    let reader = Image::open(&read_only(&file)).unwrap();
+    disks.iter().map(refusal).for_each(drop);
+    drop(reader);
+    let qemu = QemuIo::open(&file, "raw", &[]);
+    disks.iter().map(refusal).for_each(drop);
+    drop(qemu);
+    let _writers = disks.each_ref().map(|disk| Image::open(disk).unwrap());
 }
 
 #[test]
@@ -104,7 +136,7 @@ fn a_file_that_the_host_has_mounted_by_a_loop_device_is_not_written() {
     let images = Images::new();
     let file = image(&images);
     let device = LoopDevice::new(&file);
-    for path in [&device.path, &device.add_partition()] {
+    for path in [&device.path, &device.add_partition(1)] {
         // As a mounted file system has it.
         let mounted = claim(path).unwrap();
         let error = refusal(&Disk::new(file.clone()));

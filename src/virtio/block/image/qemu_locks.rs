@@ -21,6 +21,9 @@ const READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
+/// The byte for writing a part of the image, which is Coracle's own: QEMU knows no parts.
+const PART: Range<i64> = 300..301;
+
 /// Forbids others to write in any way, and to resize.
 const FORBIDDEN: Range<i64> = FORBIDS + WRITE..FORBIDS + RESIZE + 1;
 
@@ -29,7 +32,7 @@ impl Access {
     fn does(self) -> Range<i64> {
         match self {
             Self::Read => DOES + READ..DOES + READ + 1,
-            Self::Write => DOES + READ..DOES + WRITE + 1,
+            Self::Write | Self::WritePart => DOES + READ..DOES + WRITE + 1,
         }
     }
 
@@ -38,7 +41,7 @@ impl Access {
     fn contradictions(self) -> Range<i64> {
         match self {
             Self::Read => DOES + WRITE..FORBIDS + READ + 1,
-            Self::Write => DOES + WRITE..FORBIDS + WRITE + 1,
+            Self::Write | Self::WritePart => DOES + WRITE..FORBIDS + WRITE + 1,
         }
     }
 }
@@ -46,17 +49,31 @@ impl Access {
 /// Takes the locks for `access`, and fails if locks of others contradict them. Its own locks then stay until
 /// [`unlock`].
 pub fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
-    for bytes in [access.does(), FORBIDDEN] {
-        call(file, libc::F_OFD_SETLK, libc::F_RDLCK, bytes).map_err(|error| match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) => TryLockError::WouldBlock,
-            _ => TryLockError::Error(error),
-        })?;
+    take(file, access.does())?;
+    take(file, FORBIDDEN)?;
+    let is_part = access == Access::WritePart;
+    // Whoever writes a part has made sure that nobody has the whole, and keeps others from it. So where one is, all are.
+    if is_part && is_taken(file, PART)? {
+        return take(file, PART);
     }
-    let found = call(file, libc::F_OFD_GETLK, libc::F_WRLCK, access.contradictions());
-    match found.map_err(TryLockError::Error)? == libc::F_UNLCK {
-        true => Ok(()),
-        false => Err(TryLockError::WouldBlock),
+    if is_taken(file, access.contradictions())? {
+        return Err(TryLockError::WouldBlock);
     }
+    if is_part { take(file, PART) } else { Ok(()) }
+}
+
+fn take(file: &File, bytes: Range<i64>) -> Result<(), TryLockError> {
+    let taken = call(file, libc::F_OFD_SETLK, libc::F_RDLCK, bytes);
+    taken.map(drop).map_err(|error| match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::EACCES) => TryLockError::WouldBlock,
+        _ => TryLockError::Error(error),
+    })
+}
+
+/// Whether somebody else has a lock on one of the bytes.
+fn is_taken(file: &File, bytes: Range<i64>) -> Result<bool, TryLockError> {
+    let found = call(file, libc::F_OFD_GETLK, libc::F_WRLCK, bytes);
+    Ok(found.map_err(TryLockError::Error)? != libc::F_UNLCK)
 }
 
 /// Releases all of them.
@@ -81,4 +98,4 @@ fn call(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>)
 
 #[cfg(test)]
 #[path = "qemu_locks_test.rs"]
-mod tests;
+pub mod tests;

@@ -10,13 +10,13 @@ use crate::config::Disk;
 use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img, qemu_img, text};
 
 /// `qemu-io` with a file open, until it is dropped.
-struct QemuIo {
+pub struct QemuIo {
     child: Child,
     stdin: ChildStdin,
 }
 
 impl QemuIo {
-    fn open(path: &Path, format: &str, options: &[&str]) -> Self {
+    pub fn open(path: &Path, format: &str, options: &[&str]) -> Self {
         let mut child = Command::new("qemu-io")
             .args(["-f", format])
             .args(options)

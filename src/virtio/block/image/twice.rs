@@ -29,7 +29,10 @@ pub fn check_each_once(disks: &[Disk]) -> Result<(), OpenError> {
         let files: Vec<_> = files.collect();
         for second in &files {
             let same = before.iter().find(|first| {
-                let is_same = first.identity.is_some() && first.identity == second.identity;
+                let is_same = first
+                    .identity
+                    .zip(second.identity)
+                    .is_some_and(|(first, second)| first.overlaps(second));
                 is_same && !(first.disk.is_only_read() && disk.is_only_read())
             });
             if let Some(first) = same {

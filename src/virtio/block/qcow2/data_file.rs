@@ -97,8 +97,8 @@ fn choose<'a>(
 
 /// Whether the file at `path` is `image`. A missing file is no error here, but later when it is opened.
 fn is_same(image: &File, path: &Path) -> bool {
-    let image = Identity::of(image).ok();
-    image.is_some() && image == Identity::at(path)
+    let identities = Identity::of(image).ok().zip(Identity::at(path));
+    identities.is_some_and(|(image, data)| image.overlaps(data))
 }
 
 /// The data file as if it were a disk of its own, which is opened in the same way.

@@ -201,7 +201,7 @@ fn is_image(file: &File, name: &OsStr) -> io::Result<bool> {
 fn checked(file: File, known: &[Identity]) -> Result<(File, Identity), Refusal> {
     check_kind(&file.metadata()?)?;
     let identity = Identity::of(&file)?;
-    match known.contains(&identity) {
+    match known.iter().any(|known| known.overlaps(identity)) {
         true => Err(Refusal::Known),
         false => Ok((file, identity)),
     }

@@ -85,12 +85,12 @@ impl LoopDevice {
         }
     }
 
-    /// Makes a partition of the second half MiB, and returns its path. The host removes it with the device.
-    pub fn add_partition(&self) -> PathBuf {
+    /// Makes a partition of 256 KiB, the first or the second one, and returns its path. The host removes it with the device.
+    pub fn add_partition(&self, number: libc::c_int) -> PathBuf {
         let mut partition = Partition {
-            start: 512 << 10,
-            length: 512 << 10,
-            number: 1,
+            start: i64::from(number) << 18,
+            length: 1 << 18,
+            number,
             names: [0; 128],
         };
         let mut request = PartitionRequest {
@@ -102,6 +102,6 @@ impl LoopDevice {
         // SAFETY: the kernel reads the request and the partition, which both outlive the call.
         let result = unsafe { libc::ioctl(self.device.as_raw_fd(), BLKPG, &mut request) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
-        PathBuf::from(format!("{}p1", self.path.display()))
+        PathBuf::from(format!("{}p{number}", self.path.display()))
     }
 }
