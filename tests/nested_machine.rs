@@ -1,0 +1,70 @@
+//! `tests/nested/run` over both of its machines: what the command inside writes arrives whole, and apart.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Bytes of every value without a pattern that a stream could repeat or swallow unseen.
+fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Runs a command in this machine that fills both streams at once, writes to the disk, and is killed after a last byte
+/// that no newline follows.
+fn carries_everything(machine: &str, modules: &str, device: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str| scratch.path().join(name);
+    let (out, err) = (noise(1, 150_001), noise(2, 100_003));
+    fs::write(file("out"), &out).unwrap();
+    fs::write(file("err"), &err).unwrap();
+    fs::write(file("disk"), vec![0; 1 << 20]).unwrap();
+    let script = format!(
+        "modprobe -a {modules}; dd if=/err of={device} conv=fsync 2>/dev/null; \
+         cat /out & cat /err >&2; wait; printf last; kill -9 $$"
+    );
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested/run");
+    let output = Command::new(run)
+        .arg(machine)
+        .arg("--disk")
+        .arg(file("disk"))
+        .arg("--file")
+        .arg(file("out"))
+        .arg("--file")
+        .arg(file("err"))
+        .args(["--", "sh", "-c", &script])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+
+    let said = String::from_utf8_lossy(&output.stderr[output.stderr.len().saturating_sub(2000)..]);
+    assert_eq!(
+        output.status.code(),
+        Some(128 + 9),
+        "the status; stderr ends: {said}"
+    );
+    assert!(output.stderr == err, "stderr has other bytes; it ends: {said}");
+    assert!(
+        output.stdout == [&out[..], b"last"].concat(),
+        "stdout has other bytes"
+    );
+    let disk = fs::read(file("disk")).unwrap();
+    assert_eq!(disk.len(), 1 << 20, "the size of the disk");
+    assert!(disk.starts_with(&err), "the disk has other bytes");
+}
+
+#[test]
+fn the_amd_machine_carries_every_byte_and_the_status() {
+    carries_everything("--amd", "virtio_blk", "/dev/vda");
+}
+
+#[test]
+fn the_intel_machine_carries_every_byte_and_the_status() {
+    carries_everything("--intel", "ata_piix sd_mod", "/dev/sda");
+}
