@@ -1,6 +1,8 @@
-//! `tests/nested/run` over both of its machines: what the command inside writes arrives whole, and apart.
+//! `tests/nested/run` over both of its machines: what the command inside writes arrives whole, and apart, and it has a
+//! terminal where the caller has one.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -67,4 +69,40 @@ fn the_amd_machine_carries_every_byte_and_the_status() {
 #[test]
 fn the_intel_machine_carries_every_byte_and_the_status() {
     carries_everything("--intel", "ata_piix sd_mod", "/dev/sda");
+}
+
+/// Runs a command in this machine on a terminal that script(1) makes, to the end.
+fn gives_a_terminal(machine: &str) {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested/run");
+    let inside = "test -t 0 && test -t 1 && test -t 2 && stty size && exit 9";
+    // Nobody presses a key, and without an end the machine is stopped.
+    let (keys, nobody) = io::pipe().unwrap();
+    let output = Command::new("timeout")
+        .args([
+            "--foreground",
+            "240",
+            "script",
+            "--quiet",
+            "--return",
+            "--command",
+        ])
+        .arg(format!("'{}' {machine} -- sh -c '{inside}'", run.display()))
+        .arg("/dev/null")
+        .stdin(keys)
+        .output()
+        .unwrap();
+    drop(nobody);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(9), "the status; it said: {said}");
+    assert!(said.contains("24 80"), "the terminal has another size: {said}");
+}
+
+#[test]
+fn the_amd_machine_has_a_terminal_and_ends_on_it() {
+    gives_a_terminal("--amd");
+}
+
+#[test]
+fn the_intel_machine_has_a_terminal_and_ends_on_it() {
+    gives_a_terminal("--intel");
 }
