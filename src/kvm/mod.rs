@@ -1,5 +1,6 @@
 //! The only module that uses KVM. It offers a VM, its vCPUs and their exits.
 
+mod nmi;
 pub mod probe;
 mod run_page;
 mod statistics;
@@ -167,7 +168,7 @@ impl Vm {
     pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, Error> {
         let what = "create a vCPU";
         let fd = self.fd.create_vcpu(id.into()).map_err(refused(what))?;
-        Vcpu::new(fd, self.fd.run_size()).map_err(|source| Error::Call { what, source })
+        Vcpu::new(fd, self.fd.clone()).map_err(|source| Error::Call { what, source })
     }
 
     /// An input of the interrupt controllers. Raising it does nothing once the VM is dropped.

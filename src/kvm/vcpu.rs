@@ -1,18 +1,19 @@
 //! A vCPU and its exits.
 
+use std::sync::Arc;
 use std::{io, mem};
 
 use kvm_bindings::{
     CpuId, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
     KVM_MP_STATE_UNINITIALIZED, KVMIO, Msrs, kvm_msr_entry, kvm_regs, kvm_sregs,
 };
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
 
 use super::run_page::RunPage;
 pub use super::run_page::{Exit, ImmediateExit};
-use super::{Error, Statistics, refused, with_cause};
+use super::{Error, Statistics, nmi, refused, with_cause};
 
 ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
 
@@ -22,7 +23,8 @@ const RFLAGS_IF: u64 = 1 << 9;
 /// What a vCPU does at a moment at which it is not in the guest.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing {
-    /// It waits for what only other vCPUs or an NMI can do: it never started, or it executes `hlt` with interrupts off.
+    /// It waits for what only other vCPUs can do: it never started, or it executes `hlt` with interrupts off, and no device
+    /// can send it an NMI.
     pub waits: bool,
     /// Interrupts are on.
     pub is_interruptible: bool,
@@ -32,17 +34,19 @@ pub struct Standing {
 /// A vCPU. The thread that owns it runs it.
 pub struct Vcpu {
     fd: VcpuFd,
+    vm: Arc<VmFd>,
     page: RunPage,
     /// `KVM_RUN` has returned because another vCPU started this one.
     was_started: bool,
 }
 
 impl Vcpu {
-    /// `size` is what KVM says of the memory that it shares with each vCPU's owner, in bytes.
-    pub(super) fn new(fd: VcpuFd, size: usize) -> io::Result<Self> {
-        let page = RunPage::map(&fd, size)?;
+    /// The vCPU `fd` of `vm`.
+    pub(super) fn new(fd: VcpuFd, vm: Arc<VmFd>) -> io::Result<Self> {
+        let page = RunPage::map(&fd, vm.run_size())?;
         Ok(Self {
             fd,
+            vm,
             page,
             was_started: false,
         })
@@ -99,7 +103,7 @@ impl Vcpu {
         let is_interruptible = registers.rflags & RFLAGS_IF != 0;
         let waits = match state {
             KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED => true,
-            KVM_MP_STATE_HALTED => !is_interruptible,
+            KVM_MP_STATE_HALTED => !is_interruptible && !nmi::may_come(&self.vm, &self.fd)?,
             _ => false,
         };
         Ok(Standing {

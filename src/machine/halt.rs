@@ -3,8 +3,8 @@
 //!
 //! The first vCPU is interrupted once a second ([`Ticks`]). When its interrupts are off it opens a round: it brings the
 //! others out of the guest, and each vCPU reports where it stands. When all stood still in two rounds in a row, at the
-//! same instruction and with the same registers, none is left that could wake another. Then only an NMI of a device could
-//! wake one, and devices of this machine raise none.
+//! same instruction and with the same registers, none is left that could wake another. A vCPU to which the guest has a
+//! device send NMIs does not stand still.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};

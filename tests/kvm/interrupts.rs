@@ -1,3 +1,6 @@
+use std::thread;
+use std::time::Duration;
+
 use crate::support::queue::{self, Queue};
 use crate::support::{Coracle, need_kvm};
 use crate::virtio::disk;
@@ -216,4 +219,39 @@ fn a_transmitter_that_is_empty_interrupts_through_the_pic() {
         .in_silence();
     // The first byte, and then the vector for each interrupt but the last.
     assert_eq!(String::from_utf8_lossy(&ended.stdout), ".$$$$");
+}
+
+guest!(
+    halt_until_an_nmi,
+    "
+    catch_interrupts 4f
+    enable_local_apic
+    # The serial port's interrupt, as an NMI.
+    route 4, 0x400
+    request_to_send
+    # Interrupt enable: received data.
+    mov edx, 0x3f9
+    mov al, 1
+    out dx, al
+    say \"afloat\"
+    cli
+2:
+    hlt
+    jmp 2b
+4:
+    say \"woken\"
+    power_off
+"
+);
+
+#[test]
+fn a_guest_that_waits_for_an_nmi_with_interrupts_off_has_not_halted() {
+    need_kvm();
+    let mut running = Coracle::run(&halt_until_an_nmi().linux64()).keyboard().start();
+    running.wait_for("afloat");
+    // Nothing tells how often Coracle has looked. After two looks, a second apart, a guest that has halted is ended.
+    thread::sleep(Duration::from_secs(5));
+    running.type_in(b"x");
+    let ended = running.end().with_code(0);
+    assert!(ended.stdout.ends_with(b"woken"), "{}", ended.describe());
 }

@@ -1,0 +1,60 @@
+//! Whether devices can wake a vCPU whose interrupts are off. They can if the guest set an interrupt controller up to send
+//! NMIs, or what else that flag does not keep away.
+
+use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip};
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use super::{Error, refused};
+
+/// Offset of the local APIC's register for its pin LINT0, to which KVM connects the PIT (Intel SDM volume 3, table 11-1).
+const LVT_LINT0: usize = 0x350;
+/// Fields of that register, and of a redirection entry of the IO-APIC (Intel SDM volume 3, figure 11-8, and 82093AA data
+/// sheet, section 3.2.4).
+const MASKED: u64 = 1 << 16;
+const DELIVERY_MODE_SHIFT: u32 = 8;
+const DELIVERY_MODE: u64 = 7;
+const SMI: u64 = 2;
+const NMI: u64 = 4;
+const INIT: u64 = 5;
+
+/// Whether a device's interrupt can reach this vCPU although its interrupts are off.
+pub fn may_come(vm: &VmFd, vcpu: &VcpuFd) -> Result<bool, Error> {
+    let local = vcpu.get_lapic().map_err(refused("tell a local APIC's state"))?;
+    let lint0: Vec<u8> = local.regs[LVT_LINT0..][..4]
+        .iter()
+        .map(|&byte| byte as u8)
+        .collect();
+    let lint0 = lint0
+        .iter()
+        .rev()
+        .fold(0, |value, &byte| value << 8 | u64::from(byte));
+    let mut chip = kvm_irqchip {
+        chip_id: KVM_IRQCHIP_IOAPIC,
+        ..Default::default()
+    };
+    vm.get_irqchip(&mut chip)
+        .map_err(refused("tell the IO-APIC's state"))?;
+    // SAFETY: KVM filled in the state of the chip that was asked for, and any bytes are valid for it.
+    let entries = unsafe { chip.chip.ioapic.redirtbl }.map(|entry| {
+        // SAFETY: any bytes are valid for both views of an entry.
+        unsafe { entry.bits }
+    });
+    Ok(passes(lint0) || entries.into_iter().any(passes))
+}
+
+fn passes(entry: u64) -> bool {
+    entry & MASKED == 0 && matches!(entry >> DELIVERY_MODE_SHIFT & DELIVERY_MODE, SMI | NMI | INIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_nmi_passes_unless_it_is_masked_and_ordinary_interrupts_never_do() {
+        assert!(passes(0x4ff) && passes(0x534) && passes(0x200));
+        for entry in [0x34, 0x134, 0x734, 0x104ff] {
+            assert!(!passes(entry), "{entry:#x}");
+        }
+    }
+}
