@@ -203,7 +203,7 @@ impl Machine {
             .zip(&opened.disks)
             .map(|(window, disk)| attach_disk(&vm, &mut mmio, &memory, window, disk))
             .collect::<Result<Vec<_>, _>>()?;
-        let device = Box::new(Entropy::default());
+        let device = Box::new(Entropy::new(opened.entropy_log.clone()));
         transports.push(attach_virtio(&vm, &mut mmio, &memory, entropy, device)?);
         timeline.mark(Phase::DevicesAttached);
 

@@ -10,6 +10,7 @@ use crate::boot::Image;
 use crate::built_in;
 use crate::config::Config;
 use crate::virtio::block::{Disk, check_each_once};
+use crate::virtio::log_limit::LogLimit;
 
 /// What a guest boots from.
 pub struct BootFiles {
@@ -22,6 +23,8 @@ pub struct OpenFiles {
     pub boot: BootFiles,
     /// In the order in which the guest sees them.
     pub disks: Vec<Arc<Disk>>,
+    /// The log lines of the entropy device, counted over all boots. A disk counts its own.
+    pub entropy_log: Arc<LogLimit>,
 }
 
 impl BootFiles {
@@ -50,7 +53,11 @@ impl OpenFiles {
             .iter()
             .map(|disk| Disk::open(disk, config.cpus).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        Ok(Self { boot, disks })
+        Ok(Self {
+            boot,
+            disks,
+            entropy_log: Arc::default(),
+        })
     }
 }
 

@@ -7,8 +7,9 @@ use log::Level;
 /// Lines that one device may write.
 const LINES: u32 = 16;
 
-/// Counts a device's log lines, of which a guest can cause as many as it likes. So a device that goes wrong leaves lines to
-/// the others.
+/// Counts the log lines of a device and its transport, of which a guest can cause as many as it likes. So a device that
+/// goes wrong leaves lines to the others. The count lasts as long as the process: it does not begin anew when a guest boots
+/// again.
 #[derive(Debug, Default)]
 pub struct LogLimit(AtomicU32);
 

@@ -37,7 +37,7 @@ pub struct MmioTransport {
     device_id: u32,
     /// The feature bits that are offered to the driver.
     features: u64,
-    log: LogLimit,
+    log: Arc<LogLimit>,
     state: Mutex<State>,
     /// Signalled when a reset has ended and the device is in `state` again.
     device_returned: Condvar,
@@ -97,7 +97,7 @@ impl MmioTransport {
                 .collect::<io::Result<_>>()?,
             device_id: device.device_id(),
             features: device.features() | FEATURES,
-            log: LogLimit::default(),
+            log: device.log(),
             state: Mutex::new(State {
                 stopped: false,
                 device_features_select: 0,

@@ -38,6 +38,10 @@ impl VirtioDevice for Fake {
         42
     }
 
+    fn log(&self) -> Arc<LogLimit> {
+        Arc::default()
+    }
+
     fn queue_max_sizes(&self) -> &[u16] {
         &SIZES
     }

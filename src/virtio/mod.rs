@@ -14,12 +14,14 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::Interrupt;
+use log_limit::LogLimit;
 
 /// Disks: a raw image or a block device of the host.
 pub mod block;
 /// Random bytes.
 pub mod entropy;
-mod log_limit;
+/// How many log lines a device may cause.
+pub mod log_limit;
 /// The transport: registers at guest addresses.
 pub mod mmio;
 mod recent_memory;
@@ -32,6 +34,9 @@ mod test_driver;
 pub trait VirtioDevice: Send {
     /// Device ID, virtio 1.2 section 5.
     fn device_id(&self) -> u32;
+
+    /// The limit for the log lines of the device and its transport.
+    fn log(&self) -> Arc<LogLimit>;
 
     /// Largest size of each queue, powers of two up to 32768.
     fn queue_max_sizes(&self) -> &[u16];

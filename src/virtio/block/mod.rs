@@ -53,7 +53,7 @@ pub struct Disk {
     engine: engine::Choice,
     queues: u16,
     id: Id,
-    log: LogLimit,
+    log: Arc<LogLimit>,
     /// Whether the person chose that every write is durable when it completes, whatever the driver chooses.
     always_writes_through: bool,
     /// Whether the driver has chosen that every write is durable when it completes.
@@ -122,7 +122,7 @@ impl Disk {
             queues: queue_count(disk, cpus),
             image,
             id,
-            log: LogLimit::default(),
+            log: Arc::default(),
             always_writes_through,
             driver_writes_through: AtomicBool::new(always_writes_through),
             warned: AtomicBool::new(false),
@@ -186,6 +186,10 @@ impl Disk {
 impl VirtioDevice for Block {
     fn device_id(&self) -> u32 {
         VIRTIO_ID_BLOCK
+    }
+
+    fn log(&self) -> Arc<LogLimit> {
+        self.disk.log.clone()
     }
 
     fn queue_max_sizes(&self) -> &[u16] {

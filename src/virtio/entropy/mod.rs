@@ -22,10 +22,15 @@ const REQUEST_MAX: usize = 256;
 #[derive(Default)]
 pub struct Entropy {
     served: Option<ServedQueue>,
-    log: LogLimit,
+    log: Arc<LogLimit>,
 }
 
 impl Entropy {
+    /// A device whose log lines count against `log`.
+    pub fn new(log: Arc<LogLimit>) -> Self {
+        Self { served: None, log }
+    }
+
     fn serve_queue(&mut self) {
         let Some(served) = &mut self.served else { return };
         if let Err(error) = served.serve() {
@@ -40,6 +45,10 @@ impl Entropy {
 impl VirtioDevice for Entropy {
     fn device_id(&self) -> u32 {
         VIRTIO_ID_RNG
+    }
+
+    fn log(&self) -> Arc<LogLimit> {
+        self.log.clone()
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
