@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -39,6 +40,16 @@ fn command(path: &Path, arguments: &[&str]) -> Command {
         .env("PATH", path)
         .env("TMPDIR", path)
         .stdin(Stdio::null());
+    // A shell's background job, which these tests may be, ignores both, and so would the race.
+    // SAFETY: signal(2) is async-signal-safe, and may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for signal in [libc::SIGINT, libc::SIGQUIT] {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            Ok(())
+        });
+    }
     command
 }
 
