@@ -32,7 +32,9 @@ pub mod machine;
 pub mod plain_text;
 // Marks the error of a thread that could not be started.
 pub mod threads;
-// Measures where the time of a boot goes.
+// Notes where the time of a run goes.
+pub mod timeline;
+// Shows where the time of a run went.
 pub mod timings;
 // Devices of virtio 1.2 and their transport.
 pub mod virtio;

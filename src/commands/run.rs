@@ -11,7 +11,8 @@ use super::{Error, print};
 use crate::config::{CPUS_MAX, Config, Cpu, Disk, OnReboot, Size};
 use crate::console::{ignore_file_size_limit, tell};
 use crate::machine::{DryRun, LimitReached};
-use crate::timings::{self, Destination, Phase, Timeline};
+use crate::timeline::{Phase, Timeline};
+use crate::timings::{Destination, Report, ReportWriter};
 use boots::{Boots, console_hints};
 
 /// Boot a guest and attach its console to this terminal
@@ -159,7 +160,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let config = args.config()?;
     ignore_file_size_limit();
     let mut timings = match &args.timings {
-        Some(destination) => Some(timings::ReportWriter::new(destination.as_ref())?),
+        Some(destination) => Some(ReportWriter::new(destination.as_ref())?),
         None => None,
     };
     let mut timeline = match timings {
@@ -177,8 +178,8 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let mut boots = Boots::new(&config);
     loop {
         let ended = boots.next(&timeline);
-        let written = match (timings.take(), mem::take(&mut timeline).report()) {
-            (Some(output), Some(report)) => output.write(&report),
+        let written = match (timings.take(), mem::take(&mut timeline).record()) {
+            (Some(output), Some(record)) => output.write(&Report::new(&record)),
             _ => Ok(()),
         };
         let Some(diagnosis) = ended? else {

@@ -10,7 +10,7 @@ use super::Error;
 use super::open_files::BootFiles;
 use crate::boot::{self, CommandLine, Initrd, Kernel, Protocol, parameters};
 use crate::config::{Config, DISKS_MAX};
-use crate::timings::{Phase, Timeline};
+use crate::timeline::{Phase, Timeline};
 use crate::x86::acpi::{self, VirtioMmioWindow};
 use crate::x86::{layout, mp_table, pvh, zero_page};
 

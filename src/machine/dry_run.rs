@@ -6,8 +6,8 @@ use super::blueprint::Blueprint;
 use super::open_files::BootFiles;
 use super::{Error, Memory};
 use crate::config::{self, Config};
-use crate::timings::Timeline;
-use crate::virtio::block::{Preview, check_each_once};
+use crate::timeline::Timeline;
+use crate::virtio::block::{ImageError, Preview, check_each_once};
 use crate::x86::acpi::VirtioMmioWindow;
 use crate::x86::layout;
 use crate::x86::memory_map::{Kind, memory_map};
@@ -24,7 +24,7 @@ impl DryRun {
     /// Looks at the files of `config`. `console_hints` are kernel parameters for the built-in guest.
     pub fn new(config: &Config, console_hints: &str) -> Result<Self, Error> {
         let files = BootFiles::open(config)?;
-        check_each_once(&config.disks)?;
+        check_each_once(&config.disks).map_err(ImageError::from)?;
         let disks = config.disks.iter();
         let disks = disks
             .map(|disk| Preview::of(disk, config.cpus))

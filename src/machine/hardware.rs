@@ -7,7 +7,7 @@ use vm_memory::GuestMemoryMmap;
 use super::Error;
 use crate::config::{Cpu, CpuFeature};
 use crate::kvm::{self, CpuId, Kvm, Vcpu, Vm};
-use crate::timings::{Phase, Timeline};
+use crate::timeline::{Phase, Timeline};
 use crate::x86::cpuid::{self, Topology};
 use crate::x86::{layout, msrs};
 

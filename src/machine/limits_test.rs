@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::*;
 use crate::boot::Problem;
-use crate::virtio::block::OpenError;
+use crate::virtio::block::{ImageError, OpenError};
 use crate::{boot, commands, kvm, machine};
 
 fn failed_with(number: i32) -> [commands::Error; 4] {
@@ -31,7 +31,7 @@ fn failed(source: impl Fn() -> io::Error) -> [commands::Error; 4] {
         source: source(),
     };
     [
-        machine::Error::from(disk).into(),
+        machine::Error::from(ImageError::from(disk)).into(),
         machine::Error::from(kernel).into(),
         machine::Error::from(vcpu).into(),
         console,

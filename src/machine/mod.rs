@@ -36,9 +36,9 @@ use crate::devices::power::SleepRegisters;
 use crate::devices::serial::{SerialPort, Sink};
 use crate::kvm::{self, Kvm, Vcpu, Vm};
 use crate::threads;
-use crate::timings::{Phase, Timeline};
+use crate::timeline::{Phase, Timeline};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, Disk, OpenError};
+use crate::virtio::block::{Block, Disk, ImageError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::x86::acpi::VirtioMmioWindow;
@@ -58,7 +58,7 @@ pub enum Error {
     #[error(transparent)]
     CommandLine(#[from] boot::command_line::Error),
     #[error(transparent)]
-    Disk(#[from] OpenError),
+    Disk(#[from] ImageError),
     #[error(transparent)]
     Memory(#[from] memory::Error),
     #[error(transparent)]

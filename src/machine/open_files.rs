@@ -9,7 +9,7 @@ use super::{Error, limits};
 use crate::boot::Image;
 use crate::built_in;
 use crate::config::Config;
-use crate::virtio::block::{Disk, check_each_once};
+use crate::virtio::block::{Disk, ImageError, check_each_once};
 use crate::virtio::log_limit::LogLimit;
 
 /// What a guest boots from.
@@ -47,7 +47,7 @@ impl OpenFiles {
     pub fn open(config: &Config) -> Result<Self, Error> {
         limits::raise_open_files();
         let boot = BootFiles::open(config)?;
-        check_each_once(&config.disks)?;
+        check_each_once(&config.disks).map_err(ImageError::from)?;
         let disks = config
             .disks
             .iter()

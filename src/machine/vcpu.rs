@@ -13,7 +13,7 @@ use crate::bus::Bus;
 use crate::clock::coarse;
 use crate::kvm::{Exit, Vcpu};
 use crate::threads;
-use crate::timings::{Phase, Tally, Timeline};
+use crate::timeline::{Phase, Tally, Timeline};
 
 /// Longest x86 instruction, in bytes.
 const INSTRUCTION_MAX: usize = 15;

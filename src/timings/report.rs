@@ -5,11 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::exits::{Cost, Costs, Reason};
-use super::memory::MemoryUse;
-use super::phase::{Lane, Phase};
-use super::timeline::Mark;
-use crate::kvm::Statistics;
+use crate::timeline::{Cost, Costs, Lane, Mark, MemoryUse, Phase, Reason, Record};
 
 /// The figures of a run. Its JSON keys never change their meaning; docs/timings.md lists them.
 #[derive(Debug, Clone, Serialize)]
@@ -71,14 +67,8 @@ pub struct Console {
 }
 
 impl Report {
-    pub fn new(
-        marks: &[Mark],
-        guest_marks_lost: u64,
-        costs: &Costs,
-        console_bytes: u64,
-        statistics: &[Statistics],
-        memory: Option<MemoryUse>,
-    ) -> Self {
+    pub fn new(record: &Record) -> Self {
+        let Record { marks, costs, .. } = record;
         let sum = |costs: &mut dyn Iterator<Item = &Cost>| {
             costs.fold(Cost::default(), |mut sum, cost| {
                 sum.add(*cost);
@@ -96,14 +86,14 @@ impl Report {
             .map_or(Duration::ZERO, |(entered, last)| last.at - entered.at);
         Self {
             phases: rows(marks),
-            guest_marks_lost,
+            guest_marks_lost: record.guest_marks_lost,
             exits: Exits {
                 count: all.exits,
                 took_ms: milliseconds(all.time),
                 by_reason: by_reason(costs),
             },
             console: Console {
-                bytes: console_bytes,
+                bytes: record.console_bytes,
                 exits: console.exits,
                 took_ms: milliseconds(console.time),
                 run_percent: match run {
@@ -111,8 +101,8 @@ impl Report {
                     run => console.time.as_secs_f64() / run.as_secs_f64() * 100.0,
                 },
             },
-            kvm: counters(statistics),
-            memory,
+            kvm: record.kvm.clone(),
+            memory: record.memory,
         }
     }
 
@@ -186,32 +176,8 @@ fn by_reason(costs: &Costs) -> Vec<ExitsOf> {
     all
 }
 
-fn counters(statistics: &[Statistics]) -> Option<BTreeMap<String, u64>> {
-    let mut sums = BTreeMap::new();
-    for (name, value) in statistics.iter().flat_map(Statistics::all) {
-        *sums.entry(name.to_owned()).or_insert(0) += value;
-    }
-    sums.retain(|_, value| *value > 0);
-    (!sums.is_empty()).then_some(sums)
-}
-
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_nanos() as f64 / 1e6
-}
-
-#[cfg(test)]
-impl Report {
-    pub fn costs(&self) -> Costs {
-        let cost = |exits: &ExitsOf| Cost {
-            exits: exits.count,
-            time: Duration::from_secs_f64(exits.took_ms / 1e3),
-        };
-        self.exits
-            .by_reason
-            .iter()
-            .map(|exits| (exits.kind, cost(exits)))
-            .collect()
-    }
 }
 
 /// Figures of a boot of the built-in guest, for tests.
@@ -263,7 +229,13 @@ pub fn example() -> Report {
         guest_private: 5 << 20,
         coracle_private: 420 << 10,
     };
-    Report::new(&marks, 0, &costs, 330, &[], Some(memory))
+    Report::new(&Record {
+        marks: marks.into(),
+        costs,
+        console_bytes: 330,
+        memory: Some(memory),
+        ..Record::default()
+    })
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, ShapeStyle, TextStyle, WHITE};
 
 use super::output::Error;
-use super::phase::{Lane, Phase};
 use super::report::{Report, Row};
+use crate::timeline::{Lane, Phase};
 
 const DARK: RGBColor = RGBColor(60, 60, 60);
 const LIGHT: RGBColor = RGBColor(200, 200, 200);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use coracle::config::Config;
 use coracle::devices::serial::Sink;
 use coracle::machine::{Machine, OpenFiles};
-use coracle::timings::Timeline;
+use coracle::timeline::Timeline;
 
 use crate::support::process::{pipe, wait_until_full};
 use crate::support::{Coracle, Guest, need_kvm};

@@ -8,19 +8,7 @@ use nix::sys::termios::tcdrain;
 use nix::unistd::getpid;
 
 use crate::mounts;
-use crate::supervise::Supervisor;
-
-/// What is to happen when all is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Power the guest off. `status` is what init exits with where there is no guest to power off.
-    PowerOff { status: u8 },
-    /// Restart the guest.
-    Restart,
-    /// End init with this status: the kernel panics for want of an init, so whoever started the guest sees that
-    /// something went wrong.
-    Fail { status: u8 },
-}
+use crate::supervise::{End, Supervisor};
 
 /// Whether this is PID 1. Run by hand on a host, init must mount, kill and power off nothing.
 pub fn is_first_process() -> bool {

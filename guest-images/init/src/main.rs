@@ -23,9 +23,8 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 
 use cmdline::Settings;
-use end::End;
 use say::{complain, say};
-use supervise::Supervisor;
+use supervise::{End, Supervisor};
 
 const BUSYBOX: &str = "/bin/busybox";
 const SHELL: &str = "/bin/sh";

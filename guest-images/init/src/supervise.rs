@@ -17,7 +17,6 @@ use nix::unistd::{
     ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execv, execvp, fork, setsid,
 };
 
-use crate::end::End;
 use crate::say::complain;
 
 /// Exit status of a command that cannot be run, as in a shell.
@@ -29,6 +28,18 @@ const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 mod ioctl {
     use nix::libc;
     nix::ioctl_write_int_bad!(set_controlling_terminal, libc::TIOCSCTTY);
+}
+
+/// What is to happen when all is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Power the guest off. `status` is what init exits with where there is no guest to power off.
+    PowerOff { status: u8 },
+    /// Restart the guest.
+    Restart,
+    /// End init with this status: the kernel panics for want of an init, so whoever started the guest sees that
+    /// something went wrong.
+    Fail { status: u8 },
 }
 
 /// Keeps the signals that it waits for blocked. Linux drops a signal to PID 1 for which there is no handler, but not one

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::console::{Drain, GuestOutput, Session, Source, StopReason, terminal_size};
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
-use crate::timings::{Phase, Timeline};
+use crate::timeline::{Phase, Timeline};
 
 /// What all boots of a run share.
 pub struct Boots<'a> {

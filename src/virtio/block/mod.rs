@@ -11,7 +11,7 @@ use super::log_limit::LogLimit;
 use super::{Activation, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 use image::{Image, Raw};
-pub use image::{OpenError, check_each_once};
+pub use image::{ImageError, OpenError, check_each_once};
 pub use preview::Preview;
 use worker::{Job, Worker};
 
@@ -64,7 +64,7 @@ pub struct Disk {
 
 impl Block {
     /// A device with a disk that nothing else uses.
-    pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
+    pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, ImageError> {
         Ok(Self::new(Arc::new(Disk::open(disk, cpus)?)))
     }
 
@@ -110,7 +110,7 @@ fn queue_count(disk: &config::Disk, cpus: u8) -> u16 {
 
 impl Disk {
     /// Opens the file of `disk` for a machine with `cpus` vCPUs.
-    pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
+    pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, ImageError> {
         let id = pad_id(disk.id.as_deref())?;
         Ok(Self::of(Image::open(disk)?, id, disk, cpus))
     }

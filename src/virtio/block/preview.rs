@@ -1,6 +1,6 @@
 //! What `--dry-run` tells about a disk. Its file and the files under it are read, but neither locked nor opened for writing.
 
-use super::image::{Image, OpenError};
+use super::image::{Image, ImageError};
 use super::{engine, pad_id, queue_count};
 use crate::config::{self, Format};
 
@@ -15,7 +15,7 @@ pub struct Preview {
 
 impl Preview {
     /// Looks at what `disk` names, for a machine of `cpus` vCPUs.
-    pub fn of(disk: &config::Disk, cpus: u8) -> Result<Self, OpenError> {
+    pub fn of(disk: &config::Disk, cpus: u8) -> Result<Self, ImageError> {
         pad_id(disk.id.as_deref())?;
         let looked = Image::look(disk)?;
         let is_raw = looked.format == Format::Raw && !disk.ephemeral;

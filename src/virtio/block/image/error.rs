@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::lock::Busy;
 use crate::plain_text::shell_word;
-use crate::virtio::block::qcow2;
 use crate::virtio::block::request::SECTOR_SIZE;
 
 #[derive(Debug, thiserror::Error)]
@@ -83,19 +82,13 @@ pub enum OpenError {
         source: io::Error,
         advice: &'static str,
     },
-    #[error(transparent)]
-    Qcow2(#[from] qcow2::Error),
     #[error("disk id {id:?} is not 1 to 20 printable ASCII characters (choose a shorter, plainer one)")]
     Id { id: String },
 }
 
 impl OpenError {
     pub fn is_missing(&self) -> bool {
-        match self {
-            Self::Missing { .. } => true,
-            Self::Qcow2(error) => error.is_missing(),
-            _ => false,
-        }
+        matches!(self, Self::Missing { .. })
     }
 }
 

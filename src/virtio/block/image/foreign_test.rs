@@ -4,7 +4,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 
-use super::super::{Image, OpenError};
+use super::super::{Image, ImageError, OpenError};
 use super::*;
 use crate::config::{Disk, Format};
 use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img, succeed, text};
@@ -52,7 +52,7 @@ fn command(advice: &str) -> &str {
 
 fn refusal(path: &Path) -> String {
     match Image::open(&Disk::new(path.into())) {
-        Err(OpenError::Foreign { advice, .. }) => advice,
+        Err(ImageError::Open(OpenError::Foreign { advice, .. })) => advice,
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("{path:?} was opened"),
     }
@@ -136,7 +136,7 @@ fn a_name_that_says_qcow2_is_not_believed_and_an_option_is() {
         format: Some(Format::Qcow2),
         ..Disk::new(path)
     };
-    assert!(matches!(Image::open(&disk), Err(OpenError::Qcow2(_))));
+    assert!(matches!(Image::open(&disk), Err(ImageError::Qcow2(_))));
 }
 
 proptest! {

@@ -22,11 +22,11 @@ impl Image {
     }
 }
 
-fn open(path: &Path) -> Result<Image, OpenError> {
+fn open(path: &Path) -> Result<Image, ImageError> {
     Image::open(&Disk::new(path.into()))
 }
 
-fn error(path: &Path) -> OpenError {
+fn error(path: &Path) -> ImageError {
     open(path).err().expect("the image opened")
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::loop_device::{self, Under};
 use super::qemu_locks;
+pub use super::qemu_locks::Access;
 use crate::plain_text::clean;
 
 /// How often the lock of a dead process is tried again, and how long the pauses between the tries are: at least 5 s in
@@ -24,15 +25,6 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How often a lock whose holder is not found is tried again. /proc/locks can leave a lock out while other locks come
 /// and go.
 const TRIES_IF_UNKNOWN: u32 = 10;
-
-/// What the locks of an image permit its holder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    Read,
-    Write,
-    /// Writing to a part of the image, while others may write to other parts.
-    WritePart,
-}
 
 /// The file is locked by somebody else.
 #[derive(Debug)]

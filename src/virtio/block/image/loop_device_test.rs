@@ -1,7 +1,7 @@
 use std::process::Command;
 
 use super::super::qemu_locks::tests::QemuIo;
-use super::super::{Image, OpenError, check_each_once};
+use super::super::{Image, ImageError, OpenError, check_each_once};
 use super::test_device::LoopDevice;
 use super::*;
 use crate::config::{Backing, Disk};
@@ -19,7 +19,10 @@ fn read_only(path: &Path) -> Disk {
 }
 
 fn refusal(disk: &Disk) -> OpenError {
-    Image::open(disk).err().expect("it was opened")
+    match Image::open(disk).err().expect("it was opened") {
+        ImageError::Open(error) => error,
+        other => panic!("{other}"),
+    }
 }
 
 #[test]

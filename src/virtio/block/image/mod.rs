@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffers::Buffers;
-use super::qcow2::Qcow2;
+use super::qcow2::{self, Qcow2};
 use super::request::{DISCARD_SECTORS_MAX, Limits, SECTOR_SIZE, WRITE_ZEROES_SECTORS_MAX};
 use crate::config::{Disk, Format};
 pub use error::OpenError;
@@ -29,6 +29,25 @@ mod qemu_locks;
 pub mod raw;
 mod space;
 mod twice;
+
+/// Why an image cannot be a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Qcow2(#[from] qcow2::Error),
+}
+
+impl ImageError {
+    /// Whether a file that the person or the image names does not exist.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_missing(),
+            Self::Qcow2(error) => error.is_missing(),
+        }
+    }
+}
 
 /// An open and locked image of a whole number of sectors. Its size is what it was when it was opened.
 pub struct Image {
@@ -70,7 +89,7 @@ impl Data {
 }
 
 impl Image {
-    pub fn open(disk: &Disk) -> Result<Self, OpenError> {
+    pub fn open(disk: &Disk) -> Result<Self, ImageError> {
         let path = disk.file.as_path();
         let Opened {
             file,
@@ -125,7 +144,7 @@ impl Image {
 
     /// Finds out what the image of `disk` is and what lies under it, without locking anything. Whatever is wrong with the file
     /// itself is an error here as it is in [`Image::open`].
-    pub fn look(disk: &Disk) -> Result<Looked, OpenError> {
+    pub fn look(disk: &Disk) -> Result<Looked, ImageError> {
         let Opened {
             file, size, format, ..
         } = opening::open(disk, Purpose::Look)?;

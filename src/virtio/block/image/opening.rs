@@ -14,9 +14,10 @@ use super::lock::{self, Access, Busy, Locked};
 use super::loop_device;
 use crate::config::{Cache, Disk, Format};
 use crate::plain_text::shell_word;
-use crate::virtio::block::qcow2;
 use crate::virtio::block::request::SECTOR_SIZE;
 
+/// How a qcow2 file begins.
+pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 /// How often claiming a device whose lock is free is tried, and how long the pauses between the tries are.
 const TRIES_AFTER_LOCK: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(1);
@@ -260,7 +261,7 @@ fn format_of(disk: &Disk, file: &File, size: u64) -> Result<Format, OpenError> {
     let count = file.read_at(&mut start, 0).map_err(failed)?;
     let start = &start[..count];
     // A guest can write the last bytes of its qcow2 image, too, so the end of such a file says nothing.
-    let is_qcow2 = start.starts_with(&qcow2::MAGIC);
+    let is_qcow2 = start.starts_with(&QCOW2_MAGIC);
     if is_qcow2 && disk.stated_format() == Some(Format::Qcow2) {
         return Ok(Format::Qcow2);
     }

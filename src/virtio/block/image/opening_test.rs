@@ -1,7 +1,7 @@
 use std::process::Command;
 
-use super::super::Image;
 use super::super::loop_device::test_device::LoopDevice;
+use super::super::{Image, ImageError};
 use super::*;
 use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img};
 
@@ -71,7 +71,10 @@ fn a_block_device_that_the_host_has_is_not_written() {
     // As a mounted file system has it.
     let mounted = open_file(&device.path, false, libc::O_EXCL).unwrap();
     let error = Image::open(&disk).err().unwrap();
-    assert!(matches!(error, OpenError::Mounted { .. }), "{error}");
+    assert!(
+        matches!(error, ImageError::Open(OpenError::Mounted { .. })),
+        "{error}"
+    );
     Image::open(&read_only).unwrap();
     Image::look(&disk).unwrap();
     drop(mounted);
@@ -80,7 +83,10 @@ fn a_block_device_that_the_host_has_is_not_written() {
     assert_eq!(busy.raw_os_error(), Some(libc::EBUSY), "the host can mount it");
     // Another guest, not the host.
     let error = Image::open(&disk).err().unwrap();
-    assert!(!matches!(error, OpenError::Mounted { .. }), "{error}");
+    assert!(
+        !matches!(error, ImageError::Open(OpenError::Mounted { .. })),
+        "{error}"
+    );
     drop(image);
     Image::open(&disk).unwrap();
 }

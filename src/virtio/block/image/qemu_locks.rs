@@ -11,8 +11,6 @@ use std::mem;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
-use super::lock::Access;
-
 const DOES: i64 = 100;
 const FORBIDS: i64 = 200;
 
@@ -26,6 +24,15 @@ const PART: Range<i64> = 300..301;
 
 /// Forbids others to write in any way, and to resize.
 const FORBIDDEN: Range<i64> = FORBIDS + WRITE..FORBIDS + RESIZE + 1;
+
+/// What the locks of an image permit its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+    /// Writing to a part of the image, while others may write to other parts.
+    WritePart,
+}
 
 impl Access {
     /// The bytes for what this process does.

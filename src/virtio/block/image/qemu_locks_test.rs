@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use super::super::{Image, OpenError};
+use super::super::{Image, ImageError, OpenError};
 use super::*;
 use crate::config::Disk;
 use crate::virtio::block::qcow2::test_image::{Images, need_qemu_img, qemu_img, text};
@@ -72,7 +72,8 @@ fn what_qemu_writes_nobody_has_here() {
         for disk in [disk.clone(), read_only(&disk)] {
             let error = Image::open(&disk).err().expect("QEMU has the image");
             assert!(
-                matches!(error, OpenError::InUse { .. }) && error.to_string().contains(&holder),
+                matches!(error, ImageError::Open(OpenError::InUse { .. }))
+                    && error.to_string().contains(&holder),
                 "{error}"
             );
         }
@@ -88,7 +89,7 @@ fn what_qemu_reads_is_read_here_and_not_written_unless_qemu_lets_others_write() 
     for (format, disk) in disks {
         let _qemu = QemuIo::open(&disk.file, format, &["-r"]);
         Image::open(&read_only(&disk)).unwrap();
-        let is_refused = matches!(Image::open(&disk), Err(OpenError::InUse { .. }));
+        let is_refused = matches!(Image::open(&disk), Err(ImageError::Open(OpenError::InUse { .. })));
         assert_eq!(is_refused, format == "qcow2");
     }
 }

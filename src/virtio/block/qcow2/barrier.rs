@@ -12,10 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use super::clusters::Clusters;
-use super::header::{Header, MAGIC, Tables};
+use super::header::{Header, Tables};
 use super::metadata::Metadata;
-use super::order::{HEADER_START, L2_OFFSET, REFCOUNT_BLOCK_OFFSET, read_or_zeroes};
+use super::order::{HEADER_START, L2_OFFSET, REFCOUNT_BLOCK_OFFSET};
+use super::read::read_or_zeroes;
 use super::refcounts::{count_in, counts_in_block_bits};
+use crate::virtio::block::image::opening::QCOW2_MAGIC;
 
 const COMPRESSED: u64 = 1 << 62;
 const SECTOR_BITS: u32 = 9;
@@ -173,7 +175,8 @@ impl Barrier {
 
     /// Takes a write to the header, which says where the tables are. Only the refcount table can move.
     fn header(&self, state: &mut State, file: &File, bytes: &[u8], write: &Range<u64>) -> io::Result<bool> {
-        let is_header = write.start == 0 && write.end <= 1 << self.cluster_bits && bytes.starts_with(&MAGIC);
+        let is_header =
+            write.start == 0 && write.end <= 1 << self.cluster_bits && bytes.starts_with(&QCOW2_MAGIC);
         if !is_header || bytes.len() < HEADER_START {
             return Ok(false);
         }

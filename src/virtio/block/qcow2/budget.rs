@@ -1,11 +1,9 @@
 //! Limits how much memory and work of the host an image can take, whatever its tables say.
 
-use super::header::Header;
+use super::header::{Header, OTHER_TABLES};
 
 /// How many bytes the tables of an image and of all its backing files may have in memory.
 pub const TABLES: u64 = 512 << 20;
-/// How many bytes the tables of snapshots and bitmaps may have. They are read once, when the image is opened for writing.
-pub const OTHER_TABLES: u64 = 16 << 20;
 /// How many clusters a discard or a write of zeroes may have. Each may need a change of a table and a system call.
 pub const CLUSTERS_IN_REQUEST: u64 = 4096;
 

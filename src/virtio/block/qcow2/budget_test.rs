@@ -9,6 +9,7 @@ use std::process::Command;
 
 use super::super::test_image::*;
 use super::*;
+use crate::virtio::block::image::opening::QCOW2_MAGIC;
 
 const VICTIM: &str = "CORACLE_QCOW2_SMALL_VICTIM";
 const NAME: &str =
@@ -28,7 +29,7 @@ fn image(path: &Path, entries: u64, tables: u64, backing: Option<&str>) {
     let name = backing.unwrap_or_default();
     let mut header = vec![0; 1024];
     let mut put = |place: usize, bytes: &[u8]| header[place..place + bytes.len()].copy_from_slice(bytes);
-    put(0, &super::super::MAGIC);
+    put(0, &QCOW2_MAGIC);
     put(4, &3_u32.to_be_bytes());
     if backing.is_some() {
         put(8, &512_u64.to_be_bytes());

@@ -10,11 +10,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::budget;
 use crate::config::Format;
 use crate::plain_text::shell_word;
+use crate::virtio::block::image::opening::QCOW2_MAGIC;
 
-pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 const VERSION_2_LENGTH: u64 = 72;
 const VERSION_3_LENGTH: u64 = 104;
 /// The largest clusters have 2 MiB, as in QEMU.
@@ -23,6 +22,8 @@ const MAX_CLUSTER_BITS: u32 = 21;
 const MAX_L1_ENTRIES: u32 = 4 << 20;
 /// The same limit as in QEMU.
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+/// How many bytes the tables of snapshots and bitmaps may have. They are read once, when the image is opened for writing.
+pub const OTHER_TABLES: u64 = 16 << 20;
 /// Far above the three that QEMU writes at most.
 const MAX_EXTENSIONS: usize = 64;
 const MAX_BACKING_NAME: u32 = 1023;
@@ -101,7 +102,7 @@ pub enum HeaderError {
     #[error(
         "its snapshots and bitmaps have more than {} MiB of tables (delete some: qemu-img snapshot -d NAME IMAGE, \
          qemu-img bitmap --remove IMAGE NAME)",
-        budget::OTHER_TABLES >> 20
+        OTHER_TABLES >> 20
     )]
     OtherTables,
     #[error("its backing file's name is no UTF-8 text (rename that file, then: qemu-img rebase -u)")]
@@ -204,7 +205,7 @@ impl Header {
     pub fn read(file: &File, length: u64) -> Result<Self, HeaderError> {
         let mut start = vec![0; length.min(VERSION_3_LENGTH) as usize];
         file.read_exact_at(&mut start, 0)?;
-        if start.get(..4) != Some(&MAGIC) {
+        if start.get(..4) != Some(&QCOW2_MAGIC) {
             return Err(HeaderError::Magic);
         }
         let cut_short = HeaderError::Damaged("it is cut short");

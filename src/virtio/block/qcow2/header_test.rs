@@ -7,7 +7,7 @@ use super::*;
 /// Three clusters of 64 KiB and the L1 table's one: header, refcount table, refcount block, L1 table. No backing file.
 fn image() -> Vec<u8> {
     let mut image = vec![0; 3 * 65536 + 8];
-    put(&mut image, 0, &MAGIC);
+    put(&mut image, 0, &QCOW2_MAGIC);
     put(&mut image, 4, &3_u32.to_be_bytes());
     put(&mut image, 20, &16_u32.to_be_bytes());
     put(&mut image, 24, &(1_u64 << 20).to_be_bytes());

@@ -23,7 +23,8 @@ use super::barrier::Barrier;
 use super::buffers::Cursor;
 use super::header::{AUTOCLEAR, Header, RAW_DATA_FILE};
 use super::metadata::Metadata;
-use super::order::{Order, read_or_zeroes};
+use super::order::Order;
+use super::read::read_or_zeroes;
 use crate::virtio::block::image::lock::Locked;
 
 /// The page cache of every Linux has pages of this size. Direct access to a part of a page would race with metadata in the same

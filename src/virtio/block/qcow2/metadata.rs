@@ -9,9 +9,8 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::budget::OTHER_TABLES;
 use super::clusters::Clusters;
-use super::header::{Header, HeaderError, Records, be32, be64};
+use super::header::{Header, HeaderError, OTHER_TABLES, Records, be32, be64};
 use super::order::L2_OFFSET;
 use super::refcounts::{Counts, counts_in_block_bits};
 

@@ -21,7 +21,6 @@ use backing::Chain;
 use buffers::Cursor;
 pub use error::Error;
 use header::Header;
-pub use header::MAGIC;
 use host_file::HostFile;
 use metadata::Metadata;
 use range::Range;
@@ -39,6 +38,7 @@ mod metadata;
 mod order;
 mod permit;
 mod range;
+mod read;
 mod refcounts;
 mod zeroes;
 
@@ -137,7 +137,7 @@ impl Qcow2 {
         let mut cluster = vec![0; 1 << header.cluster_bits];
         let clusters = metadata.clusters().filter(|number| {
             cluster.fill(0);
-            order::read_or_zeroes(&file, &mut cluster, number << header.cluster_bits)
+            read::read_or_zeroes(&file, &mut cluster, number << header.cluster_bits)
                 .expect("the file is read");
             cluster.windows(bytes.len()).any(|window| window == bytes)
         });

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::header::{Header, Tables};
+use super::read::read_or_zeroes;
 use super::refcounts::{count_in, counts_in_block_bits};
 
 /// How many bytes of the header are needed to find the tables.
@@ -194,20 +195,6 @@ fn read_entry(file: &File, place: u64) -> io::Result<u64> {
     let mut entry = [0; ENTRY];
     read_or_zeroes(file, &mut entry, place)?;
     Ok(u64::from_be_bytes(entry))
-}
-
-/// Reads `bytes` at `offset`. Bytes behind the file's end are zeroes.
-pub fn read_or_zeroes(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(read) => done += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{self, Component, Path, PathBuf};
 
-use super::header::MAGIC;
 use crate::config::Backing;
 use crate::plain_text::{clean, shell_word};
 use crate::virtio::block::image::identity::Identity;
+use crate::virtio::block::image::opening::QCOW2_MAGIC;
 
 /// The endings of names by which a file beside an image counts as a raw image.
 const RAW_NAMES: [&str; 2] = ["img", "raw"];
@@ -193,9 +193,9 @@ fn is_image(file: &File, name: &OsStr) -> io::Result<bool> {
     if RAW_NAMES.iter().any(|raw| extension == *raw) {
         return Ok(true);
     }
-    let mut magic = [0; MAGIC.len()];
+    let mut magic = [0; QCOW2_MAGIC.len()];
     let count = file.read_at(&mut magic, 0)?;
-    Ok(count == magic.len() && magic == MAGIC)
+    Ok(count == magic.len() && magic == QCOW2_MAGIC)
 }
 
 fn checked(file: File, known: &[Identity]) -> Result<(File, Identity), Refusal> {

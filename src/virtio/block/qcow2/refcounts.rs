@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::header::Header;
-use super::order::read_or_zeroes;
+use super::read::read_or_zeroes;
 
 /// How many bytes of a refcount block are read at a time.
 const PIECE: u64 = 4096;

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio, id};
 
-use super::start::{PATIENCE_AT_END, run_within};
+use super::wait::{PATIENCE_AT_END, run_within};
 use super::watcher::Watcher;
 use super::workload::Workload;
 
@@ -294,16 +294,4 @@ fn on_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&env::var_os("PATH")?)
         .map(|directory| directory.join(name))
         .find(is_program)
-}
-
-/// A command line as one types it into a shell.
-pub fn as_typed(command: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+%@".contains(c);
-    let quoted = command
-        .iter()
-        .map(|word| match !word.is_empty() && word.chars().all(plain) {
-            true => word.clone(),
-            false => format!("'{}'", word.replace('\'', "'\\''")),
-        });
-    quoted.collect::<Vec<_>>().join(" ")
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::phase::Phase;
-use super::timeline::Recorder;
+use super::recorder::Recorder;
 use crate::devices::serial::Sink;
 
 /// How the built-in init's first line begins.

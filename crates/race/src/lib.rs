@@ -16,6 +16,8 @@ mod runner;
 mod start;
 mod statistics;
 mod table;
+mod typed;
+mod wait;
 mod watcher;
 mod workload;
 
@@ -33,10 +35,11 @@ pub use memory::Memory;
 pub use plot::axis;
 pub use plot::{Format, Plot};
 pub use report::json;
-pub use runner::{Runner, as_typed};
+pub use runner::Runner;
 pub use start::Start;
 pub use statistics::{Ratio, Statistics, outliers};
 pub use table::{commands, markdown, method, results};
+pub use typed::as_typed;
 pub use workload::init_arguments;
 
 use marks::Mark;

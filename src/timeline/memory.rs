@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
 
 use serde::Serialize;
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 /// Memory that a process uses, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -52,6 +55,46 @@ impl MemoryUse {
             }
         }
         Ok(memory)
+    }
+}
+
+/// A thread that reads the use of memory once, while the guest runs: after the workload's first output, or at the end of the
+/// run if there was no such output.
+pub struct MemoryReader {
+    /// Dropping the sender makes the thread read.
+    wait: Option<Sender<()>>,
+    thread: JoinHandle<Option<MemoryUse>>,
+}
+
+impl MemoryReader {
+    pub fn start(memory: &GuestMemoryMmap) -> Option<Self> {
+        let range = |region: &GuestRegionMmap| {
+            let start = region.as_ptr() as u64;
+            start..start + region.len()
+        };
+        let guest: Vec<Range<u64>> = memory.iter().map(range).collect();
+        let (wait, ready): (Sender<()>, Receiver<()>) = channel();
+        let read = move || {
+            // Nothing is ever sent: this returns with an error when the sender is dropped.
+            let _ = ready.recv();
+            MemoryUse::read(&guest)
+                .inspect_err(|error| log::debug!("cannot read /proc/self/smaps: {error}"))
+                .ok()
+        };
+        let thread = thread::Builder::new().name("timings".into()).spawn(read).ok()?;
+        Some(Self {
+            wait: Some(wait),
+            thread,
+        })
+    }
+
+    pub fn read_now(&mut self) {
+        self.wait = None;
+    }
+
+    pub fn finish(mut self) -> Option<MemoryUse> {
+        self.read_now();
+        self.thread.join().ok().flatten()
     }
 }
 

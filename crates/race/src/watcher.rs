@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use super::runner::as_typed;
+use super::typed::as_typed;
 
 /// Reads lines of a key and a shell command, and lines of a key alone, which strike out all commands of that key. The
 /// input ends when the race does. The commands that are left are run then, and the race's directory is removed.
