@@ -35,6 +35,7 @@ struct Collected(Mutex<Vec<u8>>);
 impl Sink for Collected {
     fn wait_for_room(&self) {}
     fn release(&self) {}
+    fn hold(&self) {}
     fn put(&self, byte: u8) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(byte);
     }

@@ -117,9 +117,8 @@ impl GuestOutput {
 
     /// The next boot begins. The vCPUs of the boot before have been released and have stopped.
     pub fn begin_boot(&self) {
-        let mut state = self.queue.lock();
-        state.released = state.error.is_some();
-        state.of_this_boot = 0;
+        self.sink().hold();
+        self.queue.lock().of_this_boot = 0;
     }
 
     /// Says that no more bytes come, and what becomes of those that are here.
@@ -258,6 +257,12 @@ impl Sink for Entry {
     fn release(&self) {
         self.0.lock().released = true;
         self.0.drained.notify_all();
+    }
+
+    fn hold(&self) {
+        let mut state = self.0.lock();
+        // After an error nobody reads any more.
+        state.released = state.error.is_some();
     }
 
     fn put(&self, byte: u8) {

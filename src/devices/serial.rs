@@ -35,8 +35,10 @@ const LSR_DATA_READY: u8 = 1 << 0;
 pub trait Sink: Send + Sync {
     /// Blocks until [`Sink::put`] has room for a byte of every vCPU, or until [`Sink::release`].
     fn wait_for_room(&self);
-    /// Ends all waits for room: the vCPUs are to stop.
+    /// Ends all waits for room, also later ones until [`Sink::hold`]: the vCPUs are to stop or pause.
     fn release(&self);
+    /// Lets vCPUs wait for room again.
+    fn hold(&self);
     /// Takes a byte; never blocks.
     fn put(&self, byte: u8);
     /// No byte follows at once: a line is whole, or the guest reads why the port interrupted it.
@@ -160,6 +162,11 @@ impl SerialPort {
     /// Lets vCPUs go on that wait for the reader of the output, so that they can be stopped.
     pub fn release(&self) {
         self.sink.release();
+    }
+
+    /// Lets vCPUs wait for the reader of the output again.
+    pub fn hold(&self) {
+        self.sink.hold();
     }
 
     /// How many bytes [`SerialPort::receive`] would take now.

@@ -13,6 +13,7 @@ struct Collected(Mutex<Vec<u8>>, AtomicUsize);
 impl Sink for Collected {
     fn wait_for_room(&self) {}
     fn release(&self) {}
+    fn hold(&self) {}
     fn put(&self, byte: u8) {
         self.0.lock().unwrap().push(byte);
     }

@@ -73,6 +73,10 @@ impl Sink for InitrdWatch {
         self.sink.release();
     }
 
+    fn hold(&self) {
+        self.sink.hold();
+    }
+
     fn put(&self, byte: u8) {
         self.sink.put(byte);
         self.seen

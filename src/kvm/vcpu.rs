@@ -143,8 +143,8 @@ impl Vcpu {
             _ => match io::Error::last_os_error() {
                 error if error.raw_os_error() == Some(libc::EINTR) || self.is_only_started(&error) => {
                     // The flag is for one interruption, of which the caller learns now. A stop is not lost by clearing it:
-                    // StopRequest::make records the stop before it sends the signal that sets the flag, and the caller checks
-                    // the record before it runs the vCPU again.
+                    // Orders::stop gives the order before it sends the signal that sets the flag, and the caller looks at the
+                    // order before it runs the vCPU again.
                     self.page.immediate_exit().set(false);
                     Ok(Exit::Interrupted)
                 }

@@ -9,8 +9,8 @@ mod kick;
 mod limits;
 mod memory;
 mod open_files;
+mod orders;
 mod outcome;
-mod stop_request;
 mod vcpu;
 
 use std::io;
@@ -46,7 +46,7 @@ use crate::x86::{acpi, cpuid, layout, mp_table, pvh, registers, zero_page};
 use blueprint::Blueprint;
 use halt::HaltWatch;
 use hardware::{Hardware, Processor};
-use stop_request::StopRequest;
+use orders::Orders;
 
 /// Why a machine could not be built or started.
 #[derive(Debug, thiserror::Error)]
@@ -190,10 +190,10 @@ impl Machine {
         let Hardware { vm, vcpus } = hardware?;
         set_entry(&vcpus[0], &kernel, &memory)?;
 
-        let stop = Arc::new(StopRequest::new().map_err(system("make an event"))?);
+        let orders = Arc::new(Orders::new(vcpus.len()).map_err(system("make an event"))?);
         let mut ports = Bus::default();
         let serial = attach_serial(&vm, &mut ports, console)?;
-        attach_ends(&mut ports, &stop)?;
+        attach_ends(&mut ports, &orders)?;
         if timeline.is_on() {
             attach_boot_clock(&mut ports, timeline)?;
         }
@@ -211,7 +211,7 @@ impl Machine {
             ports,
             mmio,
             memory: memory.guest().clone(),
-            stop,
+            orders,
             halts: HaltWatch::new(vcpus.len()),
         });
         Ok(Self {
@@ -243,7 +243,7 @@ impl Machine {
         for transport in &self.transports {
             transport.prepare().map_err(system("start a device's thread"))?;
         }
-        limits::prove_descriptors(self.board.stop.event(), self.later_descriptors)
+        limits::prove_descriptors(self.board.orders.ended(), self.later_descriptors)
             .map_err(system("reserve descriptors"))?;
         kick::catch_signal().map_err(system("catch a signal"))?;
         let statistics = || {
@@ -284,7 +284,7 @@ pub struct Running {
 impl Running {
     /// Becomes readable when the run ends.
     pub fn ended(&self) -> &EventFd {
-        self.board.stop.event()
+        self.board.orders.ended()
     }
 
     /// The guest's console.
@@ -294,13 +294,32 @@ impl Running {
 
     /// Ends the run, unless it ended before.
     pub fn end(&self, outcome: Outcome) {
-        self.board.stop.make(outcome);
+        self.board.orders.stop(outcome);
+    }
+
+    /// Stops the guest for a while, and waits until no vCPU and no device works for it. Returns whether that is so: a run
+    /// that ends does not pause any more. Any thread may call this, but no thread of the machine's own.
+    pub fn pause(&self) -> bool {
+        // A vCPU that waits for a slow reader of the output would make this wait as well.
+        self.serial.release();
+        if !self.board.orders.pause() {
+            return false;
+        }
+        self.serial.hold();
+        self.transports.iter().for_each(|transport| transport.pause());
+        true
+    }
+
+    /// Lets a guest that was paused go on.
+    pub fn resume(&self) {
+        self.transports.iter().for_each(|transport| transport.resume());
+        self.board.orders.resume();
     }
 
     /// Stops the machine, waits until vCPUs and devices have stopped, and returns why the run ended.
     pub fn finish(mut self) -> Outcome {
         self.stop();
-        self.board.stop.take_outcome().unwrap_or(Outcome::Quit)
+        self.board.orders.take_outcome().unwrap_or(Outcome::Quit)
     }
 
     fn stop(&mut self) {
@@ -347,10 +366,10 @@ fn attach_serial(vm: &Vm, ports: &mut Bus, console: Arc<dyn Sink>) -> Result<Arc
 }
 
 /// Attaches the devices by which a guest powers itself off or resets itself.
-fn attach_ends(ports: &mut Bus, stop: &Arc<StopRequest>) -> Result<(), Error> {
+fn attach_ends(ports: &mut Bus, orders: &Arc<Orders>) -> Result<(), Error> {
     let power_off = {
-        let stop = stop.clone();
-        SleepRegisters::new(acpi::SLEEP_TYPE_S5, move || stop.make(Outcome::PoweredOff))
+        let orders = orders.clone();
+        SleepRegisters::new(acpi::SLEEP_TYPE_S5, move || orders.stop(Outcome::PoweredOff))
     };
     let sleep_registers = layout::SLEEP_STATUS_PORT - layout::SLEEP_CONTROL_PORT + 1;
     ports.attach(
@@ -359,8 +378,8 @@ fn attach_ends(ports: &mut Bus, stop: &Arc<StopRequest>) -> Result<(), Error> {
         Arc::new(power_off),
     )?;
     let reset = {
-        let stop = stop.clone();
-        KeyboardController::new(move || stop.make(Outcome::Reset))
+        let orders = orders.clone();
+        KeyboardController::new(move || orders.stop(Outcome::Reset))
     };
     ports.attach(
         layout::KEYBOARD_PORT.into(),

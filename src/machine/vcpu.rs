@@ -1,5 +1,6 @@
 //! A vCPU's thread: it runs the guest, and passes the guest's accesses to devices on to the buses.
 
+use std::mem;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::halt::{HaltWatch, Interruption};
-use super::stop_request::StopRequest;
+use super::orders::{Next, Orders};
 use super::{Error, Outcome};
 use crate::bus::Bus;
 use crate::clock::coarse;
@@ -28,7 +29,7 @@ pub struct Board {
     pub ports: Bus,
     pub mmio: Bus,
     pub memory: Arc<GuestMemoryMmap>,
-    pub stop: Arc<StopRequest>,
+    pub orders: Arc<Orders>,
     pub halts: HaltWatch,
 }
 
@@ -54,7 +55,7 @@ impl Thread {
             })
     }
 
-    /// Waits for the thread to end, after [`StopRequest::make`].
+    /// Waits for the thread to end, after [`Orders::stop`].
     pub fn join(self) {
         if self.0.join().is_err() {
             log::error!("a vCPU's thread panicked");
@@ -62,14 +63,25 @@ impl Thread {
     }
 }
 
-/// Runs the vCPU until a stop is requested. The vCPU does not enter the guest after that: the request is made before the
+/// Runs the vCPU until it is ordered to stop. It does not enter the guest against an order: the order is given before the
 /// kick, and the kick ends either the `KVM_RUN` that is under way or the next one before it enters the guest.
 fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
     // SAFETY: variables are dropped before parameters, so the vCPU outlives this, also when a panic unwinds.
-    let _kickable = unsafe { board.stop.vcpus.enter(vcpu.immediate_exit()) };
-    let mut halts = board.halts.watch(index, &board.stop.vcpus);
-    while !board.stop.is_made() {
-        let mut was_stopped = false;
+    let _kickable = unsafe { board.orders.vcpus.enter(vcpu.immediate_exit()) };
+    let mut halts = board.halts.watch(index, &board.orders.vcpus);
+    // Whether the guest missed some time since it was last told of that.
+    let mut was_stopped = false;
+    loop {
+        match board.orders.next() {
+            Next::Enter => (),
+            Next::EnterAfterPause => was_stopped = true,
+            Next::Stop => break,
+        }
+        if mem::take(&mut was_stopped)
+            && let Err(error) = vcpu.tell_of_a_stop()
+        {
+            log::debug!("{error}");
+        }
         let outcome = match vcpu.run() {
             Ok(exit) => {
                 let is_interrupted = matches!(exit, Exit::Interrupted);
@@ -94,10 +106,7 @@ fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
             Err(error) => Some(Outcome::RunFailed(error)),
         };
         if let Some(outcome) = outcome {
-            board.stop.make(with_instruction(outcome, &vcpu, &board.memory));
-        }
-        if was_stopped && let Err(error) = vcpu.tell_of_a_stop() {
-            log::debug!("{error}");
+            board.orders.stop(with_instruction(outcome, &vcpu, &board.memory));
         }
     }
 }

@@ -139,6 +139,7 @@ mod tests {
         impl Sink for Kept {
             fn wait_for_room(&self) {}
             fn release(&self) {}
+            fn hold(&self) {}
             fn put(&self, byte: u8) {
                 self.0.lock().unwrap().push(byte);
             }

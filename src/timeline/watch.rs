@@ -35,6 +35,10 @@ impl Sink for Watch {
         self.sink.release();
     }
 
+    fn hold(&self) {
+        self.sink.hold();
+    }
+
     fn put(&self, byte: u8) {
         self.sink.put(byte);
         self.recorder.count_console_byte();

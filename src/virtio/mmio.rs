@@ -1,8 +1,8 @@
 //! virtio over MMIO, version 2 (virtio 1.2 section 4.2).
 
-use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::{io, mem};
 
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
@@ -48,6 +48,8 @@ struct State {
     device: Option<Box<dyn VirtioDevice>>,
     /// Whether the machine is ending: then the device is not activated again.
     stopped: bool,
+    /// During a pause, the indices of the queues that the device served before.
+    paused: Vec<u16>,
     device_features_select: u32,
     driver_features_select: u32,
     driver_features: u64,
@@ -100,6 +102,7 @@ impl MmioTransport {
             log: device.log(),
             state: Mutex::new(State {
                 stopped: false,
+                paused: Vec::new(),
                 device_features_select: 0,
                 driver_features_select: 0,
                 driver_features: 0,
@@ -129,19 +132,45 @@ impl MmioTransport {
     pub fn stop(&self) {
         let mut state = self.lock();
         state.stopped = true;
-        drop(self.stop_device(state));
+        drop(self.with_device(state, |device| device.reset()));
+    }
+
+    /// Has the device complete what it has begun, and rest until [`MmioTransport::resume`]. After this returns, the device
+    /// accesses neither guest memory nor its queues. Meanwhile no vCPU may run.
+    pub fn pause(&self) {
+        let (mut state, positions) = self.with_device(self.lock(), |device| device.quiesce());
+        for position in &positions {
+            if let Some(queue) = state.queues.get_mut(usize::from(position.queue)) {
+                queue.next_avail = position.next_available;
+                queue.next_used = position.next_used;
+            }
+        }
+        state.paused = positions.iter().map(|position| position.queue).collect();
+    }
+
+    /// Lets a device that rests go on where it was.
+    pub fn resume(&self) {
+        let mut state = self.lock();
+        let served = mem::take(&mut state.paused);
+        if !served.is_empty() && !state.stopped {
+            self.activate(state, |queue| served.contains(&queue));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resets the device. The lock is released meanwhile, so that other vCPUs do not wait for the device's I/O.
-    fn stop_device<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    /// Makes the device stop, by `stop`. The lock is released meanwhile, so that other vCPUs do not wait for the device's I/O.
+    fn with_device<'a, T>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        stop: impl FnOnce(&mut dyn VirtioDevice) -> T,
+    ) -> (MutexGuard<'a, State>, T) {
         let mut device = loop {
             match state.device.take() {
                 Some(device) => break device,
-                // Another thread is resetting the device.
+                // Another thread is doing this.
                 None => {
                     state = self
                         .device_returned
@@ -151,11 +180,11 @@ impl MmioTransport {
             }
         };
         drop(state);
-        device.reset();
+        let stopped = stop(device.as_mut());
         let mut state = self.lock();
         state.device = Some(device);
         self.device_returned.notify_one();
-        state
+        (state, stopped)
     }
 
     fn status(&self) -> u32 {
@@ -274,7 +303,7 @@ impl MmioTransport {
                 queue.ready = false;
                 // Section 4.2.2.1: the device must not access a queue that is not ready. Since RING_RESET is not offered,
                 // only a reset of the whole device can make the queue ready again, so the whole device stops.
-                let _state = self.stop_device(state);
+                let _state = self.with_device(state, |device| device.reset());
                 self.interrupt.need_reset();
             }
             0 => queue.ready = false,
@@ -318,7 +347,7 @@ impl MmioTransport {
         }
         self.interrupt.0.status.fetch_or(accepted, Ordering::SeqCst);
         if accepted & !current & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
-            self.activate(state);
+            self.activate(state, |_| true);
         }
     }
 
@@ -328,27 +357,32 @@ impl MmioTransport {
     }
 
     fn reset<'a>(&'a self, state: MutexGuard<'a, State>) {
-        let mut state = self.stop_device(state);
+        let (mut state, ()) = self.with_device(state, |device| device.reset());
+        state.paused.clear();
         state.forget_driver();
         self.interrupt.0.pending.store(0, Ordering::SeqCst);
         // The status comes last, because a driver that polls for 0 goes on as soon as it reads it (section 2.4.1).
         self.interrupt.0.status.store(0, Ordering::SeqCst);
     }
 
-    fn activate(&self, mut state: MutexGuard<'_, State>) {
+    /// Gives the device those of its queues that are ready and `wanted`.
+    fn activate(&self, mut state: MutexGuard<'_, State>, wanted: impl Fn(u16) -> bool) {
         let features = state.driver_features;
-        let activated = self.active_queues(&state.queues, features).and_then(|queues| {
-            let device = state
-                .device
-                .as_mut()
-                .ok_or_else(|| io::Error::other("the device is being reset"))?;
-            device.activate(Activation {
-                memory: self.memory.clone(),
-                queues,
-                features,
-                interrupt: self.interrupt.clone(),
-            })
-        });
+        let activated = self
+            .active_queues(&state.queues, features)
+            .and_then(|mut queues| {
+                queues.retain(|queue| wanted(queue.index));
+                let device = state
+                    .device
+                    .as_mut()
+                    .ok_or_else(|| io::Error::other("the device is being reset"))?;
+                device.activate(Activation {
+                    memory: self.memory.clone(),
+                    queues,
+                    features,
+                    interrupt: self.interrupt.clone(),
+                })
+            });
         if let Err(error) = activated {
             let line = format_args!(
                 "virtio device {}: the driver must reset it: {error}",

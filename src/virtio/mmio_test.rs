@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::virtio::QueuePosition;
 use crate::virtio::test_driver::*;
 
 const DEVICE_FEATURE: u64 = 1 << 5;
@@ -17,6 +18,8 @@ struct Fake {
     log: Arc<FakeLog>,
     config: [u8; 6],
     refuses_activation: bool,
+    /// The queue that its driver breaks before it rests.
+    breaks: Option<u16>,
     /// In a reset, sends on the first channel and waits for the second.
     reset_gate: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
 }
@@ -66,6 +69,19 @@ impl VirtioDevice for Fake {
         }
         *self.log.activation.lock().unwrap() = Some(activation);
         Ok(())
+    }
+
+    fn quiesce(&mut self) -> Vec<QueuePosition> {
+        let activation = self.log.activation.lock().unwrap().take();
+        let queues = activation.map(|activation| activation.queues).unwrap_or_default();
+        // As if it had served as many requests as the queue's number and seven more.
+        let served = |queue: &ActiveQueue| QueuePosition {
+            queue: queue.index,
+            next_available: queue.queue.next_avail().wrapping_add(queue.index + 7),
+            next_used: queue.queue.next_used().wrapping_add(queue.index + 7),
+        };
+        let kept = |queue: &&ActiveQueue| Some(queue.index) != self.breaks;
+        queues.iter().filter(kept).map(served).collect()
     }
 
     fn reset(&mut self) {
@@ -474,4 +490,66 @@ proptest! {
         driver.start(ALL_FEATURES, 8);
         prop_assert!(log.active());
     }
+}
+
+#[test]
+fn a_device_that_rested_gets_its_queues_where_it_left_them() {
+    let log = Arc::<FakeLog>::default();
+    let mut driver = Driver::new(Box::new(Fake {
+        log: log.clone(),
+        ..Fake::default()
+    }));
+    driver.start(ALL_FEATURES, 8);
+    let position = || {
+        let activation = log.activation.lock().unwrap();
+        let queues = activation.as_ref().map(|activation| &activation.queues);
+        queues.map(|queues| {
+            queues
+                .iter()
+                .map(|queue| (queue.index, queue.queue.next_avail(), queue.queue.next_used()))
+                .collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(position(), Some(vec![(0, 0, 0)]));
+    for round in 1..4 {
+        driver.transport.pause();
+        assert_eq!(position(), None);
+        driver.transport.resume();
+        assert_eq!(position(), Some(vec![(0, 7 * round, 7 * round)]));
+    }
+    assert_eq!(log.resets.load(Ordering::SeqCst), 0);
+    // A driver that starts anew starts at the beginning.
+    driver.reset();
+    driver.start(ALL_FEATURES, 8);
+    assert_eq!(position(), Some(vec![(0, 0, 0)]));
+}
+
+#[test]
+fn a_device_without_a_driver_or_with_a_broken_queue_or_at_its_end_does_not_go_on_after_a_pause() {
+    let new = |breaks| {
+        let log = Arc::<FakeLog>::default();
+        let fake = Fake {
+            log: log.clone(),
+            breaks,
+            ..Fake::default()
+        };
+        (Driver::new(Box::new(fake)), log)
+    };
+    let (driver, log) = new(None);
+    driver.transport.pause();
+    driver.transport.resume();
+    assert!(!log.active() && !driver.needs_reset());
+
+    let (mut driver, log) = new(Some(0));
+    driver.start(ALL_FEATURES, 8);
+    driver.transport.pause();
+    driver.transport.resume();
+    assert!(!log.active());
+
+    let (mut driver, log) = new(None);
+    driver.start(ALL_FEATURES, 8);
+    driver.transport.pause();
+    driver.transport.stop();
+    driver.transport.resume();
+    assert!(!log.active());
 }

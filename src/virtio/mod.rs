@@ -69,8 +69,24 @@ pub trait VirtioDevice: Send {
         false
     }
 
+    /// Completes the requests that it has taken, takes no other, and stops using the queues and guest memory before it
+    /// returns. May block. Returns how far each queue was served, from where an activation can go on; a queue that the driver
+    /// broke is not among them.
+    fn quiesce(&mut self) -> Vec<QueuePosition>;
+
     /// Stops using the queues and guest memory, also for requests in flight, before it returns. May block.
     fn reset(&mut self);
+}
+
+/// How far a queue was served. No request is taken that is not completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuePosition {
+    /// The queue's index.
+    pub queue: u16,
+    /// The index in the available ring that is taken next.
+    pub next_available: u16,
+    /// The index in the used ring that is written next.
+    pub next_used: u16,
 }
 
 /// What a device works with from DRIVER_OK until its reset.

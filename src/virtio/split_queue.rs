@@ -70,6 +70,11 @@ impl<'m> SplitQueue<'m> {
         })
     }
 
+    /// The indices in the available and the used ring that come next.
+    pub fn next(&self) -> (u16, u16) {
+        (self.next_available, self.next_used)
+    }
+
     /// How many chains the queue can hold.
     #[inline]
     pub fn size(&self) -> u16 {

@@ -18,6 +18,8 @@ mod features;
 mod hostile;
 #[path = "model_test.rs"]
 mod model;
+#[path = "quiesce_test.rs"]
+mod quiesce;
 
 /// Whatever holds its data.
 fn over(image: Image, engine: Engine) -> Block {

@@ -8,11 +8,12 @@ use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::log_limit::LogLimit;
-use super::{Activation, VirtioDevice};
+use super::{Activation, QueuePosition, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 use image::{Image, Raw};
 pub use image::{ImageError, OpenError, check_each_once};
 pub use preview::Preview;
+use queue::Begun;
 use worker::{Job, Worker};
 
 mod buffers;
@@ -78,11 +79,21 @@ impl Block {
         }
     }
 
+    /// Takes the queues away from the threads. Returns how far each was served, but for those that the driver broke.
+    fn leave_queues(&mut self, begun: Begun) -> Vec<QueuePosition> {
+        // All threads are told to stop before the first is waited for, so that they finish their requests at the same time.
+        self.workers.iter().for_each(|worker| worker.stop(begun));
+        self.workers
+            .iter_mut()
+            .filter_map(|worker| worker.wait(begun))
+            .collect()
+    }
+
     /// Serves, once and on the caller's thread, what is available in `queue`. Returns whether the queue is still usable.
     #[cfg(fuzzing)]
     pub fn serve_once(&self, queue: virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
         let line = crate::interrupt::Interrupt::new(|| Ok(()));
-        let (interrupt, stop) = (super::VirtioInterrupt::new(line), AtomicBool::new(false));
+        let (interrupt, stop) = (super::VirtioInterrupt::new(line), queue::Stop::default());
         let queue = queue::DiskQueue::new(&self.disk, &queue, memory, &interrupt, u64::MAX, &stop);
         queue
             .and_then(|mut queue| sync::serve_batch(&mut queue, &mut chain::Chain::default()))
@@ -263,10 +274,12 @@ impl VirtioDevice for Block {
         Ok(())
     }
 
+    fn quiesce(&mut self) -> Vec<QueuePosition> {
+        self.leave_queues(Begun::Complete)
+    }
+
     fn reset(&mut self) {
-        // All threads are told to stop before the first is waited for, so that they finish their requests at the same time.
-        self.workers.iter().for_each(Worker::stop);
-        self.workers.iter_mut().for_each(Worker::wait);
+        self.leave_queues(Begun::Abandon);
         self.accepted = 0;
         self.disk.set_writeback(!self.disk.always_writes_through);
     }

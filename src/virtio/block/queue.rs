@@ -24,9 +24,46 @@ pub struct DiskQueue<'m> {
     interrupt: &'m VirtioInterrupt,
     /// Whether the driver cannot flush. Then every write must be durable when it completes (virtio 1.2 section 5.2.6.2).
     is_never_flushed: bool,
-    stop: &'m AtomicBool,
+    stop: &'m Stop,
     /// Whether requests were completed of which the driver has not been notified yet.
     used: bool,
+}
+
+/// Tells a thread to leave its queue.
+#[derive(Debug, Default)]
+pub struct Stop {
+    requested: AtomicBool,
+    /// Whether requests that were begun need not be completed.
+    abandon: AtomicBool,
+}
+
+/// What becomes of the requests that a thread has begun when it leaves its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// They are completed.
+    Complete,
+    /// They end where they are, and the driver is not told of them.
+    Abandon,
+}
+
+impl Stop {
+    pub fn request(&self, begun: Begun) {
+        if begun == Begun::Abandon {
+            self.abandon.store(true, Ordering::SeqCst);
+        }
+        self.requested.store(true, Ordering::SeqCst);
+    }
+
+    #[inline]
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::SeqCst)
+    }
+
+    /// Whether a request that was begun is to be left as it is.
+    #[inline]
+    pub fn abandons(&self) -> bool {
+        self.abandon.load(Ordering::SeqCst)
+    }
 }
 
 /// A fault after which the device needs a reset (section 2.1.2).
@@ -59,15 +96,15 @@ pub fn wait(notifier: &EventFd) -> Result<(), QueueError> {
 }
 
 impl<'m> DiskQueue<'m> {
-    /// `queue` lies in `memory`, `features` are those that the driver accepted, and `stop` becomes true when the device
-    /// is being reset.
+    /// `queue` lies in `memory`, `features` are those that the driver accepted, and `stop` says when the queue is to be
+    /// left.
     pub fn new(
         disk: &'m Disk,
         queue: &Queue,
         memory: &'m GuestMemoryMmap,
         interrupt: &'m VirtioInterrupt,
         features: u64,
-        stop: &'m AtomicBool,
+        stop: &'m Stop,
     ) -> Result<Self, QueueError> {
         Ok(Self {
             disk,
@@ -85,15 +122,20 @@ impl<'m> DiskQueue<'m> {
         self.queue.size()
     }
 
-    /// Becomes true when the device is being reset.
-    pub fn stop(&self) -> &'m AtomicBool {
+    /// Whether and how the queue is to be left.
+    pub fn stop(&self) -> &'m Stop {
         self.stop
     }
 
-    /// Whether the device is being reset. Then it begins no further request.
+    /// Whether the queue is to be left. Then no further request is begun.
     #[inline]
     pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
+        self.stop.is_requested()
+    }
+
+    /// The indices in the available and the used ring that come next.
+    pub fn next_indices(&self) -> (u16, u16) {
+        self.queue.next()
     }
 
     /// Whether a write must be durable when it completes.
@@ -102,7 +144,7 @@ impl<'m> DiskQueue<'m> {
         self.is_never_flushed || self.disk.writes_through()
     }
 
-    /// Takes the next available request into `chain`, if there is one and the device is not being reset.
+    /// Takes the next available request into `chain`, if there is one and the queue is not to be left.
     #[inline]
     pub fn next(&mut self, chain: &mut Chain<'m>) -> Result<bool, QueueError> {
         if self.is_stopped() {

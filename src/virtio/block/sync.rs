@@ -1,18 +1,17 @@
 //! The engine `sync`: it carries out one request after the other, with a system call for each.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Disk;
 use super::buffers::Buffers;
 use super::chain::Chain;
-use super::queue::{self, DiskQueue, Failure, QueueError};
+use super::queue::{self, DiskQueue, Failure, QueueError, Stop};
 use super::request::{Operation, PIECE, Request};
 
-/// Serves `queue` until its device is reset.
-pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
+/// Serves `queue` until it is to be left. Returns the indices in its two rings that come next.
+pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(u16, u16), QueueError> {
     let mut chain = Chain::default();
     while !queue.is_stopped() {
         loop {
@@ -28,7 +27,7 @@ pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(), QueueError> {
         }
         queue::wait(notifier)?;
     }
-    Ok(())
+    Ok(queue.next_indices())
 }
 
 /// Serves the available requests, at most as many as the queue holds. That limit is needed because the driver is notified only
@@ -51,13 +50,13 @@ pub fn serve_batch<'m>(queue: &mut DiskQueue<'m>, chain: &mut Chain<'m>) -> Resu
 }
 
 /// Carries `request` out. Returns how many bytes it wrote to the start of the writable stream. Stops between two pieces of data
-/// when `stop` is true.
+/// when `stop` abandons what was begun.
 pub fn execute(
     disk: &Disk,
     request: &Request,
     chain: &mut Chain,
     durable: bool,
-    stop: &AtomicBool,
+    stop: &Stop,
 ) -> Result<u64, Failure> {
     let Request {
         operation,
@@ -85,13 +84,13 @@ pub fn execute(
     }
 }
 
-/// Calls `each` for one piece of `buffers` after the other. Returns none if `stop` became true in between. Nearly all requests
+/// Calls `each` for one piece of `buffers` after the other. Returns none if it was abandoned in between. Nearly all requests
 /// have one piece, for which this allocates no memory.
 #[inline]
 fn in_pieces<'m>(
     buffers: &mut Buffers<'m>,
     mut offset: u64,
-    stop: &AtomicBool,
+    stop: &Stop,
     each: impl Fn(&mut Buffers<'m>, u64) -> io::Result<()>,
 ) -> Option<io::Result<()>> {
     while buffers.length() > PIECE {
@@ -99,7 +98,7 @@ fn in_pieces<'m>(
         if let Err(error) = each(&mut piece, offset) {
             return Some(Err(error));
         }
-        if stop.load(Ordering::SeqCst) {
+        if stop.abandons() {
             return None;
         }
         offset += PIECE;

@@ -70,8 +70,8 @@ impl<'d> Ring<'d> {
         Ok(Self { ring, raw, notifier })
     }
 
-    /// Serves `queue` until its device is reset.
-    pub fn run(self, queue: DiskQueue) -> Result<(), QueueError> {
+    /// Serves `queue` until it is to be left. Returns the indices in its two rings that come next.
+    pub fn run(self, queue: DiskQueue) -> Result<(u16, u16), QueueError> {
         let depth = queue.size();
         let mut engine = Engine {
             ring: self,
@@ -83,7 +83,9 @@ impl<'d> Ring<'d> {
             pushed: 0,
             queue,
         };
-        engine.serve()
+        engine.serve()?;
+        engine.drain()?;
+        Ok(engine.queue.next_indices())
     }
 }
 
@@ -164,8 +166,10 @@ impl Engine<'_, '_> {
         reaped
     }
 
-    /// Waits until the kernel uses neither guest memory nor the memory of this engine.
-    fn drain(&mut self) {
+    /// Waits until the kernel uses neither guest memory nor the memory of this engine. An error means that the driver broke its
+    /// queue.
+    fn drain(&mut self) -> Result<(), QueueError> {
+        let mut reaped = Ok(());
         if self.listening
             && let Err(error) = self.ring.notifier.write(1)
         {
@@ -180,13 +184,13 @@ impl Engine<'_, '_> {
             match thread::panicking() {
                 // After a panic the slots may be half changed, so only the number of completions is used.
                 true => self.in_flight -= self.ring.ring.completion().count() as u32,
-                // An error means that the driver broke its queue. The queue is not used after this, so the error is ignored.
-                false => drop(self.reap()),
+                false => reaped = reaped.and(self.reap()),
             }
         }
         if !thread::panicking() {
             self.queue.notify_used();
         }
+        reaped
     }
 
     /// Submits the entries that were pushed, and waits until at least this many completions are there.
@@ -398,7 +402,7 @@ impl Engine<'_, '_> {
                 };
                 left.advance(moved);
                 match left.length() > 0 {
-                    true if self.queue.is_stopped() => return self.end(index, Err(Failure::Stopped)),
+                    true if self.queue.stop().abandons() => return self.end(index, Err(Failure::Stopped)),
                     true => return self.submit(index, request),
                     false => Ok(()),
                 }
@@ -439,7 +443,8 @@ impl Engine<'_, '_> {
 /// Also when a panic unwinds: the memory that the kernel may still write to is freed after this.
 impl Drop for Engine<'_, '_> {
     fn drop(&mut self) {
-        self.drain();
+        // The queue is not used after this.
+        let _ = self.drain();
     }
 }
 

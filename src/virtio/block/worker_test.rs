@@ -1,6 +1,7 @@
 //! The I/O thread: when it lives, and that no wake-up gets lost between it and the driver.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN};
@@ -98,14 +99,16 @@ fn a_thread_told_to_stop_begins_no_further_request() {
     let mut driver = Driver::new(Box::new(open(file.path(), Engine::Sync)));
     driver.set_up_queue(QUEUE);
     offer(&mut driver, &header(VIRTIO_BLK_T_IN, 0), 513, &plain(512));
-    let (block, stop) = (open(other.path(), Engine::Sync), AtomicBool::new(true));
+    let (block, stop) = (open(other.path(), Engine::Sync), Stop::default());
+    stop.request(Begun::Complete);
     let memory = driver.memory.clone();
     let interrupt = VirtioInterrupt::new(Interrupt::new(|| Ok(())));
     let mut served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let mut chain = Chain::default();
     sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(driver.take_used(), None);
-    stop.store(false, Ordering::SeqCst);
+    let stop = Stop::default();
+    let mut served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(driver.take_used(), Some((0, 513)));
 }
@@ -130,7 +133,7 @@ fn a_flush_ends_although_reads_never_cease() {
         driver.offer(head);
     }
     let (block, memory) = (open(other.path(), Engine::Uring), driver.memory.clone());
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = Arc::new(Stop::default());
     let has_flushed = Arc::new(AtomicBool::new(false));
     let handler = {
         let (stop, has_flushed) = (stop.clone(), has_flushed.clone());
@@ -147,7 +150,7 @@ fn a_flush_ends_although_reads_never_cease() {
                 }
             }
             if *reads >= READS || has_flushed.load(Ordering::SeqCst) {
-                stop.store(true, Ordering::SeqCst);
+                stop.request(Begun::Abandon);
             }
             Ok(())
         }
@@ -159,7 +162,7 @@ fn a_flush_ends_although_reads_never_cease() {
     match uring::Ring::new(raw, &notifier, QUEUE) {
         Ok(ring) => ring.run(served).unwrap(),
         Err(error) => panic!("this test needs io_uring: {error}"),
-    }
+    };
     assert!(has_flushed.load(Ordering::SeqCst));
 }
 
@@ -198,7 +201,7 @@ fn a_panic_waits_for_what_the_ring_has_begun() {
     }
     let (block, memory) = (open(file.path(), Engine::Uring), driver.memory.clone());
     let interrupt = VirtioInterrupt::new(Interrupt::new(|| std::panic::resume_unwind(Box::new(()))));
-    let stop = AtomicBool::new(false);
+    let stop = Stop::default();
     let served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let notifier = EventFd::new(0).unwrap();
     let raw = block.disk.raw_for_uring().unwrap();

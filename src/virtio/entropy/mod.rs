@@ -11,7 +11,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestMemoryMmap};
 
 use super::log_limit::LogLimit;
-use super::{Activation, VirtioDevice, VirtioInterrupt};
+use super::{Activation, QueuePosition, VirtioDevice, VirtioInterrupt};
 
 /// Linux never has more than one request in flight.
 const QUEUE_SIZE: u16 = 8;
@@ -87,6 +87,15 @@ impl VirtioDevice for Entropy {
     fn serve(&mut self, _queue: u16) -> bool {
         self.serve_queue();
         true
+    }
+
+    fn quiesce(&mut self) -> Vec<QueuePosition> {
+        let position = |served: ServedQueue| QueuePosition {
+            queue: 0,
+            next_available: served.queue.next_avail(),
+            next_used: served.queue.next_used(),
+        };
+        self.served.take().map(position).into_iter().collect()
     }
 
     fn reset(&mut self) {
