@@ -7,9 +7,10 @@ use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::Error;
+use super::devices::{self, Device, Placed};
 use super::open_files::BootFiles;
 use crate::boot::{self, CommandLine, Initrd, Kernel, Protocol, parameters};
-use crate::config::{Config, DISKS_MAX};
+use crate::config::Config;
 use crate::timeline::{Phase, Timeline};
 use crate::x86::acpi::{self, VirtioMmioWindow};
 use crate::x86::{layout, mp_table, pvh, zero_page};
@@ -22,10 +23,8 @@ const BUILT_IN_COMMAND_LINE: &str = "quiet coracle.zeroed";
 /// A machine without KVM's part of it.
 pub struct Blueprint {
     pub kernel: Kernel,
-    /// Where the guest finds each disk.
-    pub disks: Vec<VirtioMmioWindow>,
-    /// Where the entropy device is. It comes after the disks, so that it does not change the names that a guest gives them.
-    pub entropy: VirtioMmioWindow,
+    /// The devices that the guest finds, in the order in which it finds them.
+    pub devices: Vec<Placed>,
     pub initrd: Option<Initrd>,
     pub command_line: String,
     pub rsdp: Option<GuestAddress>,
@@ -43,8 +42,7 @@ impl Blueprint {
         guest: &Arc<GuestMemoryMmap>,
         timeline: &Timeline,
     ) -> Result<Self, Error> {
-        let disks: Vec<_> = (0..config.disks.len()).map(window).collect();
-        let entropy = window(disks.len());
+        let devices = devices::place(config)?;
 
         let kernel = boot::load_kernel(&files.kernel, guest)?;
         let initrd = files
@@ -63,16 +61,15 @@ impl Blueprint {
         line.append(&root_parameters(config, initrd.is_some()))?;
         line.append(bounce_buffer_parameters(config))?;
         line.append_persons(&config.cmdline, config.kernel.is_none())?;
-        for disk in &disks {
-            line.append_virtio_mmio(GuestAddress(disk.address), disk.irq)?;
-        }
-        match &config.kernel {
-            Some(_) => line.append_virtio_mmio(GuestAddress(entropy.address), entropy.irq)?,
-            // The built-in kernel looks for a device that this parameter names after the boot, so the boot does not wait for it.
-            // Its form is that of the other parameter.
-            None => {
-                let VirtioMmioWindow { address, size, irq } = entropy;
-                line.append(&format!("virtio_mmio.last={size}@{address:#x}:{irq}"))?;
+        for Placed { device, window } in &devices {
+            let VirtioMmioWindow { address, size, irq } = *window;
+            match device {
+                // The built-in kernel looks for a device that this parameter names after the boot, so the boot does not wait for
+                // it. Its form is that of the other parameter.
+                Device::Entropy if config.kernel.is_none() => {
+                    line.append(&format!("virtio_mmio.last={size}@{address:#x}:{irq}"))?
+                }
+                _ => line.append_virtio_mmio(GuestAddress(address), irq)?,
             }
         }
         line.check(kernel.command_line_limit)?;
@@ -83,7 +80,7 @@ impl Blueprint {
         // The built-in kernel knows no ACPI.
         let rsdp = match &config.kernel {
             Some(_) => {
-                let windows = [disks.as_slice(), &[entropy]].concat();
+                let windows: Vec<_> = devices.iter().map(|placed| placed.window).collect();
                 Some(acpi::write(guest, config.cpus, &windows)?)
             }
             None => None,
@@ -99,25 +96,10 @@ impl Blueprint {
         Ok(Self {
             command_line: line.text(),
             kernel,
-            disks,
-            entropy,
+            devices,
             initrd,
             rsdp,
         })
-    }
-}
-
-const _: () = assert!(
-    DISKS_MAX < layout::VIRTIO_DEVICE_MAX,
-    "each disk needs a window and a line, and so does the entropy device"
-);
-
-/// The window and interrupt line of the virtio device with this number.
-fn window(index: usize) -> VirtioMmioWindow {
-    VirtioMmioWindow {
-        address: layout::VIRTIO_MMIO + index as u64 * layout::VIRTIO_MMIO_SIZE,
-        size: layout::VIRTIO_MMIO_SIZE,
-        irq: layout::VIRTIO_IRQ_FIRST + index as u32,
     }
 }
 

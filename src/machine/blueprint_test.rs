@@ -57,17 +57,3 @@ fn a_kernel_with_memory_above_4_gib_is_told_that_no_device_needs_bounce_buffers(
         assert_eq!(bounce_buffer_parameters(&config), told, "{config:?}");
     }
 }
-
-#[test]
-fn each_device_has_a_window_and_a_line_of_its_own() {
-    let windows: Vec<_> = (0..DISKS_MAX).map(window).collect();
-    for pair in windows.windows(2) {
-        assert_eq!(pair[0].address + pair[0].size, pair[1].address);
-        assert_eq!(pair[0].irq + 1, pair[1].irq);
-    }
-    assert_eq!(
-        (windows[0].address, windows[0].irq),
-        (layout::VIRTIO_MMIO, layout::VIRTIO_IRQ_FIRST)
-    );
-    assert!(window(DISKS_MAX).irq <= layout::VIRTIO_IRQ_LAST);
-}

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::blueprint::Blueprint;
+use super::devices::{Device, Placed};
 use super::open_files::BootFiles;
 use super::{Error, Memory};
 use crate::config::{self, Config};
@@ -102,37 +103,35 @@ impl fmt::Display for DryRun {
         let place = |&VirtioMmioWindow { address, size, irq }: &VirtioMmioWindow| {
             format!("{address:#x} to {:#x}, IRQ {irq}", address + size - 1)
         };
-        for (index, window) in blueprint.disks.iter().enumerate() {
-            let (Some(config), Some(disk)) = (config.disks.get(index), disks.get(index)) else {
-                break;
-            };
-            let name = format!("virtio disk {index}");
-            let mode: String = match config {
-                config::Disk { ro: true, .. } => "read-only".into(),
-                config::Disk { ephemeral: true, .. } => {
-                    format!("ephemeral, up to {}", config.limit())
+        for Placed { device, window } in &blueprint.devices {
+            let place = place(window);
+            match *device {
+                Device::Disk(number) => {
+                    let (config, disk) = (&config.disks[number], &disks[number]);
+                    let name = format!("virtio disk {number}");
+                    let mode: String = match config {
+                        config::Disk { ro: true, .. } => "read-only".into(),
+                        config::Disk { ephemeral: true, .. } => {
+                            format!("ephemeral, up to {}", config.limit())
+                        }
+                        _ => "read-write".into(),
+                    };
+                    writeln!(f, "  {name:<29} {place}: {}, {mode}", config.file.display())?;
+                    writeln!(
+                        f,
+                        "    queues {}, cache {}, engine {}",
+                        disk.queues, config.cache, disk.engine
+                    )?;
+                    if let Some(data) = &disk.data {
+                        writeln!(f, "    data in {data}")?;
+                    }
+                    for backing in &disk.backing {
+                        writeln!(f, "    on {backing}")?;
+                    }
                 }
-                _ => "read-write".into(),
-            };
-            writeln!(
-                f,
-                "  {name:<29} {}: {}, {mode}",
-                place(window),
-                config.file.display()
-            )?;
-            writeln!(
-                f,
-                "    queues {}, cache {}, engine {}",
-                disk.queues, config.cache, disk.engine
-            )?;
-            if let Some(data) = &disk.data {
-                writeln!(f, "    data in {data}")?;
-            }
-            for backing in &disk.backing {
-                writeln!(f, "    on {backing}")?;
+                Device::Entropy => writeln!(f, "  {:<29} {place}", "virtio entropy")?,
             }
         }
-        writeln!(f, "  {:<29} {}", "virtio entropy", place(&blueprint.entropy))?;
         Ok(())
     }
 }

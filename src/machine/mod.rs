@@ -2,6 +2,7 @@
 
 mod address_width;
 mod blueprint;
+mod devices;
 mod dry_run;
 mod halt;
 mod hardware;
@@ -34,16 +35,16 @@ use crate::devices::boot_clock::BootClock;
 use crate::devices::keyboard::KeyboardController;
 use crate::devices::power::SleepRegisters;
 use crate::devices::serial::{SerialPort, Sink};
-use crate::kvm::{self, Kvm, Vcpu, Vm};
+use crate::kvm::{self, Vcpu, Vm};
 use crate::threads;
 use crate::timeline::{Phase, Timeline};
 use crate::virtio::VirtioDevice;
-use crate::virtio::block::{Block, Disk, ImageError};
+use crate::virtio::block::{Block, ImageError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
-use crate::x86::acpi::VirtioMmioWindow;
 use crate::x86::{acpi, cpuid, layout, mp_table, pvh, registers, zero_page};
 use blueprint::Blueprint;
+use devices::{Device, Placed};
 use halt::HaltWatch;
 use hardware::{Hardware, Processor};
 use orders::Orders;
@@ -57,6 +58,8 @@ pub enum Error {
     Boot(#[from] boot::Error),
     #[error(transparent)]
     CommandLine(#[from] boot::command_line::Error),
+    #[error(transparent)]
+    Devices(#[from] devices::TooMany),
     #[error(transparent)]
     Disk(#[from] ImageError),
     #[error(transparent)]
@@ -140,15 +143,14 @@ impl Machine {
         let disk_threads: usize = opened.disks.iter().map(|disk| disk.threads()).sum();
         limits::prove_address_space(usize::from(config.cpus) + disk_threads)
             .map_err(system("reserve address space"))?;
-        let kvm = Kvm::open()?;
-        timeline.mark(Phase::KvmOpened);
-        address_width::check(config.memory.0, &kvm)?;
+        let kvm = &opened.kvm;
+        address_width::check(config.memory.0, kvm)?;
         // KVM takes most of its time to make a VM by waiting, for its threads and for grace periods. The blueprint is made on
         // another thread meanwhile.
         let made = AtomicBool::new(false);
         let (tell, processor) = mpsc::channel();
         let (hardware, blueprint) = thread::scope(|scope| {
-            let (kvm, memory, made) = (&kvm, &memory, &made);
+            let (memory, made) = (&memory, &made);
             let blueprint = move || {
                 // This fails only when the other thread has returned with an error, which is reported instead.
                 let _ = tell.send(Processor::ask(kvm, config.cpu));
@@ -181,8 +183,7 @@ impl Machine {
             blueprint.map_err(|_| system("load the kernel")(io::Error::other("its thread panicked")))??;
         let Blueprint {
             kernel,
-            disks,
-            entropy,
+            devices,
             initrd,
             command_line,
             ..
@@ -198,13 +199,10 @@ impl Machine {
             attach_boot_clock(&mut ports, timeline)?;
         }
         let mut mmio = Bus::default();
-        let mut transports = disks
+        let transports = devices
             .into_iter()
-            .zip(&opened.disks)
-            .map(|(window, disk)| attach_disk(&vm, &mut mmio, &memory, window, disk))
-            .collect::<Result<Vec<_>, _>>()?;
-        let device = Box::new(Entropy::new(opened.entropy_log.clone()));
-        transports.push(attach_virtio(&vm, &mut mmio, &memory, entropy, device)?);
+            .map(|placed| attach_virtio(&vm, &mut mmio, &memory, placed, opened))
+            .collect::<Result<_, _>>()?;
         timeline.mark(Phase::DevicesAttached);
 
         let board = Arc::new(vcpu::Board {
@@ -397,32 +395,28 @@ fn attach_boot_clock(ports: &mut Bus, timeline: &Timeline) -> Result<(), Error> 
     Ok(())
 }
 
-/// Attaches a disk. The guest's notifications wake the disk's threads without an exit from the guest to Coracle.
-fn attach_disk(
-    vm: &Vm,
-    mmio: &mut Bus,
-    memory: &Memory,
-    window: VirtioMmioWindow,
-    disk: &Arc<Disk>,
-) -> Result<Arc<MmioTransport>, Error> {
-    let device = Box::new(Block::new(disk.clone()));
-    let transport = attach_virtio(vm, mmio, memory, window, device)?;
-    for (queue, notifier) in (0..).zip(transport.queue_notifiers()) {
-        vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
-    }
-    Ok(transport)
-}
-
+/// Attaches a virtio device of the `opened` files.
 fn attach_virtio(
     vm: &Vm,
     mmio: &mut Bus,
     memory: &Memory,
-    window: VirtioMmioWindow,
-    device: Box<dyn VirtioDevice>,
+    Placed { device, window }: Placed,
+    opened: &OpenFiles,
 ) -> Result<Arc<MmioTransport>, Error> {
+    let virtio: Box<dyn VirtioDevice> = match device {
+        Device::Disk(number) => Box::new(Block::new(opened.disks[number].clone())),
+        Device::Entropy => Box::new(Entropy::new(opened.entropy_log.clone())),
+    };
     let interrupt = vm.interrupt(window.irq);
-    let transport = MmioTransport::new(memory.guest().clone(), interrupt, device);
+    let transport = MmioTransport::new(memory.guest().clone(), interrupt, virtio);
     let transport = Arc::new(transport.map_err(system("make a device's notifiers"))?);
     mmio.attach(window.address, window.size, transport.clone())?;
+    // The guest's notifications wake a disk's threads without an exit from the guest to Coracle. Those of the entropy device
+    // are served by the vCPU that makes them.
+    if let Device::Disk(_) = device {
+        for (queue, notifier) in (0..).zip(transport.queue_notifiers()) {
+            vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
+        }
+    }
     Ok(transport)
 }

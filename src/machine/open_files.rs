@@ -9,6 +9,7 @@ use super::{Error, limits};
 use crate::boot::Image;
 use crate::built_in;
 use crate::config::Config;
+use crate::kvm::Kvm;
 use crate::virtio::block::{Disk, ImageError, check_each_once};
 use crate::virtio::log_limit::LogLimit;
 
@@ -18,8 +19,9 @@ pub struct BootFiles {
     pub initrd: Option<Image>,
 }
 
-/// Everything that a configuration names, open.
+/// Everything that a machine needs of the host, open.
 pub struct OpenFiles {
+    pub kvm: Kvm,
     pub boot: BootFiles,
     /// In the order in which the guest sees them.
     pub disks: Vec<Arc<Disk>>,
@@ -43,7 +45,7 @@ impl BootFiles {
 }
 
 impl OpenFiles {
-    /// Opens the files of `config`, and locks its disks.
+    /// Opens the files of `config`, locks its disks, and opens /dev/kvm.
     pub fn open(config: &Config) -> Result<Self, Error> {
         limits::raise_open_files();
         let boot = BootFiles::open(config)?;
@@ -54,6 +56,8 @@ impl OpenFiles {
             .map(|disk| Disk::open(disk, config.cpus).map(Arc::new))
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            // After the files, since one that is missing is sooner mended than a host without KVM.
+            kvm: Kvm::open()?,
             boot,
             disks,
             entropy_log: Arc::default(),

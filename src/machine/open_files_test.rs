@@ -24,5 +24,5 @@ fn a_missing_kernel_initrd_or_disk_is_a_missing_file() {
         disks: vec!["/no/such/disk".parse().unwrap()],
         ..with_kernel()
     }));
-    assert!(OpenFiles::open(&with_kernel()).is_ok());
+    assert!(BootFiles::open(&with_kernel()).is_ok());
 }

@@ -9,6 +9,9 @@ use std::thread::{self, JoinHandle};
 use serde::Serialize;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
+/// The mappings of this process. The text is made when it is read.
+pub const SMAPS: &str = "/proc/self/smaps";
+
 /// Memory that a process uses, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct MemoryUse {
@@ -24,10 +27,11 @@ pub struct MemoryUse {
 }
 
 impl MemoryUse {
-    /// Reads how much memory this process uses. `guest` is where its guest memory is mapped.
-    pub fn read(guest: &[Range<u64>]) -> io::Result<Self> {
+    /// Reads how much memory this process uses from `smaps`, an open /proc/self/smaps. `guest` is where its guest memory is
+    /// mapped.
+    fn read(smaps: File, guest: &[Range<u64>]) -> io::Result<Self> {
         // Line by line, because a buffer for the whole text would count as memory that Coracle uses.
-        Self::parse(BufReader::new(File::open("/proc/self/smaps")?), guest)
+        Self::parse(BufReader::new(smaps), guest)
     }
 
     /// Adds up the mappings in `smaps`, a text in the form of `/proc/PID/smaps` (proc(5)).
@@ -67,7 +71,8 @@ pub struct MemoryReader {
 }
 
 impl MemoryReader {
-    pub fn start(memory: &GuestMemoryMmap) -> Option<Self> {
+    /// `smaps` is an open /proc/self/smaps.
+    pub fn start(smaps: File, memory: &GuestMemoryMmap) -> Option<Self> {
         let range = |region: &GuestRegionMmap| {
             let start = region.as_ptr() as u64;
             start..start + region.len()
@@ -77,7 +82,7 @@ impl MemoryReader {
         let read = move || {
             // Nothing is ever sent: this returns with an error when the sender is dropped.
             let _ = ready.recv();
-            MemoryUse::read(&guest)
+            MemoryUse::read(smaps, &guest)
                 .inspect_err(|error| log::debug!("cannot read /proc/self/smaps: {error}"))
                 .ok()
         };
@@ -124,7 +129,7 @@ mod tests {
         const SIZE: usize = 8 << 20;
         let bytes = vec![1u8; SIZE];
         let start = bytes.as_ptr() as u64;
-        let memory = MemoryUse::read(&[]).unwrap();
+        let memory = MemoryUse::read(File::open(SMAPS).unwrap(), &[]).unwrap();
         assert!(memory.coracle_private >= SIZE as u64, "{memory:?} at {start:#x}");
     }
 }

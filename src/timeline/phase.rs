@@ -6,8 +6,8 @@ use std::borrow::Cow;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     ArgumentsUnderstood,
-    MemoryMapped,
     KvmOpened,
+    MemoryMapped,
     VmCreated,
     MemoryRegistered,
     InterruptControllersCreated,
@@ -47,8 +47,8 @@ impl Phase {
     pub fn words(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::ArgumentsUnderstood => "arguments understood",
-            Self::MemoryMapped => "guest memory mapped",
             Self::KvmOpened => "/dev/kvm opened",
+            Self::MemoryMapped => "guest memory mapped",
             Self::VmCreated => "VM created",
             Self::MemoryRegistered => "guest memory registered",
             Self::InterruptControllersCreated => "interrupt controllers created",
@@ -76,8 +76,8 @@ impl Phase {
     pub fn name(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             Self::ArgumentsUnderstood => "arguments",
-            Self::MemoryMapped => "memory_mapped",
             Self::KvmOpened => "kvm_opened",
+            Self::MemoryMapped => "memory_mapped",
             Self::VmCreated => "vm_created",
             Self::MemoryRegistered => "memory_registered",
             Self::InterruptControllersCreated => "interrupt_controllers",

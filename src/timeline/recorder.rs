@@ -1,13 +1,14 @@
 //! The notes of a run, to which its threads add.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::memory::{MemoryReader, MemoryUse};
+use super::memory::{MemoryReader, MemoryUse, SMAPS};
 use super::phase::Phase;
 use super::reason::{Cost, Costs, Reason};
 use super::record::{Mark, Record};
@@ -25,6 +26,8 @@ struct State {
     guest_marks: usize,
     guest_marks_lost: u64,
     costs: Costs,
+    /// Opened at the start, until the guest starts.
+    smaps: Option<File>,
     memory_reader: Option<MemoryReader>,
     memory: Option<MemoryUse>,
 }
@@ -43,7 +46,12 @@ impl Recorder {
     pub fn new(process_start: Duration) -> Self {
         Self {
             process_start,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                smaps: File::open(SMAPS)
+                    .inspect_err(|error| log::debug!("cannot open {SMAPS}: {error}"))
+                    .ok(),
+                ..State::default()
+            }),
             exits: [const { AtomicU64::new(0) }; CPUS_MAX as usize],
             console_bytes: AtomicU64::new(0),
             statistics: OnceLock::new(),
@@ -58,7 +66,9 @@ impl Recorder {
     pub fn guest_starts(&self, memory: &GuestMemoryMmap, statistics: Vec<Statistics>) {
         // A machine starts once, so the cell is still empty.
         let _ = self.statistics.set(statistics);
-        self.lock().memory_reader = MemoryReader::start(memory);
+        let mut state = self.lock();
+        let smaps = state.smaps.take();
+        state.memory_reader = smaps.and_then(|smaps| MemoryReader::start(smaps, memory));
     }
 
     /// Waits until the use of memory has been read.

@@ -192,8 +192,8 @@ pub fn example() -> Report {
     };
     let marks = [
         (ArgumentsUnderstood, 110, 0),
-        (MemoryMapped, 130, 0),
-        (KvmOpened, 150, 0),
+        (KvmOpened, 130, 0),
+        (MemoryMapped, 150, 0),
         (ProcessorKnown, 180, 0),
         (VmCreated, 320, 0),
         (KernelLoaded, 330, 0),

@@ -229,3 +229,38 @@ fn a_guest_that_boots_again_and_again_does_not_flood_the_log() {
     let lines = ended.stderr.matches("the driver must reset it").count();
     assert_eq!(lines, 16, "{}", ended.describe());
 }
+
+#[test]
+fn a_reboot_opens_nothing() {
+    need_kvm();
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk.img");
+    fs::write(&disk, FRESH).unwrap();
+    let mut running = Coracle::run(&kernel())
+        .through(&["unshare", "--mount"])
+        .args(&["--on-reboot", "restart", "--disk"])
+        .args(&[&format!("{},ephemeral", disk.display())])
+        .keyboard()
+        .start();
+    running.wait_for("0 boots\n");
+    // From here on there is no file that could be opened, for this process only.
+    let hidden = "for place in /dev /sys /tmp /var /proc; do mount -t tmpfs none $place || exit 1; done";
+    let hide = Command::new("nsenter")
+        .args([
+            "--target",
+            &running.id().to_string(),
+            "--mount",
+            "sh",
+            "-c",
+            hidden,
+        ])
+        .output()
+        .unwrap();
+    assert!(hide.status.success(), "{hide:?}");
+    for boots in ["1 boots\n", "2 boots\n"] {
+        running.type_in(b"x");
+        running.wait_for(boots);
+    }
+    running.signal(libc::SIGTERM);
+    running.end().with_code(143);
+}

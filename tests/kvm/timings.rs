@@ -86,7 +86,7 @@ fn every_phase_of_a_run_and_every_mark_of_the_guest_is_noted_once_and_in_order()
     );
     assert_eq!(
         ours[..4],
-        ["process_start", "arguments", "memory_mapped", "kvm_opened"]
+        ["process_start", "arguments", "kvm_opened", "memory_mapped"]
     );
     // The order of two threads.
     let mut beside = ours[4..ours.len() - 3].to_vec();

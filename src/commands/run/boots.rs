@@ -106,7 +106,11 @@ impl<'a> Boots<'a> {
         let config = self.config;
         let opened = match &self.opened {
             Some(opened) => opened,
-            None => self.opened.insert(OpenFiles::open(config)?),
+            None => {
+                let opened = self.opened.insert(OpenFiles::open(config)?);
+                timeline.mark(Phase::KvmOpened);
+                opened
+            }
         };
         let mut hints = console_hints();
         if timeline.is_on() {
