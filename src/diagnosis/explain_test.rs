@@ -695,6 +695,12 @@ fn a_guest_that_halts_ends_well_only_if_it_could_not_do_better() {
             "| a boot loader's words",
         ),
         ("", &facts(), 113, "each of its processors"),
+        (
+            "",
+            &facts(),
+            113,
+            "an exception that comes before its console works",
+        ),
     ] {
         let (found, text) = explained(Outcome::Halted, console, facts);
         assert_eq!(found, code, "{console}: {text}");

@@ -217,6 +217,9 @@ fn reset(lines: &[String], facts: &Facts) -> Explanation {
     }
 }
 
+/// What to try with a kernel that printed nothing.
+const SEE_HOW_FAR: &str = "--cmdline 'console=ttyS0 earlyprintk=serial' to see how far it comes";
+
 /// A guest whose processors all stand still for good. Linux halts, too, when it is to power off a machine that it cannot
 /// switch off; only newer kernels say which of the two they were asked for.
 fn halted(lines: &[String], facts: &Facts) -> (u8, Explanation) {
@@ -246,6 +249,12 @@ fn halted(lines: &[String], facts: &Facts) -> (u8, Explanation) {
                 "the guest halted: each of its processors waits with interrupts off, so none will ever go on"
                     .into(),
             console: last(lines),
+            cause: lines.is_empty().then(|| {
+                "the kernel printed nothing: Linux halts like this after an exception that comes before its console works, \
+                 as on a processor that it does not expect"
+                    .into()
+            }),
+            next: lines.is_empty().then(|| SEE_HOW_FAR.into()),
             ..Explanation::default()
         },
     };
@@ -261,11 +270,10 @@ fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Fact
             "the kernel printed nothing: {} MiB are too little for it, it is damaged, or it needs another processor",
             facts.memory_mib
         );
-        let next = "--cmdline 'console=ttyS0 earlyprintk=serial' to see how far it comes; more --memory";
         return Explanation {
             what,
             cause: Some(cause),
-            next: Some(next.into()),
+            next: Some(format!("{SEE_HOW_FAR}; more --memory")),
             ..Explanation::default()
         };
     }

@@ -1,5 +1,6 @@
 //! The only module that uses KVM. It offers a VM, its vCPUs and their exits.
 
+mod caches;
 mod nmi;
 pub mod probe;
 mod run_page;
@@ -71,9 +72,12 @@ impl Kvm {
 
     /// The CPUID leaves that this KVM can show a guest.
     pub fn supported_cpuid(&self) -> Result<CpuId, Error> {
-        self.0
+        let mut cpuid = self
+            .0
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(refused("tell its CPUID leaves"))
+            .map_err(refused("tell its CPUID leaves"))?;
+        caches::fill(&mut cpuid);
+        Ok(cpuid)
     }
 
     /// Whether the local APIC's timer can be set to a TSC deadline. The supported CPUID leaves do not say.
