@@ -20,7 +20,7 @@ pub(super) use host::Host;
 /// running and timing a tiny guest), huge pages, memory and processors. Changes nothing, and takes some milliseconds.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
-Exit status:
+Exit codes:
   0    Linux will boot on this host
   126  it will not: the lines marked FAIL say why, and what to do
 
