@@ -61,12 +61,18 @@ pub enum Problem {
     Corrupt(String),
     #[error("needs the first {} of guest memory, the guest has {} (give it more with --memory)", Mebibytes(*needs), Mebibytes(*has))]
     NoRoomForKernel { needs: u64, has: u64 },
-    #[error("an initrd of {}, and the largest room for one beside the kernel is {} ({remedy})", Mebibytes(*size), Mebibytes(*room))]
-    NoRoomForInitrd {
-        size: u64,
-        room: u64,
-        remedy: &'static str,
-    },
+    #[error(
+        "an initrd of {}, and beside the kernel the guest's memory has room for {} (give the guest more than {} with \
+         --memory, since it unpacks the initrd there as well, or make the initrd smaller)",
+        Mebibytes(*size), WholeMebibytes(*room), Mebibytes(*needs)
+    )]
+    NoRoomForInitrd { size: u64, room: u64, needs: u64 },
+    #[error(
+        "an initrd of {}, and it must lie in the first {} of guest memory, where beside the kernel there is room for {} \
+         at most (make the initrd smaller, or put its files on a disk: --disk FILE)",
+        Mebibytes(*size), WholeMebibytes(*limit), WholeMebibytes(*room)
+    )]
+    InitrdTooLarge { size: u64, room: u64, limit: u64 },
 }
 
 impl Problem {
@@ -88,6 +94,17 @@ impl fmt::Display for Mebibytes {
             bytes if bytes < 1 << 20 => write!(f, "{bytes} bytes"),
             bytes => write!(f, "{} MiB", bytes.div_ceil(1 << 20)),
         }
+    }
+}
+
+/// A size for people that is not to sound larger than it is: mebibytes rounded down, or bytes when it is less than one.
+struct WholeMebibytes(u64);
+
+impl fmt::Display for WholeMebibytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = self.0 % (1 << 20);
+        let whole = if self.0 < 1 << 20 { self.0 } else { self.0 - part };
+        Mebibytes(whole).fmt(f)
     }
 }
 

@@ -37,37 +37,31 @@ fn load(mut image: &Image, memory: &GuestMemoryMmap, kernel: &Kernel) -> Result<
 
 fn place(size: u64, memory: &GuestMemoryMmap, kernel: &Kernel) -> Result<GuestAddress, Problem> {
     // PVH's module list and the zero page's `ramdisk_image` both reach 4 GiB; a setup header may say less.
-    let limit = match &kernel.setup_header {
+    let highest_end = match &kernel.setup_header {
         Some(header) => u64::from(header.initrd_addr_max) + 1,
         None => layout::MEMORY_ABOVE_4G,
     };
+    let limit = highest_end.min(layout::MMIO_HOLE);
     let lowest = kernel.end.0.next_multiple_of(PAGE).max(layout::HIGH_MEMORY);
+    let room_below = |end: u64| end.min(limit).saturating_sub(lowest) & !(PAGE - 1);
 
-    let mut highest = None;
-    let mut largest = 0;
-    let mut cut_by_limit = false;
-    for region in memory.iter() {
-        let end = region.start_addr().0 + region.len();
-        let bottom = region.start_addr().0.max(lowest);
-        let room = end.min(limit).saturating_sub(bottom) & !(PAGE - 1);
-        if size <= room {
-            highest = Some(GuestAddress((bottom + room - size) & !(PAGE - 1)));
-        }
-        largest = largest.max(room);
-        cut_by_limit |= end > limit;
+    // Guest memory below the hole for devices is one region.
+    let room = room_below(memory.iter().next().map_or(0, |region| region.len()));
+    if size <= room {
+        Ok(GuestAddress((lowest + room - size) & !(PAGE - 1)))
+    } else if size <= room_below(limit) {
+        Err(Problem::NoRoomForInitrd {
+            size,
+            room,
+            needs: lowest + size,
+        })
+    } else {
+        Err(Problem::InitrdTooLarge {
+            size,
+            room: room_below(limit),
+            limit,
+        })
     }
-    if let Some(address) = highest {
-        return Ok(address);
-    }
-    let remedy = match cut_by_limit {
-        true => "make it smaller: the kernel takes none higher in memory",
-        false => "make it smaller, or give the guest more with --memory",
-    };
-    Err(Problem::NoRoomForInitrd {
-        size,
-        room: largest,
-        remedy,
-    })
 }
 
 #[cfg(test)]

@@ -69,16 +69,35 @@ fn it_stays_below_the_setup_headers_limit_and_the_hole() {
 }
 
 #[test]
-fn one_that_does_not_fit_says_its_size_and_the_room() {
-    let problem = place(13 * MIB, &memory(32 * MIB), &kernel(20 * MIB, None)).unwrap_err();
+fn one_that_does_not_fit_in_the_guests_memory_says_how_much_would_do() {
+    let memory = memory(32 * MIB + 4096);
+    let kernel = kernel(20 * MIB, None);
+    let problem = place(12 * MIB + 4097, &memory, &kernel).unwrap_err();
     assert_eq!(
         problem.to_string(),
-        "an initrd of 13 MiB, and the largest room for one beside the kernel is 12 MiB \
-         (make it smaller, or give the guest more with --memory)"
+        "an initrd of 13 MiB, and beside the kernel the guest's memory has room for 12 MiB (give the guest more than \
+         33 MiB with --memory, since it unpacks the initrd there as well, or make the initrd smaller)"
     );
-    assert!(place(12 * MIB, &memory(32 * MIB), &kernel(20 * MIB, None)).is_ok());
-    let problem = place(13 * MIB, &memory(64 * MIB), &kernel(20 * MIB, Some(0x1ff_ffff))).unwrap_err();
-    assert!(problem.to_string().contains("takes none higher"), "{problem}");
+    assert!(place(12 * MIB + 4096, &memory, &kernel).is_ok());
+}
+
+#[test]
+fn one_that_is_too_large_for_any_memory_says_the_kernels_limit_or_that_of_the_hole() {
+    for (limit, memory_size) in [(Some(0x7fff_ffff), 32 * MIB), (Some(0x7fff_ffff), 4096 * MIB)] {
+        let kernel = kernel(20 * MIB, limit);
+        let problem = place(2028 * MIB + 1, &memory(memory_size), &kernel).unwrap_err();
+        assert_eq!(
+            problem.to_string(),
+            "an initrd of 2029 MiB, and it must lie in the first 2048 MiB of guest memory, where beside the kernel there \
+             is room for 2028 MiB at most (make the initrd smaller, or put its files on a disk: --disk FILE)"
+        );
+    }
+    let memory = memory(4096 * MIB);
+    for limit in [None, Some(u32::MAX)] {
+        let problem = place(3052 * MIB + 1, &memory, &kernel(20 * MIB, limit)).unwrap_err();
+        assert!(problem.to_string().contains("the first 3072 MiB"), "{problem}");
+        assert!(place(3052 * MIB, &memory, &kernel(20 * MIB, limit)).is_ok());
+    }
 }
 
 proptest! {
@@ -90,11 +109,23 @@ proptest! {
         limit in proptest::option::of(any::<u32>()),
     ) {
         let memory = memory(memory_mib * MIB);
-        if let Ok(address) = place(size, &memory, &kernel(end, limit)) {
-            prop_assert_eq!(address.0 % PAGE, 0);
-            prop_assert!(address.0 >= end.max(layout::HIGH_MEMORY));
-            prop_assert!(memory.check_range(address, size as usize));
-            prop_assert!(address.0 + size <= limit.map_or(layout::MEMORY_ABOVE_4G, |limit| u64::from(limit) + 1));
+        match place(size, &memory, &kernel(end, limit)) {
+            Ok(address) => {
+                prop_assert_eq!(address.0 % PAGE, 0);
+                prop_assert!(address.0 >= end.max(layout::HIGH_MEMORY));
+                prop_assert!(memory.check_range(address, size as usize));
+                prop_assert!(address.0 + size <= limit.map_or(layout::MEMORY_ABOVE_4G, |limit| u64::from(limit) + 1));
+            }
+            // With the memory that the message asks for there is room.
+            Err(Problem::NoRoomForInitrd { needs, .. }) => {
+                let enough = needs.next_multiple_of(MIB) + MIB;
+                prop_assert!(needs > memory_mib * MIB);
+                prop_assert!(place(size, &self::memory(enough), &kernel(end, limit)).is_ok());
+            }
+            Err(Problem::InitrdTooLarge { room, limit: highest, .. }) => {
+                prop_assert!(size > room && end.max(layout::HIGH_MEMORY) + size > highest);
+            }
+            Err(other) => prop_assert!(false, "{}", other),
         }
     }
 }
