@@ -170,45 +170,75 @@ fn an_init_that_died_is_shown_with_its_last_words() {
     assert!(text.contains("did not find a command"), "{text}");
 }
 
-#[test]
-fn the_built_in_init_says_itself_why_it_ended() {
-    let console = "coracle-init: there is no root device /dev/vdz; there are /dev/vda\n\
-                   Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n";
-    for (built_in, cause) in [
-        (
-            true,
-            "likely: there is no root device /dev/vdz; there are /dev/vda\n  try: the name of a disk that is there",
-        ),
-        (false, "likely: init must not end"),
-    ] {
-        let facts = Facts {
-            built_in,
-            ..with_initrd()
-        };
-        let (code, text) = explained(Outcome::Reset, console, &facts);
-        assert_eq!(code, 105);
-        assert!(text.contains(cause), "{text}");
+/// What the guest prints when the built-in init gives up for this reason.
+fn given_up(reason: &str) -> String {
+    format!(
+        "coracle-init: {reason}\nKernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n"
+    )
+}
+
+fn built_in() -> Facts {
+    Facts {
+        built_in: true,
+        ..with_initrd()
     }
 }
 
 #[test]
-fn what_the_built_in_init_says_of_the_root_and_of_init_gets_a_next_step() {
-    for reason in [
-        "cannot mount the root device /dev/vda: it holds none of ext3, ext2, ext4",
-        "there is no root device /dev/vdz; there are /dev/vda",
-        "the root has none of /sbin/init, /etc/init, /bin/init, /bin/sh",
-        "cannot run /nosuch as init: ENOENT: No such file or directory",
+fn the_built_in_inits_complaint_about_root_or_init_is_the_panic_that_linux_itself_has_for_that() {
+    for (reason, code, what) in [
+        (
+            "there is no root device /dev/vdz; there are /dev/vda",
+            103,
+            "no root device\n",
+        ),
+        (
+            "the built-in guest knows root=/dev/NAME, root=UUID=... and root=LABEL=..., not root=PARTUUID=7",
+            103,
+            "no root device\n",
+        ),
+        (
+            "cannot mount the root device /dev/vda: it holds none of ext3, ext2, ext4",
+            103,
+            "the root file system cannot be mounted\n",
+        ),
+        (
+            "the root has none of /sbin/init, /etc/init, /bin/init, /bin/sh",
+            104,
+            "no init that it can run\n",
+        ),
+        (
+            "cannot run /nosuch as init: ENOENT: No such file or directory",
+            104,
+            "no init that it can run\n",
+        ),
     ] {
-        let console = format!(
-            "coracle-init: {reason}\nKernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n"
-        );
-        let facts = Facts {
-            built_in: true,
-            ..with_initrd()
-        };
-        let (_, text) = explained(Outcome::Reset, &console, &facts);
-        assert!(text.contains(reason) && text.contains("\n  try: "), "{text}");
+        let (found, text) = explained(Outcome::Reset, &given_up(reason), &built_in());
+        assert_eq!(found, code, "{text}");
+        for part in [what, &format!("\n  likely: {reason}\n"), "\n  try: "] {
+            assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
     }
+}
+
+#[test]
+fn any_other_complaint_of_the_built_in_init_is_the_cause_of_its_death() {
+    let console = given_up("the demonstration failed: no entropy");
+    let (code, text) = explained(Outcome::Reset, &console, &built_in());
+    assert_eq!(code, 105);
+    assert!(text.contains("init died: exit status 1\n"), "{text}");
+    assert!(
+        text.contains("likely: the demonstration failed: no entropy"),
+        "{text}"
+    );
+}
+
+#[test]
+fn another_guests_init_is_not_taken_for_the_built_in_one() {
+    let console = given_up("there is no root device /dev/vdz; there are /dev/vda");
+    let (code, text) = explained(Outcome::Reset, &console, &with_initrd());
+    assert_eq!(code, 105);
+    assert!(text.contains("likely: init must not end"), "{text}");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! A guest may print anything. What it prints chooses between explanations and is quoted in them; nothing else depends
 //! on it.
 
+/// The built-in guest's init, when it gives up.
+mod built_in_init;
 /// The guest's last console lines, safe to show.
 mod console;
 /// The exit codes of `coracle`.
@@ -103,7 +105,7 @@ impl fmt::Display for Explanation {
 /// Explains an outcome. `console_tail` is the raw end of the guest's console output, of which only the last 8 KiB are read.
 pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Diagnosis {
     let lines = console::lines(console_tail);
-    let panic = panic::find(&lines);
+    let panic = panic::find(&lines, facts.built_in);
     let (exit_code, mut explanation) = match (outcome, &panic) {
         (Outcome::PoweredOff, _) => {
             return Diagnosis {

@@ -1,7 +1,8 @@
 //! The panic of a Linux guest, read from its console. The texts are those of Linux 6.1; versions near it print the same.
 
+use super::built_in_init::Complaint;
 use super::root::Root;
-use super::{Explanation, Facts, exit_code, more_memory, oops};
+use super::{Explanation, Facts, built_in_init, exit_code, more_memory, oops};
 
 /// How Linux begins the line that says that it panicked (kernel/panic.c).
 const MARK: &str = "Kernel panic - not syncing: ";
@@ -21,6 +22,8 @@ pub struct Panic<'a> {
     before: &'a [String],
     message: &'a str,
     kind: Kind,
+    /// What the built-in guest's init said went wrong, if it is its end that the kernel panicked about.
+    complaint: Option<Complaint<'a>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,8 +38,9 @@ enum Kind {
     Other,
 }
 
-/// The last panic that the console tells of, unless the guest was rebooted in good order after it was printed.
-pub fn find(lines: &[String]) -> Option<Panic<'_>> {
+/// The last panic that the console tells of, unless the guest was rebooted in good order after it was printed. `built_in`
+/// says whether the guest is Coracle's own.
+pub fn find(lines: &[String], built_in: bool) -> Option<Panic<'_>> {
     let begins = lines
         .iter()
         .rposition(|line| line.contains(MARK) && !line.contains(END_MARK));
@@ -54,10 +58,15 @@ pub fn find(lines: &[String]) -> Option<Panic<'_>> {
         Kind::InitDied(_) if since_boot.any(|line| line.contains(NOT_YET_INIT)) => Kind::DiedBeforeInit,
         kind => kind,
     };
+    let complaint = match kind {
+        Kind::InitDied(_) if built_in => Complaint::last(before),
+        _ => None,
+    };
     Some(Panic {
         before,
         message,
         kind,
+        complaint,
     })
 }
 
@@ -99,7 +108,9 @@ impl Panic<'_> {
         match self.kind {
             Kind::NoRoot => exit_code::NO_ROOT,
             Kind::NoInit => exit_code::NO_INIT,
-            Kind::InitDied(_) => exit_code::INIT_DIED,
+            Kind::InitDied(_) => self
+                .built_in_kind()
+                .map_or(exit_code::INIT_DIED, |kind| kind.exit_code),
             Kind::OutOfMemory => exit_code::OUT_OF_MEMORY,
             Kind::DiedBeforeInit | Kind::Other => exit_code::PANICKED,
         }
@@ -110,7 +121,10 @@ impl Panic<'_> {
         match self.kind {
             Kind::NoRoot => self.root().summary().into(),
             Kind::NoInit => "no init that it can run".into(),
-            Kind::InitDied(status) => format!("init died: {}", wait_status(status)),
+            Kind::InitDied(status) => match self.built_in_kind() {
+                Some(kind) => kind.summary.into(),
+                None => format!("init died: {}", wait_status(status)),
+            },
             Kind::DiedBeforeInit => "its own code failed before it started init".into(),
             Kind::OutOfMemory => "out of memory".into(),
             Kind::Other => self.message.into(),
@@ -139,6 +153,10 @@ impl Panic<'_> {
             next,
             note: None,
         }
+    }
+
+    fn built_in_kind(&self) -> Option<&'static built_in_init::Kind> {
+        self.complaint.as_ref()?.kind
     }
 
     fn root(&self) -> Root<'_> {
@@ -189,14 +207,9 @@ impl Panic<'_> {
                 Some(more_memory(facts)),
             );
         }
-        let ours = self.find_last(|line| line.starts_with(BUILT_IN_INIT));
-        if let (true, Some(line)) = (facts.built_in, ours) {
-            let reason = &line[BUILT_IN_INIT.len()..];
-            let advice = BUILT_IN_ADVICE.iter().find(|(text, _)| reason.contains(text));
-            return (
-                Some(reason.to_owned()),
-                advice.map(|(_, next)| (*next).to_owned()),
-            );
+        if let Some(complaint) = &self.complaint {
+            let next = complaint.kind.map(|kind| kind.next.to_owned());
+            return (Some(complaint.text.to_owned()), next);
         }
         let (cause, next) = match (status & 0x7f, status >> 8 & 0xff) {
             (0, 127) => (
@@ -307,27 +320,6 @@ impl Panic<'_> {
     }
 }
 
-/// How the built-in guest's init begins a line about what went wrong (guest-images/init/src/say.rs).
-const BUILT_IN_INIT: &str = "coracle-init: ";
-/// What to do when the built-in init's reason has these words (guest-images/init/src/root.rs and supervise.rs).
-const BUILT_IN_ADVICE: [(&str, &str); 4] = [
-    (
-        "cannot mount the root device",
-        "a disk with an ext4 file system in --cmdline root=, or a kernel with the file system of this one",
-    ),
-    (
-        "there is no root device",
-        "the name of a disk that is there in --cmdline root=, or the disk with --disk",
-    ),
-    (
-        "the root has none of",
-        "a program at /sbin/init of the root, or a command: --cmdline 'root=... -- COMMAND'",
-    ),
-    (
-        " as init: ",
-        "the path of a program that the guest has in init=, with the dynamic loader that it names",
-    ),
-];
 const INIT_ADVICE: &str =
     "a static program at /sbin/init (at /init in an initrd), or --cmdline init=/PATH to name another";
 

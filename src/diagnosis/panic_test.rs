@@ -65,14 +65,17 @@ fn the_last_panic_counts() {
          Linux version 6.1\n\
          Kernel panic - not syncing: System is deadlocked on memory\n",
     );
-    assert_eq!(find(&lines).map(|panic| panic.kind), Some(Kind::OutOfMemory));
+    assert_eq!(
+        find(&lines, false).map(|panic| panic.kind),
+        Some(Kind::OutOfMemory)
+    );
 }
 
 #[test]
 fn a_panic_after_a_prompt_without_a_line_end_is_found() {
     let lines = lines("~ # [   12.345678] Kernel panic - not syncing: sysrq triggered crash\n");
     assert_eq!(
-        find(&lines).map(|panic| panic.message),
+        find(&lines, false).map(|panic| panic.message),
         Some("sysrq triggered crash")
     );
 }
@@ -80,13 +83,16 @@ fn a_panic_after_a_prompt_without_a_line_end_is_found() {
 #[test]
 fn the_line_that_repeats_a_panic_stands_for_it_when_it_is_all_there_is() {
     let lines = lines("---[ end Kernel panic - not syncing: Fatal exception ]---\n");
-    assert_eq!(find(&lines).map(|panic| panic.message), Some("Fatal exception"));
+    assert_eq!(
+        find(&lines, false).map(|panic| panic.message),
+        Some("Fatal exception")
+    );
 }
 
 #[test]
 fn a_panic_that_was_only_quoted_before_a_reboot_in_good_order_is_none() {
     let lines = lines("Kernel panic - not syncing: from a log\n/ # reboot\nreboot: Restarting system\n");
-    assert!(find(&lines).is_none());
+    assert!(find(&lines, false).is_none());
 }
 
 #[test]
@@ -96,7 +102,7 @@ fn what_an_earlier_boot_printed_does_not_explain_this_panic() {
          Linux version 6.1.0\n\
          Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\n",
     );
-    let panic = find(&lines).unwrap();
+    let panic = find(&lines, false).unwrap();
     assert_eq!(oops::first(panic.before), None);
 }
 
@@ -122,7 +128,7 @@ fn a_first_process_that_died_before_it_became_init_is_not_init() {
         ),
     ] {
         let lines = lines(&format!("{died}{cpu}"));
-        assert_eq!(find(&lines).map(|panic| panic.kind), Some(kind), "{cpu}");
+        assert_eq!(find(&lines, false).map(|panic| panic.kind), Some(kind), "{cpu}");
     }
 }
 

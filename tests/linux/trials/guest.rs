@@ -170,18 +170,32 @@ fn a_root_that_is_not_there_is_told() {
     Coracle::run()
         .args(["--cmdline", "root=/dev/vda"])
         .end()
-        .assert_code(105)
+        .assert_code(103)
         .assert_explains("likely: there is no root device /dev/vda; there is no disk at all (--disk FILE)\n");
     let disk = disk.to_str().unwrap();
+    // The kernel itself looks for the root here, and has the same exit code.
+    let kernel = place::guest_images().join("vmlinux");
+    Coracle::run()
+        .args([
+            "--kernel",
+            kernel.to_str().unwrap(),
+            "--disk",
+            disk,
+            "--cmdline",
+            "root=/dev/vdb",
+        ])
+        .end()
+        .assert_code(103)
+        .assert_explains("likely: the kernel has no device /dev/vdb; it has vda\n");
     Coracle::run()
         .args(["--disk", disk, "--cmdline", "root=/dev/vdb"])
         .end()
-        .assert_code(105)
+        .assert_code(103)
         .assert_explains("likely: there is no root device /dev/vdb; there are /dev/vda\n");
     Coracle::run()
         .args(["--disk", disk, "--cmdline", "root=/dev/vda"])
         .end()
-        .assert_code(105)
+        .assert_code(104)
         .assert_explains("likely: the root has none of /sbin/init, /etc/init, /bin/init, /bin/sh\n");
 }
 
