@@ -151,6 +151,7 @@ impl Watcher<'_> {
         // the watch's doing.
         let opens = has_ticked && may_have_halted && !is_late;
         if opens {
+            log::trace!("interrupts of the first vCPU are off: looking whether all vCPUs have halted");
             self.watch.open_round(now);
             self.vcpus.kick_others();
         }

@@ -1,6 +1,6 @@
-use std::thread;
-use std::time::Duration;
+use std::io::{BufRead, BufReader};
 
+use crate::support::process::pipe;
 use crate::support::queue::{self, Queue};
 use crate::support::{Coracle, need_kvm};
 use crate::virtio::disk;
@@ -247,11 +247,65 @@ guest!(
 #[test]
 fn a_guest_that_waits_for_an_nmi_with_interrupts_off_has_not_halted() {
     need_kvm();
-    let mut running = Coracle::run(&halt_until_an_nmi().linux64()).keyboard().start();
+    let (messages, stderr) = pipe();
+    let mut running = Coracle::run(&halt_until_an_nmi().linux64())
+        .args(&["-vv"])
+        .keyboard()
+        .stderr(stderr)
+        .start();
     running.wait_for("afloat");
-    // Nothing tells how often Coracle has looked. After two looks, a second apart, a guest that has halted is ended.
-    thread::sleep(Duration::from_secs(5));
+    // A guest that has halted is ended at the second look, and its messages end with it.
+    let lines = BufReader::new(messages).lines().map_while(Result::ok);
+    let mut looks = lines.filter(|line| line.contains("looking whether all vCPUs have halted"));
+    assert_eq!(looks.by_ref().take(3).count(), 3);
     running.type_in(b"x");
     let ended = running.end().with_code(0);
+    assert!(ended.stdout.ends_with(b"woken"), "{}", ended.describe());
+}
+
+guest!(
+    halt_between_nmis_of_the_pit,
+    "
+    # The PIT's first counter: one interrupt after 65536 ticks, an eighteenth of a second.
+    .macro start_counter
+    mov al, 0x30
+    out 0x43, al
+    xor al, al
+    out 0x40, al
+    out 0x40, al
+    .endm
+
+    catch_interrupts 4f
+    enable_local_apic
+    # LINT0, to which the PIT is connected, as an NMI.
+    mov ebx, 0xfee00000
+    mov dword ptr [rbx + 0x350], 0x400
+    say \"afloat\"
+    cli
+    start_counter
+2:
+    hlt
+    jmp 2b
+4:
+    # It leaves the registers as they are, so that they are the same at every halt.
+    inc dword ptr [0x300000]
+    cmp dword ptr [0x300000], 100
+    je 5f
+    start_counter
+    add rsp, 8
+    iretq
+5:
+    say \"woken\"
+    power_off
+"
+);
+
+#[test]
+fn a_guest_that_waits_for_nmis_of_the_pit_with_interrupts_off_has_not_halted() {
+    need_kvm();
+    // The PIT's hundredth interrupt comes after more than five seconds, and a guest that has halted is ended before three.
+    let ended = Coracle::run(&halt_between_nmis_of_the_pit().linux64())
+        .end()
+        .with_code(0);
     assert!(ended.stdout.ends_with(b"woken"), "{}", ended.describe());
 }
