@@ -1,8 +1,9 @@
 //! Ends the process in an orderly way when the host gives it no more memory. The standard library calls abort(3) then, which
 //! would leave the terminal raw, and give an exit code that looks like a bug's.
 //!
-//! [`NotingAllocator`] notes in which threads an allocation failed. From that the handler of SIGABRT tells this abort from
-//! others.
+//! [`NotingAllocator`] notes whether the last thing that a thread asked of it failed. Nothing is allocated or freed between
+//! the failure and the abort, so from that the handler of SIGABRT tells this abort from others, also from one that comes
+//! after a failed allocation without which the program could go on.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -16,13 +17,13 @@ use super::stderr::tell_at_once;
 use super::terminal;
 
 thread_local! {
-    /// Whether an allocation of this thread has failed.
+    /// Whether this thread's last call of the allocator failed.
     static HAS_FAILED: Cell<bool> = const { Cell::new(false) };
 }
 
 static EXIT_CODE: AtomicU8 = AtomicU8::new(0);
 
-/// The system's allocator, which also notes when it fails.
+/// The system's allocator, which also notes whether it failed.
 pub struct NotingAllocator;
 
 // SAFETY: every call is passed on to the system's allocator as it is.
@@ -43,15 +44,14 @@ unsafe impl GlobalAlloc for NotingAllocator {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        HAS_FAILED.set(false);
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) };
     }
 }
 
 fn noted(memory: *mut u8) -> *mut u8 {
-    if memory.is_null() {
-        HAS_FAILED.set(true);
-    }
+    HAS_FAILED.set(memory.is_null());
     memory
 }
 
@@ -78,5 +78,30 @@ pub fn end_on_lack_of_memory(exit_code: u8) {
     EXIT_CODE.store(exit_code, Ordering::Relaxed);
     if let Err(error) = register_signal_handler(SIGABRT, handle) {
         log::debug!("cannot catch aborts: {}", io::Error::from(error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_allocation_counts_until_the_thread_allocates_or_frees_again() {
+        let possible = Layout::from_size_align(16, 8).unwrap();
+        let impossible = Layout::from_size_align(isize::MAX as usize & !0xfff, 8).unwrap();
+        let has_failed_after = |layout| {
+            // SAFETY: the layout is not empty.
+            let memory = unsafe { NotingAllocator.alloc(layout) };
+            (memory, HAS_FAILED.get())
+        };
+        assert_eq!(has_failed_after(impossible), (std::ptr::null_mut(), true));
+        let (memory, has_failed) = has_failed_after(possible);
+        assert!(!memory.is_null() && !has_failed);
+        // SAFETY: the memory is of this allocator and has this layout.
+        let grown = unsafe { NotingAllocator.realloc(memory, possible, impossible.size()) };
+        assert!(grown.is_null() && HAS_FAILED.get());
+        // SAFETY: as above; a failed realloc leaves it as it was.
+        unsafe { NotingAllocator.dealloc(memory, possible) };
+        assert!(!HAS_FAILED.get());
     }
 }
