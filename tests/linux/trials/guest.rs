@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::images::{assert_clean, ext4, run, scratch, sparse};
 use crate::place;
-use crate::run::Coracle;
+use crate::run::{Coracle, Finished};
 
 crate::group!["guest":
     the_doctor_is_content_where_linux_boots,
@@ -15,6 +15,7 @@ crate::group!["guest":
     the_demonstration_only_reads_any_other_disk,
     a_full_disk_of_the_demonstrations_is_read,
     the_demonstration_says_that_there_is_no_disk,
+    the_readme_shows_what_the_guest_prints,
     a_command_after_two_dashes_is_what_the_guest_runs,
     a_command_runs_in_the_root_that_is_named,
     the_roots_own_init_is_run_in_place_of_the_built_in_one,
@@ -82,6 +83,80 @@ fn the_demonstration_says_that_there_is_no_disk() {
         .assert_powered_off()
         .assert_prints("disk     none")
         .assert_prints("Powering off.");
+}
+
+/// What the README says that the guest prints, in a shell and as the demonstration. `...` stands for anything.
+fn readmes_samples() -> Vec<Vec<&'static str>> {
+    let lines = include_str!("../../../README.md").lines();
+    let mut samples: Vec<Vec<&str>> = Vec::new();
+    let mut is_inside = false;
+    for line in lines {
+        let shown = line.strip_prefix("    ");
+        let begins = shown.is_some_and(|line| line.starts_with("Coracle guest: Linux "));
+        if begins {
+            samples.push(Vec::new());
+        }
+        is_inside = begins || is_inside && shown.is_some();
+        if let (true, Some(sample), Some(line)) = (is_inside, samples.last_mut(), shown) {
+            sample.push(line);
+        }
+    }
+    samples
+}
+
+/// The line with a `#` in place of each number.
+fn without_numbers(line: &str) -> String {
+    let mut text = String::new();
+    for character in line.chars() {
+        match character {
+            '0'..='9' if text.ends_with('#') => {}
+            '0'..='9' => text.push('#'),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+/// Asserts that the guest printed this sample. Numbers may be others, but for the kernel's version without its last part,
+/// which is that of the day on which the kernel was built.
+fn assert_shows(finished: &Finished, sample: &[&str]) {
+    let console = finished.console();
+    let (series, _) = sample[0].rsplit_once('.').unwrap();
+    assert!(console.starts_with(series), "{series:?} is not first\n{finished}");
+    let console = without_numbers(&console);
+    let mut rest = console.as_str();
+    let mut may_skip = false;
+    for line in sample {
+        let begin = without_numbers(line.trim_end_matches("..."));
+        let at = rest.find(&begin);
+        assert!(
+            at == Some(0) || at.is_some() && may_skip,
+            "{line:?} is not next\n{finished}"
+        );
+        may_skip = *line == "...";
+        if !may_skip {
+            rest = rest[at.unwrap_or(0)..]
+                .split_once('\n')
+                .map_or("", |(_, rest)| rest);
+        }
+    }
+}
+
+fn the_readme_shows_what_the_guest_prints() {
+    let samples = readmes_samples();
+    let [shell, demonstration] = samples.as_slice() else {
+        panic!("{samples:?}");
+    };
+    let mut run = Coracle::run().on_terminal().start();
+    run.wait_for(shell.last().unwrap());
+    run.type_in("exit\r");
+    assert_shows(&run.end(), shell);
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk");
+    let finished = Coracle::run()
+        .args(["--disk", &format!("{},id=demonstration", disk.display())])
+        .end();
+    assert_shows(&finished, demonstration);
 }
 
 fn a_command_after_two_dashes_is_what_the_guest_runs() {
