@@ -5,7 +5,6 @@
 
 use std::error::Error;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::{io, iter, ptr};
 
 use crate::threads;
@@ -117,22 +116,6 @@ pub fn prove_address_space(threads: usize) -> io::Result<()> {
         }
         libc::munmap(start, needed);
     }
-    Ok(())
-}
-
-/// Proves that `count` more descriptors can be opened, by duplicating `any` and closing the duplicates again.
-pub fn prove_descriptors(any: &impl AsRawFd, count: usize) -> io::Result<()> {
-    let duplicate = |_| {
-        // SAFETY: the call takes no pointer, and the descriptor that it returns is new and nobody else's.
-        unsafe {
-            match libc::fcntl(any.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 0) {
-                -1 => Err(io::Error::last_os_error()),
-                fd => Ok(OwnedFd::from_raw_fd(fd)),
-            }
-        }
-    };
-    let duplicates: Vec<_> = (0..count).map(duplicate).collect::<io::Result<_>>()?;
-    drop(duplicates);
     Ok(())
 }
 

@@ -1,6 +1,4 @@
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::Command;
 
 use super::*;
 use crate::boot::Problem;
@@ -70,36 +68,4 @@ fn no_limit_is_behind_other_errors() {
             assert_eq!(LimitReached::behind(&error), None);
         }
     }
-}
-
-const CHILD: &str = "CORACLE_TEST_DESCRIPTORS";
-
-/// This test starts its own program again, and reaches the limit in that process. In this one other tests open files at
-/// the same time, which would fail.
-#[test]
-fn descriptors_that_are_left_are_proved_and_closed_again() {
-    if std::env::var_os(CHILD).is_none() {
-        let test = "machine::limits::tests::descriptors_that_are_left_are_proved_and_closed_again";
-        let ended = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let told = String::from_utf8_lossy(&ended.stdout);
-        assert!(ended.status.success() && told.contains("1 passed"), "{ended:?}");
-        return;
-    }
-    const LIMIT: libc::rlim_t = 64;
-    let limit = libc::rlimit {
-        rlim_cur: LIMIT,
-        rlim_max: LIMIT,
-    };
-    // SAFETY: the call reads one rlimit.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
-    let file = File::open("/dev/null").unwrap();
-    for _ in 0..100 {
-        prove_descriptors(&file, 8).unwrap();
-    }
-    let error = prove_descriptors(&file, LIMIT as usize).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
 }

@@ -111,8 +111,6 @@ pub struct Machine {
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
-    /// How many descriptors the devices open after the guest has started.
-    later_descriptors: usize,
     /// This and the memory are declared last, so they are dropped after everything that uses guest memory.
     vm: Vm,
     memory: Memory,
@@ -217,7 +215,6 @@ impl Machine {
             board,
             serial,
             transports,
-            later_descriptors: opened.disks.iter().map(|disk| disk.later_descriptors()).sum(),
             vm,
             memory,
             command_line,
@@ -241,8 +238,6 @@ impl Machine {
         for transport in &self.transports {
             transport.prepare().map_err(system("start a device's thread"))?;
         }
-        limits::prove_descriptors(self.board.orders.ended(), self.later_descriptors)
-            .map_err(system("reserve descriptors"))?;
         kick::catch_signal().map_err(system("catch a signal"))?;
         let statistics = || {
             self.vcpus

@@ -10,7 +10,7 @@ use crate::boot::Image;
 use crate::built_in;
 use crate::config::Config;
 use crate::kvm::Kvm;
-use crate::virtio::block::{Disk, ImageError, check_each_once};
+use crate::virtio::block::{Backend, ImageError, check_each_once};
 use crate::virtio::log_limit::LogLimit;
 
 /// What a guest boots from.
@@ -24,7 +24,7 @@ pub struct OpenFiles {
     pub kvm: Kvm,
     pub boot: BootFiles,
     /// In the order in which the guest sees them.
-    pub disks: Vec<Arc<Disk>>,
+    pub disks: Vec<Arc<Backend>>,
     /// The log lines of the entropy device, counted over all boots. A disk counts its own.
     pub entropy_log: Arc<LogLimit>,
 }
@@ -53,7 +53,7 @@ impl OpenFiles {
         let disks = config
             .disks
             .iter()
-            .map(|disk| Disk::open(disk, config.cpus).map(Arc::new))
+            .map(|disk| Backend::open(disk, config.cpus).map(Arc::new))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             // After the files, since one that is missing is sooner mended than a host without KVM.

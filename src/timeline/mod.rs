@@ -37,7 +37,7 @@ impl Timeline {
         Self(None)
     }
 
-    /// A timeline that begins with the start of the process, at this time of [`monotonic`].
+    /// A timeline that begins with the start of the process, at this time of [`monotonic`](crate::clock::monotonic).
     pub fn on(process_start: Duration) -> Self {
         Self(Some(Arc::new(Recorder::new(process_start))))
     }

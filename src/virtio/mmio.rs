@@ -93,10 +93,7 @@ impl MmioTransport {
         Ok(Self {
             memory,
             interrupt: VirtioInterrupt::new(interrupt),
-            notifiers: sizes
-                .iter()
-                .map(|_| EventFd::new(libc::EFD_CLOEXEC).map(Arc::new))
-                .collect::<io::Result<_>>()?,
+            notifiers: device.notifiers()?,
             device_id: device.device_id(),
             features: device.features() | FEATURES,
             log: device.log(),

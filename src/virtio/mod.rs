@@ -53,6 +53,12 @@ pub trait VirtioDevice: Send {
     /// Writes to the configuration space. Writes to read-only fields and past the end are ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
 
+    /// The eventfd of each queue, which becomes readable when the driver notifies the queue. Their reads block.
+    fn notifiers(&self) -> io::Result<Vec<Arc<EventFd>>> {
+        let notifier = |_: &u16| EventFd::new(libc::EFD_CLOEXEC).map(Arc::new);
+        self.queue_max_sizes().iter().map(notifier).collect()
+    }
+
     /// Makes what the device will need once a driver drives it, such as threads. Called before the guest runs, because a
     /// failure in [`VirtioDevice::activate`] leaves the guest without the device.
     fn prepare(&mut self) -> io::Result<()> {

@@ -27,7 +27,7 @@ fn over(image: Image, engine: Engine) -> Block {
         engine,
         ..config::Disk::new("test".into())
     };
-    Block::new(Arc::new(Disk::of(image, Id::default(), &options, 1)))
+    Block::new(Arc::new(Backend::of(Disk::of(image, Id::default(), &options, 1))))
 }
 
 with_each_engine!(

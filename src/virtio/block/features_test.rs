@@ -181,15 +181,15 @@ fn writes_are_durable_for_as_long_as_the_person_or_the_driver_says() {
         block
     };
     let mut sometimes = block(Cache::Writeback);
-    assert!(!sometimes.disk.writes_through());
+    assert!(!sometimes.disk().writes_through());
     sometimes.write_config(configuration::WRITEBACK, &[0]);
-    assert!(sometimes.disk.writes_through());
+    assert!(sometimes.disk().writes_through());
     sometimes.write_config(configuration::WRITEBACK, &[1]);
-    assert!(!sometimes.disk.writes_through());
+    assert!(!sometimes.disk().writes_through());
     drop(sometimes);
     let mut always = block(Cache::Writethrough);
     always.write_config(configuration::WRITEBACK, &[1]);
-    assert!(always.disk.writes_through());
+    assert!(always.disk().writes_through());
 }
 
 #[test]

@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::log_limit::LogLimit;
 use super::{Activation, QueuePosition, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
+pub use backend::Backend;
 use image::{Image, Raw};
 pub use image::{ImageError, OpenError, check_each_once};
 pub use preview::Preview;
 use queue::Begun;
-use worker::{Job, Worker};
+use worker::Job;
 
+mod backend;
 mod buffers;
 mod chain;
 mod configuration;
@@ -40,16 +43,14 @@ type Id = [u8; VIRTIO_BLK_ID_BYTES as usize];
 
 /// The device through which a guest drives a disk.
 pub struct Block {
-    disk: Arc<Disk>,
+    backend: Arc<Backend>,
     queue_sizes: Vec<u16>,
     /// Feature bits that the driver accepted.
     accepted: u64,
-    /// The thread of each queue. None before the device is prepared.
-    workers: Vec<Worker>,
 }
 
-/// An open disk. It outlives the devices that drive it: each boot of a guest that reboots makes a new [`Block`] of it.
-pub struct Disk {
+/// An open disk. Its threads share it.
+struct Disk {
     image: Image,
     engine: engine::Choice,
     queues: u16,
@@ -66,27 +67,20 @@ pub struct Disk {
 impl Block {
     /// A device with a disk that nothing else uses.
     pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, ImageError> {
-        Ok(Self::new(Arc::new(Disk::open(disk, cpus)?)))
+        Ok(Self::new(Arc::new(Backend::open(disk, cpus)?)))
     }
 
     /// A device that no driver drives yet.
-    pub fn new(disk: Arc<Disk>) -> Self {
+    pub fn new(backend: Arc<Backend>) -> Self {
         Self {
-            queue_sizes: vec![QUEUE_SIZE; disk.queues.into()],
+            queue_sizes: vec![QUEUE_SIZE; backend.disk.queues.into()],
             accepted: 0,
-            workers: Vec::new(),
-            disk,
+            backend,
         }
     }
 
-    /// Takes the queues away from the threads. Returns how far each was served, but for those that the driver broke.
-    fn leave_queues(&mut self, begun: Begun) -> Vec<QueuePosition> {
-        // All threads are told to stop before the first is waited for, so that they finish their requests at the same time.
-        self.workers.iter().for_each(|worker| worker.stop(begun));
-        self.workers
-            .iter_mut()
-            .filter_map(|worker| worker.wait(begun))
-            .collect()
+    fn disk(&self) -> &Disk {
+        &self.backend.disk
     }
 
     /// Serves, once and on the caller's thread, what is available in `queue`. Returns whether the queue is still usable.
@@ -94,7 +88,7 @@ impl Block {
     pub fn serve_once(&self, queue: virtio_queue::Queue, memory: &vm_memory::GuestMemoryMmap) -> bool {
         let line = crate::interrupt::Interrupt::new(|| Ok(()));
         let (interrupt, stop) = (super::VirtioInterrupt::new(line), queue::Stop::default());
-        let queue = queue::DiskQueue::new(&self.disk, &queue, memory, &interrupt, u64::MAX, &stop);
+        let queue = queue::DiskQueue::new(self.disk(), &queue, memory, &interrupt, u64::MAX, &stop);
         queue
             .and_then(|mut queue| sync::serve_batch(&mut queue, &mut chain::Chain::default()))
             .is_ok()
@@ -155,19 +149,6 @@ impl Disk {
         format!("disk-{name}")
     }
 
-    /// How many threads serve the disk: one for each queue.
-    pub fn threads(&self) -> usize {
-        self.queues.into()
-    }
-
-    /// How many descriptors the disk opens when a driver begins to drive it: one for each ring.
-    pub fn later_descriptors(&self) -> usize {
-        match self.raw_for_uring() {
-            Some(_) => self.queues.into(),
-            None => 0,
-        }
-    }
-
     /// The image, if io_uring carries out its requests.
     fn raw_for_uring(&self) -> Option<&Raw> {
         match self.engine.engine {
@@ -200,7 +181,7 @@ impl VirtioDevice for Block {
     }
 
     fn log(&self) -> Arc<LogLimit> {
-        self.disk.log.clone()
+        self.disk().log.clone()
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
@@ -208,23 +189,23 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        configuration::features(self.disk.image.limits(), self.queue_sizes.len())
+        configuration::features(self.disk().image.limits(), self.queue_sizes.len())
     }
 
     fn features_accepted(&mut self, features: u64) {
         self.accepted = features;
         // Section 5.2.5.2: writeback is 0 at first if the driver cannot flush.
         let flushes = features & 1 << VIRTIO_BLK_F_FLUSH != 0;
-        self.disk
-            .set_writeback(flushes && !self.disk.always_writes_through);
+        self.disk()
+            .set_writeback(flushes && !self.disk().always_writes_through);
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = configuration::Configuration {
-            image: &self.disk.image,
+            image: &self.disk().image,
             queues: self.queue_sizes.len() as u16,
             queue_size: QUEUE_SIZE,
-            writeback: !self.disk.driver_writes_through.load(Ordering::Relaxed),
+            writeback: !self.disk().driver_writes_through.load(Ordering::Relaxed),
         };
         let bytes = config.bytes();
         let rest = usize::try_from(offset)
@@ -240,16 +221,17 @@ impl VirtioDevice for Block {
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let negotiated = self.accepted & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
         if let (configuration::WRITEBACK, &[value], true) = (offset, data, negotiated) {
-            self.disk.set_writeback(value != 0);
+            self.disk().set_writeback(value != 0);
         }
+    }
+
+    fn notifiers(&self) -> io::Result<Vec<Arc<EventFd>>> {
+        self.backend.notifiers()
     }
 
     /// Starts a thread for each queue.
     fn prepare(&mut self) -> io::Result<()> {
-        while self.workers.len() < self.queue_sizes.len() {
-            self.workers.push(Worker::start(self.disk.clone())?);
-        }
-        Ok(())
+        self.backend.start()
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
@@ -263,25 +245,22 @@ impl VirtioDevice for Block {
             return Err(io::Error::other("none of its queues is ready"));
         }
         self.prepare()?;
-        for (worker, queue) in self.workers.iter_mut().zip(queues) {
-            worker.serve(Job {
-                queue,
-                memory: memory.clone(),
-                features,
-                interrupt: interrupt.clone(),
-            })?;
-        }
-        Ok(())
+        self.backend.serve(queues.into_iter().map(|queue| Job {
+            queue,
+            memory: memory.clone(),
+            features,
+            interrupt: interrupt.clone(),
+        }))
     }
 
     fn quiesce(&mut self) -> Vec<QueuePosition> {
-        self.leave_queues(Begun::Complete)
+        self.backend.leave_queues(Begun::Complete)
     }
 
     fn reset(&mut self) {
-        self.leave_queues(Begun::Abandon);
+        self.backend.leave_queues(Begun::Abandon);
         self.accepted = 0;
-        self.disk.set_writeback(!self.disk.always_writes_through);
+        self.disk().set_writeback(!self.disk().always_writes_through);
     }
 }
 

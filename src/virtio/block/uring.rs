@@ -5,8 +5,9 @@ use std::os::fd::AsRawFd;
 use std::process;
 use std::thread;
 
+use io_uring::register::Restriction;
 use io_uring::types::{Fixed, FsyncFlags};
-use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use io_uring::{Builder, IoUring, Probe, cqueue, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::Chain;
@@ -38,7 +39,8 @@ const OPCODES: [u8; 6] = [
     opcode::Fallocate::CODE,
 ];
 
-/// A ring of the host's kernel for one queue. The thread that uses it must create it.
+/// A ring of the host's kernel for one queue. The thread that uses it must create it. It takes the operations of [`OPCODES`] on
+/// the files in its table and nothing else, whatever somebody writes into its memory.
 pub struct Ring<'d> {
     ring: IoUring,
     raw: &'d Raw,
@@ -50,28 +52,39 @@ impl<'d> Ring<'d> {
     pub fn new(raw: &'d Raw, notifier: &'d EventFd, depth: u16) -> io::Result<Self> {
         // One entry more than requests, for the read of the notifier.
         let entries = u32::from(depth) + 1;
-        let ring = match IoUring::builder()
+        let disabled = || {
+            let mut builder: Builder = IoUring::builder();
+            builder.setup_r_disabled();
+            builder
+        };
+        let ring = match disabled()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .build(entries)
         {
             // Linux before 6.1 does not know these flags.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(entries)?,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => disabled().build(entries)?,
             ring => ring?,
         };
+        let submitter = ring.submitter();
         let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
+        submitter.register_probe(&mut probe)?;
         if !OPCODES.iter().all(|opcode| probe.is_supported(*opcode)) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let files = [raw.fd(), notifier.as_raw_fd()];
-        ring.submitter().register_files(&files)?;
+        submitter.register_files(&files)?;
+        let operations = OPCODES.map(Restriction::sqe_op);
+        let files_only = Restriction::sqe_flags_required(squeue::Flags::FIXED_FILE.bits());
+        let mut restrictions: Vec<_> = operations.into_iter().chain([files_only]).collect();
+        submitter.register_restrictions(&mut restrictions)?;
+        submitter.register_enable_rings()?;
         Ok(Self { ring, raw, notifier })
     }
 
     /// Serves `queue` until it is to be left. Returns the indices in its two rings that come next.
-    pub fn run(self, queue: DiskQueue) -> Result<(u16, u16), QueueError> {
+    pub fn run(&mut self, queue: DiskQueue) -> Result<(u16, u16), QueueError> {
         let depth = queue.size();
         let mut engine = Engine {
             ring: self,
@@ -98,8 +111,8 @@ struct Slot<'m> {
     durable: bool,
 }
 
-struct Engine<'d, 'm> {
-    ring: Ring<'d>,
+struct Engine<'r, 'd, 'm> {
+    ring: &'r mut Ring<'d>,
     queue: DiskQueue<'m>,
     /// One slot for each descriptor of the queue. The kernel reads the list of buffers in a slot's chain until it completes the
     /// request; dropping the engine waits for that.
@@ -114,7 +127,7 @@ struct Engine<'d, 'm> {
     pushed: u64,
 }
 
-impl Engine<'_, '_> {
+impl Engine<'_, '_, '_> {
     fn serve(&mut self) -> Result<(), QueueError> {
         while !self.queue.is_stopped() {
             self.queue.ignore_notifications();
@@ -441,7 +454,7 @@ impl Engine<'_, '_> {
 }
 
 /// Also when a panic unwinds: the memory that the kernel may still write to is freed after this.
-impl Drop for Engine<'_, '_> {
+impl Drop for Engine<'_, '_, '_> {
     fn drop(&mut self) {
         // The queue is not used after this.
         let _ = self.drain();

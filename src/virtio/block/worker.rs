@@ -8,8 +8,8 @@ use std::thread::{self, JoinHandle};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::Disk;
-use super::queue::{Begun, DiskQueue, QueueError, Stop};
+use super::queue::{Begun, DiskQueue, Stop};
+use super::{Disk, QUEUE_SIZE};
 use super::{sync, uring};
 use crate::threads;
 use crate::virtio::{ActiveQueue, QueuePosition, VirtioInterrupt};
@@ -26,33 +26,65 @@ pub struct Job {
     pub interrupt: VirtioInterrupt,
 }
 
-/// An I/O thread of a disk. Dropping this ends the thread. While no driver uses the disk, the thread waits for a job.
+/// A queue's I/O thread, and what wakes it. Dropping this ends the thread. While no driver uses the disk, the thread waits for
+/// a job.
 pub struct Worker {
-    /// None only while this is being dropped, which ends the thread.
-    jobs: Option<Sender<(Job, Arc<Stop>)>>,
+    notifier: Arc<EventFd>,
+    /// None before [`Worker::start`].
+    thread: Option<Thread>,
+    /// The last job, until its end has been waited for.
+    current: Option<Arc<Stop>>,
+}
+
+struct Thread {
+    /// Dropping this ends the thread.
+    jobs: Sender<(Job, Arc<Stop>)>,
     /// Receives a message each time that the thread has finished a job and dropped it: how far it came, if the driver has not
     /// broken the queue.
     finished: Receiver<Option<QueuePosition>>,
-    /// The last job, until its end has been waited for.
-    current: Option<CurrentJob>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct CurrentJob {
-    stop: Arc<Stop>,
-    notifier: Arc<EventFd>,
+    /// Receives a message when the thread has its ring, if it needs one.
+    ready: Receiver<io::Result<()>>,
+    handle: JoinHandle<()>,
 }
 
 impl Worker {
-    pub fn start(disk: Arc<Disk>) -> io::Result<Self> {
+    /// One without a thread.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            notifier: Arc::new(EventFd::new(libc::EFD_CLOEXEC)?),
+            thread: None,
+            current: None,
+        })
+    }
+
+    /// Becomes readable when the driver notifies the queue.
+    pub fn notifier(&self) -> &Arc<EventFd> {
+        &self.notifier
+    }
+
+    /// Starts the thread, unless it runs. It makes its ring by itself: [`Worker::wait_until_ready`] tells when.
+    pub fn start(&mut self, disk: &Arc<Disk>) -> io::Result<()> {
+        if self.thread.is_some() {
+            return Ok(());
+        }
         let (jobs, given) = mpsc::channel::<(Job, Arc<Stop>)>();
         let (finish, finished) = mpsc::channel();
-        let thread = thread::Builder::new()
+        let (made, ready) = mpsc::channel();
+        let (disk, notifier) = (disk.clone(), self.notifier.clone());
+        let handle = thread::Builder::new()
             .name(disk.thread_name())
             .stack_size(STACK_SIZE)
             .spawn(move || {
+                let mut ring = match ring(&disk, &notifier) {
+                    Ok(ring) => ring,
+                    // Whoever started this thread is told, and starts no guest.
+                    Err(error) => return drop(made.send(Err(error))),
+                };
+                // Nobody waits for this when the thread is not needed any more.
+                let _ = made.send(Ok(()));
+                drop(made);
                 for (job, stop) in given {
-                    let position = carry_out(&disk, &job, &stop);
+                    let position = carry_out(&disk, ring.as_mut(), &notifier, &job, &stop);
                     // The job is dropped before its end is announced, because guest memory may be unmapped after that.
                     drop(job);
                     if finish.send(position).is_err() {
@@ -61,34 +93,41 @@ impl Worker {
                 }
             })
             .map_err(threads::not_started)?;
-        Ok(Self {
-            jobs: Some(jobs),
+        self.thread = Some(Thread {
+            jobs,
             finished,
-            current: None,
-            thread: Some(thread),
-        })
+            ready,
+            handle,
+        });
+        Ok(())
+    }
+
+    /// Waits until the thread has what it needs for its jobs.
+    pub fn wait_until_ready(&self) -> io::Result<()> {
+        match &self.thread {
+            // The thread sends one message. A thread that was waited for before sends none.
+            Some(thread) => thread.ready.recv().unwrap_or(Ok(())),
+            None => Ok(()),
+        }
     }
 
     /// Makes the thread serve a queue until [`Worker::stop`].
     pub fn serve(&mut self, job: Job) -> io::Result<()> {
         self.wait(Begun::Abandon);
-        let current = CurrentJob {
-            stop: Arc::default(),
-            notifier: job.queue.notifier.clone(),
-        };
-        let jobs = self.jobs.as_ref();
-        let given = jobs.and_then(|jobs| jobs.send((job, current.stop.clone())).ok());
+        let stop = Arc::<Stop>::default();
+        let jobs = self.thread.as_ref().map(|thread| &thread.jobs);
+        let given = jobs.and_then(|jobs| jobs.send((job, stop.clone())).ok());
         given.ok_or_else(|| io::Error::other("its I/O thread has ended"))?;
-        self.current = Some(current);
+        self.current = Some(stop);
         Ok(())
     }
 
     /// Tells the thread to begin no further request of its job. Does not wait for the requests that it has begun.
     pub fn stop(&self, begun: Begun) {
-        let Some(job) = &self.current else { return };
-        job.stop.request(begun);
-        // The thread waits for this eventfd, and checks `stop` when it becomes readable.
-        if let Err(error) = job.notifier.write(1) {
+        let Some(stop) = &self.current else { return };
+        stop.request(begun);
+        // The thread waits for this eventfd, and looks at `stop` when it becomes readable.
+        if let Err(error) = self.notifier.write(1) {
             log::error!("cannot wake a disk's I/O thread to stop it: {error}");
         }
     }
@@ -98,7 +137,7 @@ impl Worker {
     pub fn wait(&mut self, begun: Begun) -> Option<QueuePosition> {
         self.stop(begun);
         self.current.take()?;
-        let finished = self.finished.recv();
+        let finished = self.thread.as_ref()?.finished.recv();
         finished.unwrap_or_else(|_| {
             log::error!("a disk's I/O thread panicked");
             None
@@ -106,16 +145,43 @@ impl Worker {
     }
 }
 
-/// Serves the queue of `job` until `stop` is requested. Returns how far, if the driver has not broken the queue.
-fn carry_out(disk: &Disk, job: &Job, stop: &Stop) -> Option<QueuePosition> {
+/// The ring for a disk whose requests io_uring carries out. None if that is not so, or if there is no io_uring here.
+fn ring<'d>(disk: &'d Disk, notifier: &'d EventFd) -> io::Result<Option<uring::Ring<'d>>> {
+    let Some(raw) = disk.raw_for_uring() else {
+        return Ok(None);
+    };
+    match uring::Ring::new(raw, notifier, QUEUE_SIZE) {
+        Ok(ring) => Ok(Some(ring)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(error),
+        Err(error) => {
+            disk.warn_of_no_uring(&error);
+            Ok(None)
+        }
+    }
+}
+
+/// Serves the queue of `job`, with the ring if there is one, until `stop` is requested. Returns how far, if the driver has not
+/// broken the queue.
+fn carry_out(
+    disk: &Disk,
+    ring: Option<&mut uring::Ring>,
+    notifier: &EventFd,
+    job: &Job,
+    stop: &Stop,
+) -> Option<QueuePosition> {
     let Job {
         queue,
         memory,
         features,
         interrupt,
     } = job;
-    let served = DiskQueue::new(disk, &queue.queue, memory, interrupt, *features, stop)
-        .and_then(|served| serve(served, &queue.notifier));
+    let served =
+        DiskQueue::new(disk, &queue.queue, memory, interrupt, *features, stop).and_then(
+            |served| match ring {
+                Some(ring) => ring.run(served),
+                None => sync::run(served, notifier),
+            },
+        );
     match served {
         Ok((next_available, next_used)) => Some(QueuePosition {
             queue: queue.index,
@@ -132,26 +198,14 @@ fn carry_out(disk: &Disk, job: &Job, stop: &Stop) -> Option<QueuePosition> {
     }
 }
 
-/// Serves `queue` with the disk's engine until it is to be left. Returns the indices in its two rings that come next.
-fn serve(queue: DiskQueue, notifier: &EventFd) -> Result<(u16, u16), QueueError> {
-    let (disk, depth) = (queue.disk, queue.size());
-    let Some(raw) = disk.raw_for_uring() else {
-        return sync::run(queue, notifier);
-    };
-    match uring::Ring::new(raw, notifier, depth) {
-        Ok(ring) => ring.run(queue),
-        Err(error) => {
-            disk.warn_of_no_uring(&error);
-            sync::run(queue, notifier)
-        }
-    }
-}
-
 impl Drop for Worker {
     fn drop(&mut self) {
         self.wait(Begun::Abandon);
-        self.jobs = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+        let Some(Thread { jobs, handle, .. }) = self.thread.take() else {
+            return;
+        };
+        drop(jobs);
+        if handle.join().is_err() {
             log::error!("a disk's I/O thread panicked");
         }
     }

@@ -11,9 +11,9 @@ use virtio_queue::QueueState;
 use super::*;
 use crate::config::Engine;
 use crate::interrupt::Interrupt;
-use crate::virtio::block::Block;
 use crate::virtio::block::chain::Chain;
 use crate::virtio::block::test_disk::*;
+use crate::virtio::block::{Backend, Block};
 use crate::virtio::test_driver::*;
 
 /// Whether `count` threads of this process have this name. One that was joined leaves the list a moment later.
@@ -32,7 +32,7 @@ fn becomes(name: &str, count: usize) -> bool {
 
 with_each_engine!(
     chains_offered_before_driver_ok_are_served_with_one_interrupt,
-    a_disk_thread_lives_as_long_as_its_device,
+    a_disk_thread_lives_as_long_as_its_backend,
     after_a_reset_in_the_middle_of_requests_the_device_touches_nothing,
     a_reset_among_flushes_ends,
     no_wake_up_is_lost_with_an_event_index,
@@ -54,7 +54,7 @@ fn chains_offered_before_driver_ok_are_served_with_one_interrupt(engine: Engine)
     assert!(!driver.interrupted());
 }
 
-fn a_disk_thread_lives_as_long_as_its_device(engine: Engine) {
+fn a_disk_thread_lives_as_long_as_its_backend(engine: Engine) {
     let file = image();
     // A thread's name has 15 bytes.
     let id = format!("of-{engine:?}");
@@ -63,19 +63,31 @@ fn a_disk_thread_lives_as_long_as_its_device(engine: Engine) {
         id: Some(id),
         ..options(file.path(), engine)
     };
-    let mut driver = Driver::new(Box::new(Block::open(&options, 1).unwrap()));
-    assert!(becomes(&name, 0));
-    driver.transport.prepare().unwrap();
-    assert!(becomes(&name, 1));
+    let backend = Arc::new(Backend::open(&options, 1).unwrap());
+    let numbers = || {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let is_its = |path: &std::path::Path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let paths = tasks.map(|task| task.unwrap().path());
+        paths.filter(|path| is_its(path)).collect::<Vec<_>>()
+    };
+    let mut first = None;
+    // As for each boot of a guest that reboots.
     for _ in 0..3 {
-        driver.start(FEATURES, QUEUE);
-        assert_eq!(read(&mut driver, 0, 512).status, OK);
-        driver.reset();
+        let mut driver = Driver::new(Box::new(Block::new(backend.clone())));
+        driver.transport.prepare().unwrap();
         assert!(becomes(&name, 1));
+        assert_eq!(*first.get_or_insert_with(numbers), numbers());
+        for _ in 0..3 {
+            driver.start(FEATURES, QUEUE);
+            assert_eq!(read(&mut driver, 0, 512).status, OK);
+            driver.reset();
+        }
+        driver.start(FEATURES, QUEUE);
+        driver.transport.stop();
     }
-    driver.start(FEATURES, QUEUE);
-    driver.transport.stop();
-    drop(driver);
+    drop(backend);
     assert!(becomes(&name, 0));
 }
 
@@ -103,12 +115,12 @@ fn a_thread_told_to_stop_begins_no_further_request() {
     stop.request(Begun::Complete);
     let memory = driver.memory.clone();
     let interrupt = VirtioInterrupt::new(Interrupt::new(|| Ok(())));
-    let mut served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
+    let mut served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let mut chain = Chain::default();
     sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(driver.take_used(), None);
     let stop = Stop::default();
-    let mut served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
+    let mut served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     sync::serve_batch(&mut served, &mut chain).unwrap();
     assert_eq!(driver.take_used(), Some((0, 513)));
 }
@@ -156,11 +168,11 @@ fn a_flush_ends_although_reads_never_cease() {
         }
     };
     let interrupt = VirtioInterrupt::new(Interrupt::new(handler));
-    let served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
+    let served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let notifier = EventFd::new(0).unwrap();
-    let raw = block.disk.raw_for_uring().unwrap();
+    let raw = block.disk().raw_for_uring().unwrap();
     match uring::Ring::new(raw, &notifier, QUEUE) {
-        Ok(ring) => ring.run(served).unwrap(),
+        Ok(mut ring) => ring.run(served).unwrap(),
         Err(error) => panic!("this test needs io_uring: {error}"),
     };
     assert!(has_flushed.load(Ordering::SeqCst));
@@ -202,10 +214,10 @@ fn a_panic_waits_for_what_the_ring_has_begun() {
     let (block, memory) = (open(file.path(), Engine::Uring), driver.memory.clone());
     let interrupt = VirtioInterrupt::new(Interrupt::new(|| std::panic::resume_unwind(Box::new(()))));
     let stop = Stop::default();
-    let served = DiskQueue::new(&block.disk, &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
+    let served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let notifier = EventFd::new(0).unwrap();
-    let raw = block.disk.raw_for_uring().unwrap();
-    let ring = match uring::Ring::new(raw, &notifier, QUEUE) {
+    let raw = block.disk().raw_for_uring().unwrap();
+    let mut ring = match uring::Ring::new(raw, &notifier, QUEUE) {
         Ok(ring) => ring,
         Err(error) => panic!("this test needs io_uring: {error}"),
     };

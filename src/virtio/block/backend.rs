@@ -1,0 +1,89 @@
+//! A disk's part on the host: the image, and a thread for each queue. It outlives the devices that drive the disk, so that a
+//! guest that reboots needs nothing new of the host.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::queue::Begun;
+use super::worker::{Job, Worker};
+use super::{Disk, ImageError};
+use crate::config;
+use crate::virtio::QueuePosition;
+
+pub struct Backend {
+    pub(super) disk: Arc<Disk>,
+    /// One for each queue, once somebody has asked for [`Backend::notifiers`].
+    workers: Mutex<Vec<Worker>>,
+}
+
+impl Backend {
+    /// Opens the file of `disk` for a machine with `cpus` vCPUs.
+    pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, ImageError> {
+        Disk::open(disk, cpus).map(Self::of)
+    }
+
+    pub(super) fn of(disk: Disk) -> Self {
+        Self {
+            disk: Arc::new(disk),
+            workers: Mutex::default(),
+        }
+    }
+
+    /// How many threads serve the disk: one for each queue.
+    pub fn threads(&self) -> usize {
+        self.disk.queues.into()
+    }
+
+    /// What wakes the thread of each queue.
+    pub(super) fn notifiers(&self) -> io::Result<Vec<Arc<EventFd>>> {
+        let workers = self.made_workers()?;
+        Ok(workers.iter().map(|worker| worker.notifier().clone()).collect())
+    }
+
+    /// Starts the threads, unless they run, and waits until all have what they need for their work.
+    pub(super) fn start(&self) -> io::Result<()> {
+        let mut workers = self.made_workers()?;
+        // All are started before the first is waited for, so that they make their rings at the same time.
+        workers
+            .iter_mut()
+            .try_for_each(|worker| worker.start(&self.disk))?;
+        workers.iter().try_for_each(Worker::wait_until_ready)
+    }
+
+    /// Gives each job to the thread of its queue.
+    pub(super) fn serve(&self, jobs: impl Iterator<Item = Job>) -> io::Result<()> {
+        let mut workers = self.lock();
+        for job in jobs {
+            match workers.get_mut(usize::from(job.queue.index)) {
+                Some(worker) => worker.serve(job)?,
+                None => return Err(io::Error::other("a queue has no I/O thread")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the queues away from the threads. Returns how far each was served, but for those that the driver broke.
+    pub(super) fn leave_queues(&self, begun: Begun) -> Vec<QueuePosition> {
+        let mut workers = self.lock();
+        // All threads are told to stop before the first is waited for, so that they finish their requests at the same time.
+        workers.iter().for_each(|worker| worker.stop(begun));
+        workers
+            .iter_mut()
+            .filter_map(|worker| worker.wait(begun))
+            .collect()
+    }
+
+    fn made_workers(&self) -> io::Result<MutexGuard<'_, Vec<Worker>>> {
+        let mut workers = self.lock();
+        while workers.len() < self.threads() {
+            workers.push(Worker::new()?);
+        }
+        Ok(workers)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
