@@ -121,7 +121,7 @@ enum QueueError {
     #[error("a descriptor chain has no byte that could be written to")]
     NothingWritable,
     #[error("this host gives no random bytes: {0}")]
-    Random(#[from] getrandom::Error),
+    Random(io::Error),
 }
 
 impl ServedQueue {
@@ -173,7 +173,7 @@ fn fill(memory: &GuestMemoryMmap, chain: Chain, limit: u16) -> Result<u32, Queue
         if !descriptor.is_write_only() || wanted == 0 {
             continue;
         }
-        getrandom::fill(&mut random[..wanted])?;
+        fill_random(&mut random[..wanted]).map_err(QueueError::Random)?;
         let written = memory.write(&random[..wanted], descriptor.addr()).unwrap_or(0);
         filled += written;
         room = if written == wanted { room - wanted } else { 0 };
@@ -182,6 +182,17 @@ fn fill(memory: &GuestMemoryMmap, chain: Chain, limit: u16) -> Result<u32, Queue
         (false, _) => Err(QueueError::Endless),
         (true, 0) => Err(QueueError::NothingWritable),
         (true, filled) => Ok(filled as u32),
+    }
+}
+
+/// Fills `bytes`, [`REQUEST_MAX`] at most, by the system call itself: a library might open /dev/urandom, which a confined process
+/// cannot.
+fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the call writes at most as many bytes as there are.
+    match unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        count if count as usize == bytes.len() => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
