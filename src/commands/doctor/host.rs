@@ -12,7 +12,7 @@ pub struct Host {
     /// Whether the processor has the hardware virtualization of Intel (vmx) or of AMD (svm).
     pub vmx: bool,
     pub svm: bool,
-    /// Whether a hypervisor runs below this host's kernel.
+    /// Whether a hypervisor or an emulator runs below this host's kernel.
     pub is_virtual: bool,
     pub is_container: bool,
     /// The loaded modules of KVM, such as `kvm_amd`, without the common one.
@@ -32,7 +32,7 @@ impl Host {
             processor: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
             vmx: has_flag(&cpuinfo, "vmx"),
             svm: has_flag(&cpuinfo, "svm"),
-            is_virtual: has_flag(&cpuinfo, "hypervisor"),
+            is_virtual: has_flag(&cpuinfo, "hypervisor") || is_emulator(&firmware()),
             is_container: ["/.dockerenv", "/run/.containerenv"]
                 .iter()
                 .any(|path| Path::new(path).exists()),
@@ -59,6 +59,18 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 fn has_flag(cpuinfo: &str, flag: &str) -> bool {
     field(cpuinfo, "flags").is_some_and(|flags| flags.split_whitespace().any(|word| word == flag))
+}
+
+/// What the firmware says of itself and of its machine.
+fn firmware() -> String {
+    ["sys_vendor", "bios_vendor", "bios_version"]
+        .map(|name| read(&format!("/sys/class/dmi/id/{name}")))
+        .concat()
+}
+
+/// Whether this firmware is an emulator's. An emulator can show a processor without the flag `hypervisor`, as a real one.
+fn is_emulator(firmware: &str) -> bool {
+    ["Bochs", "QEMU"].iter().any(|name| firmware.contains(name))
 }
 
 /// The word in brackets: `always [madvise] never`.
@@ -92,6 +104,14 @@ mod tests {
     fn flags_are_whole_words() {
         assert!(has_flag(CPUINFO, "svm"));
         assert!(!has_flag(CPUINFO, "vm") && !has_flag(CPUINFO, "vmx"));
+    }
+
+    #[test]
+    fn the_firmware_of_an_emulator_names_it() {
+        assert!(is_emulator("\nThe Bochs Project\nBochs 2.7\n"));
+        assert!(is_emulator("QEMU\nSeaBIOS\n1.16.2-debian-1.16.2-1\n"));
+        assert!(!is_emulator("Dell Inc.\nDell Inc.\n2.12.0\n"));
+        assert!(!is_emulator(""));
     }
 
     #[test]
