@@ -1,13 +1,15 @@
 # make run     boots a Linux guest to its shell (without a terminal: a short demonstration)
 # make test    runs the tests
-# make race    measures boot time beside crun, runc and QEMU microvm, on the deterministic clock: into target/race/
+# make race    measures boot time beside crun, runc and QEMU microvm, on the deterministic clocks of both nested machines
+#              (CORACLE_NESTED=amd or =intel for one of them): into target/race/amd/ and target/race/intel/
 # make torture kills guests and machines while they write, and loads disks (ROUNDS=N, CUTS=N, SEED=N)
 # make check   checks formatting, lints, documentation and dependencies
 # make guest   builds the built-in guest that coracle carries
 # make fuzz    runs each fuzz target for a minute (FUZZ_SECONDS=N for longer)
 # make fuzz-seeds   runs each fuzz target on its seeds and on some thousand inputs made from them
 # make bench   measures start-up time on this host, and the boot budget
-# make bench-boot   measures the boot budget: each phase of a boot on the deterministic clock, beside containers
+# make bench-boot   measures the boot budget: each phase of a boot on both deterministic clocks (CORACLE_NESTED=amd or
+#              =intel for one of them), beside containers
 # make bench-disk   measures what a disk costs, beside QEMU microvm and fio
 #
 # Each first installs what is missing. What was built before is not built again.
@@ -37,7 +39,6 @@ test: prepared
 	@cargo test --quiet --workspace
 
 race: build
-	@tests/nested/prepare
 	@tools/race
 
 # Four rounds and two power cuts of each kind of disk. A seed repeats the moments at which coracle is killed.

@@ -1,19 +1,21 @@
-//! The boot budget: from the start of the process to the first line of init, phase by phase, on the deterministic
-//! clock, beside containers that run the same init, against the figures that are checked in.
+//! The boot budget: from the start of the process to the first line of init, phase by phase, on the deterministic clocks
+//! of both nested machines, beside containers that run the same init, against the figures that are checked in.
 //!
 //! `cargo bench --bench boot`, or `make bench-boot`, measures and prints the difference to benches/boot.json;
-//! `-- --save` writes that file anew, which belongs in the commit that changed the figures.
+//! `-- --save` writes that file anew, which belongs in the commit that changed the figures. With the variable
+//! CORACLE_NESTED it is `amd` or `intel` only.
 //!
-//! All of it runs in the nested machine with its clock counting instructions, a virtual nanosecond each, so the figures
-//! repeat and do not depend on the host. That clock does not show what a VM exit costs a real processor, so exits are
-//! counted beside it.
+//! A nested machine's clock counts instructions, a virtual nanosecond each, so the figures repeat and do not depend on the
+//! host. Neither clock shows what a VM exit costs a real processor, so exits are counted beside it.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -27,16 +29,19 @@ const FIRST_LINE: &str = "Coracle guest: ";
 /// Given to this program when it runs inside the nested machine.
 const INSIDE: &str = "--inside-the-nested-machine";
 const SAVE: &str = "--save";
+/// The other nested machine beside [`nested::AMD`].
+const INTEL: &str = "intel";
+/// Names the only machine to measure on.
+const ONLY: &str = "CORACLE_NESTED";
 const INIT: &str = "target/x86_64-unknown-linux-gnu/init/coracle-init";
 const BUNDLE: &str = "/run/bundle";
 const TIMINGS: &str = "/run/timings.json";
 /// Measured starts of each. The clock repeats, so the median of a few is enough.
 const RUNS: usize = 3;
 
-/// A line of the budget.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Row {
-    what: String,
+/// What one machine measured of a line of the budget.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Figures {
     /// Virtual milliseconds.
     ms: f64,
     /// Exits that reach Coracle.
@@ -47,74 +52,167 @@ struct Row {
     kvm_exits: Option<u64>,
 }
 
+/// A line of the budget on one machine.
+#[derive(Debug, Serialize, Deserialize)]
+struct Measured {
+    what: String,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+/// A line of the budget.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    what: String,
+    /// By the machine's name.
+    #[serde(flatten)]
+    on: BTreeMap<String, Figures>,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     if env::args().any(|argument| argument == INSIDE) {
         println!("{}", serde_json::to_string(&measure()?)?);
         return Ok(());
     }
-    let rows = measure_in_nested_machine()?;
+    let machines = machines()?;
+    let rows = measure_in_nested_machines(&machines)?;
     let budget = nested::root().join("benches/boot.json");
     let before: Vec<Row> = match fs::read(&budget) {
         Ok(bytes) => serde_json::from_slice(&bytes)?,
         Err(_) => Vec::new(),
     };
-    print(&rows, &before);
+    print(&machines, &rows, &before);
     if env::args().any(|argument| argument == SAVE) {
+        let rows = with_unmeasured(rows, &before);
         fs::write(&budget, serde_json::to_string_pretty(&rows)? + "\n")?;
     }
     Ok(())
 }
 
-/// Runs this program in the nested machine.
-fn measure_in_nested_machine() -> Result<Vec<Row>, Box<dyn Error>> {
+/// The machines to measure on: both, or the one that the variable names.
+fn machines() -> Result<Vec<&'static str>, String> {
+    let all = [nested::AMD, INTEL];
+    match env::var(ONLY) {
+        Ok(only) if all.contains(&only.as_str()) => {
+            Ok(all.into_iter().filter(|machine| *machine == only).collect())
+        }
+        Ok(only) => Err(format!(
+            "{ONLY} is '{only}', but there are the machines {}",
+            all.join(" and ")
+        )),
+        Err(_) => Ok(all.into()),
+    }
+}
+
+/// Runs this program in the nested machines, in all of them at the same time: their clocks do not depend on how busy this
+/// host is.
+fn measure_in_nested_machines(machines: &[&str]) -> Result<Vec<Row>, Box<dyn Error>> {
     let stock = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("stock");
     nested::call("guest-images/need", &["crun", "runc"])?;
     nested::call("tests/nested/stock-kernel", &[&stock.display().to_string()])?;
+    nested::call("tests/nested/prepare", machines)?;
     let files = [
         (nested::root().join(INIT), "/init-of-the-guest"),
         (stock.join("vmlinuz"), "/stock/vmlinuz"),
         ("/usr/bin/crun".into(), "/usr/bin/crun"),
         ("/usr/sbin/runc".into(), "/usr/sbin/runc"),
     ];
-    nested::run(&files, INSIDE)
+    let results = thread::scope(|scope| {
+        let started: Vec<_> = machines
+            .iter()
+            .map(|machine| {
+                scope.spawn(|| nested::run(machine, &files, INSIDE).map_err(|error| error.to_string()))
+            })
+            .collect();
+        started
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic"))
+            .collect::<Result<Vec<Vec<Measured>>, String>>()
+    })?;
+
+    let mut rows: Vec<Row> = Vec::new();
+    for (machine, measured) in machines.iter().zip(results) {
+        for Measured { what, figures } in measured {
+            let on = (machine.to_string(), figures);
+            match rows.iter_mut().find(|row| row.what == what) {
+                Some(row) => row.on.extend([on]),
+                None => rows.push(Row {
+                    what,
+                    on: [on].into(),
+                }),
+            }
+        }
+    }
+    Ok(rows)
 }
 
-fn print(rows: &[Row], before: &[Row]) {
+/// `rows`, and the figures of `before` of the machines that were not measured now.
+fn with_unmeasured(mut rows: Vec<Row>, before: &[Row]) -> Vec<Row> {
+    for row in &mut rows {
+        if let Some(before) = before.iter().find(|before| before.what == row.what) {
+            let mut on = before.on.clone();
+            on.append(&mut row.on);
+            row.on = on;
+        }
+    }
+    rows
+}
+
+fn print(machines: &[&str], rows: &[Row], before: &[Row]) {
     println!(
-        "process start to init's first line, 128 MiB, page cache warm; in brackets the budget of benches/boot.json"
+        "process start to init's first line, 128 MiB, page cache warm; with + or - the difference to benches/boot.json"
     );
-    println!(
-        "{:<52} {:>19} {:>15} {:>15}",
-        "", "virtual ms", "exits", "KVM's exits"
-    );
-    for row in rows {
-        let budget = before.iter().find(|before| before.what == row.what);
-        let count = |value: Option<u64>, budget: Option<u64>| match (value, budget) {
-            (Some(value), Some(budget)) => format!("{value} [{budget}]"),
-            (Some(value), None) => value.to_string(),
-            (None, _) => String::new(),
-        };
-        let ms = match budget {
-            Some(budget) => format!("{:.2} [{:.2}] {:+.2}", row.ms, budget.ms, row.ms - budget.ms),
-            None => format!("{:.2}", row.ms),
-        };
-        println!(
-            "{:<52} {:>19} {:>15} {:>15}",
-            row.what,
-            ms,
-            count(row.exits, budget.and_then(|budget| budget.exits)),
-            count(row.kvm_exits, budget.and_then(|budget| budget.kvm_exits)),
+    print!("{:<50}", "");
+    for machine in machines {
+        print!(
+            "{:>18}{:>9}{:>13}",
+            format!("{machine}: virtual ms"),
+            "exits",
+            "KVM's exits"
         );
+    }
+    println!();
+    for row in rows {
+        print!("{:<50}", row.what);
+        let budget = before.iter().find(|before| before.what == row.what);
+        for machine in machines {
+            let Some(now) = row.on.get(*machine) else {
+                print!("{:40}", "");
+                continue;
+            };
+            let budget = budget.and_then(|budget| budget.on.get(*machine));
+            let ms = match budget {
+                Some(budget) => format!("{:.2} {:+.2}", now.ms, now.ms - budget.ms),
+                None => format!("{:.2}", now.ms),
+            };
+            print!(
+                "{ms:>18}{:>9}{:>13}",
+                count(now.exits, budget.and_then(|budget| budget.exits)),
+                count(now.kvm_exits, budget.and_then(|budget| budget.kvm_exits)),
+            );
+        }
+        println!();
     }
 }
 
-fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
+/// A count, and its difference to the budget where there is one.
+fn count(now: Option<u64>, budget: Option<u64>) -> String {
+    match (now, budget) {
+        (Some(now), Some(budget)) if now != budget => format!("{now} {:+}", now as i64 - budget as i64),
+        (Some(now), _) => now.to_string(),
+        (None, _) => String::new(),
+    }
+}
+
+fn measure() -> Result<Vec<Measured>, Box<dyn Error>> {
     make_bundle()?;
-    let total = |what: &str, ms: f64| Row {
+    let total = |what: &str, ms: f64| Measured {
         what: what.to_owned(),
-        ms,
-        exits: None,
-        kvm_exits: None,
+        figures: Figures {
+            ms,
+            exits: None,
+            kvm_exits: None,
+        },
     };
     let coracle = |arguments: &[&str]| {
         let mut command = Command::new("coracle");
@@ -146,7 +244,7 @@ fn measure() -> Result<Vec<Row>, Box<dyn Error>> {
 }
 
 /// The report of a run with `--timings`, summed up into the parts of a boot.
-fn phases(total: f64, timings: &Value) -> Result<Vec<Row>, Box<dyn Error>> {
+fn phases(total: f64, timings: &Value) -> Result<Vec<Measured>, Box<dyn Error>> {
     let phases = timings["phases"].as_array().ok_or("no phases")?;
     let place = |name: &str| {
         let place = phases.iter().position(|phase| phase["phase"] == name);
@@ -161,21 +259,25 @@ fn phases(total: f64, timings: &Value) -> Result<Vec<Row>, Box<dyn Error>> {
                 .map(|phase| phase[key].as_u64())
                 .sum::<Option<u64>>()
         };
-        Ok::<_, String>(Row {
+        Ok::<_, String>(Measured {
             what: format!("  {what}"),
-            ms: ended(to)? - ended(from)?,
-            exits: sum("exits"),
-            kvm_exits: sum("kvm_exits"),
+            figures: Figures {
+                ms: ended(to)? - ended(from)?,
+                exits: sum("exits"),
+                kvm_exits: sum("kvm_exits"),
+            },
         })
     };
     let host = phases[place("vm_created")?]["took_ms"]
         .as_f64()
         .unwrap_or_default();
-    let row = |what: &str, ms| Row {
+    let row = |what: &str, ms| Measured {
         what: format!("  {what}"),
-        ms,
-        exits: None,
-        kvm_exits: None,
+        figures: Figures {
+            ms,
+            exits: None,
+            kvm_exits: None,
+        },
     };
     Ok(vec![
         row(

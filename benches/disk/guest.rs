@@ -32,7 +32,7 @@ fn measure_in_nested_machine() -> Result<Results, Box<dyn Error>> {
     for firmware in ["/usr/share/qemu/qboot.rom", "/usr/share/qemu/bios-microvm.bin"] {
         files.push((firmware.into(), firmware));
     }
-    nested::run(&files, inside::FLAG)
+    nested::run(nested::AMD, &files, inside::FLAG)
 }
 
 /// Installs packages that are missing.

@@ -1,4 +1,4 @@
-//! Runs the half of a benchmark that belongs into the nested machine, on the deterministic clock.
+//! Runs the half of a benchmark that belongs into a nested machine, on the deterministic clock.
 
 use std::env;
 use std::error::Error;
@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::de::DeserializeOwned;
+
+/// The nested machines, as tests/nested/run names them.
+pub const AMD: &str = "amd";
 
 /// The top of the source tree.
 pub fn root() -> &'static Path {
@@ -20,11 +23,15 @@ pub fn call(program: &str, arguments: &[&str]) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Runs this program with `flag` in the nested machine, with `files` put inside, each from here to there, and returns
-/// what it printed, JSON.
-pub fn run<T: DeserializeOwned>(files: &[(PathBuf, &str)], flag: &str) -> Result<T, Box<dyn Error>> {
+/// Runs this program with `flag` in the nested machine `name`, with `files` put inside, each from here to there, and
+/// returns what it printed, JSON.
+pub fn run<T: DeserializeOwned>(
+    name: &str,
+    files: &[(PathBuf, &str)],
+    flag: &str,
+) -> Result<T, Box<dyn Error>> {
     let mut machine = Command::new(root().join("tests/nested/run"));
-    machine.arg("--deterministic");
+    machine.args([&format!("--{name}"), "--deterministic"]);
     let this = (env::current_exe()?, "/bench");
     for (outside, inside) in files.iter().chain([&this]) {
         let outside = outside.canonicalize()?;
@@ -38,7 +45,7 @@ pub fn run<T: DeserializeOwned>(files: &[(PathBuf, &str)], flag: &str) -> Result
         .stderr(Stdio::inherit())
         .output()?;
     if !ended.status.success() {
-        return Err(format!("the nested machine ended with {}", ended.status).into());
+        return Err(format!("the nested machine {name} ended with {}", ended.status).into());
     }
     Ok(serde_json::from_slice(&ended.stdout)?)
 }
