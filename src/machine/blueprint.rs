@@ -17,8 +17,8 @@ use crate::x86::{layout, mp_table, pvh, zero_page};
 
 /// The start of every command line: the console is the serial port, and a kernel that panics resets instead of hanging.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
-/// For the built-in kernel only: `coracle.zeroed` tells it that fresh memory is zero, so it need not clear it.
-const BUILT_IN_COMMAND_LINE: &str = "quiet coracle.zeroed";
+/// For the built-in kernel only: nobody reads what it says below a warning.
+const BUILT_IN_COMMAND_LINE: &str = "quiet";
 
 /// A machine without KVM's part of it.
 pub struct Blueprint {

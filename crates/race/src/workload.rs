@@ -14,8 +14,8 @@ use super::{Error, Guest};
 /// The command when the person gives none: it prints a line and then does nothing.
 pub const IDLE: [&str; 3] = ["sh", "-c", "echo idle; exec sleep 1000000"];
 
-/// Kernel parameters of every guest that is not Coracle's: those that Coracle gives its own, but for the way to reset,
-/// which every VMM has, and `coracle.zeroed`, which is not true of memory that firmware has used.
+/// Kernel parameters of every guest that is not Coracle's: those that Coracle gives its own, but for a way to reset
+/// that every VMM has.
 const KERNEL_PARAMETERS: &str = "console=ttyS0 panic=-1 reboot=t quiet";
 
 /// What `runc spec` writes: the namespaces, mounts and restrictions of a container unless its owner wants others.
