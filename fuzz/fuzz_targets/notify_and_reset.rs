@@ -1,5 +1,5 @@
 //! Notifications that come without end while the driver resets the device and starts it anew, as from another processor of
-//! the guest: nothing hangs, and after the last reset the device works.
+//! the guest, and while the machine is paused: nothing hangs, and after the last reset the device works.
 #![no_main]
 
 mod hostile_driver;
@@ -69,6 +69,9 @@ fuzz_target!(|input: Input| {
         });
         for step in input.steps.iter().flatten() {
             driver.take(step);
+            // As when somebody pauses the machine while a request is under way.
+            transport.pause();
+            transport.resume();
             driver.take(&Step::Reset);
             driver.start_in_order(input.features);
         }
