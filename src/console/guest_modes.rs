@@ -1,4 +1,5 @@
-//! Follows what a guest changes in the person's terminal by escape sequences, and gives the bytes that change it back.
+//! Follows what a guest changes in the person's terminal by escape sequences, and gives the bytes that change it back, and
+//! those that switch on again what a guest had switched on.
 //!
 //! The names in parentheses are those of ECMA-48, of DEC's terminals and of xterm (its "Control Sequences" document).
 
@@ -57,6 +58,8 @@ pub struct GuestModes {
     keyboards: [u32; 2],
     changed: Changed,
     asked: bool,
+    /// How often the terminal was asked for its identity (DA1, DECID).
+    identities_asked: u64,
 }
 
 /// What else differs from its usual state.
@@ -84,6 +87,11 @@ impl GuestModes {
     /// Whether the bytes since the last call can make the terminal send an answer.
     pub fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)
+    }
+
+    /// How often all bytes so far asked the terminal for its identity.
+    pub fn identities_asked(&self) -> u64 {
+        self.identities_asked
     }
 
     fn follow(&mut self, byte: u8) {
@@ -149,7 +157,10 @@ impl GuestModes {
             (_, 0x20..=0x2f) => return self.keep(byte),
             (_, ..=0x1f) => return,
             // DECID asks for the terminal's identity.
-            (None, b'Z') => self.asked = true,
+            (None, b'Z') => {
+                self.asked = true;
+                self.identities_asked += 1;
+            }
             (None, b'c') => self.forget(),
             (None, b'=') => self.changed.keypad = true,
             (None, b'>') => self.changed.keypad = false,
@@ -170,6 +181,7 @@ impl GuestModes {
     fn forget(&mut self) {
         *self = Self {
             asked: self.asked,
+            identities_asked: self.identities_asked,
             ..Self::default()
         };
     }
@@ -222,6 +234,7 @@ impl GuestModes {
                 *depth = depth.saturating_sub(u32::from(first.max(1)));
             }
             (Some(b'='), None, b'u') => self.changed.keyboard_flags = true,
+            (None, None, b'c') if first == 0 => self.identities_asked += 1,
             _ => (),
         }
         self.asked |= !is_silent(prefix, intermediate, last);
@@ -287,6 +300,29 @@ impl GuestModes {
         }
         when(self.changed.attributes, "\x1b[m");
         undo.into_bytes()
+    }
+
+    /// The bytes that set again the modes that the guest had set, after [`undo`](Self::undo). Other changes are not made
+    /// again: a program that relies on them makes them anew when it draws.
+    pub fn redo(&self) -> Vec<u8> {
+        let mut redo = String::new();
+        // VT52's sequences (mode 2) come last, since the others mean nothing there.
+        let private = self.private.iter().filter(|&&mode| mode != 2);
+        for mode in private.chain(self.private.get(&2)) {
+            if USUALLY_ON.contains(mode) {
+                redo.push_str(&format!("\x1b[?{mode}l"));
+            } else if USUALLY_OFF.contains(mode) {
+                redo.push_str(&format!("\x1b[?{mode}h"));
+            }
+        }
+        for mode in &self.ansi {
+            let unusually = if ANSI_USUALLY_ON.contains(mode) { 'l' } else { 'h' };
+            redo.push_str(&format!("\x1b[{mode}{unusually}"));
+        }
+        if self.changed.keypad {
+            redo.push_str("\x1b=");
+        }
+        redo.into_bytes()
     }
 }
 

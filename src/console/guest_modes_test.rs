@@ -72,6 +72,27 @@ fn a_sequence_that_was_cut_is_ended_first() {
 }
 
 #[test]
+fn modes_that_were_switched_off_for_a_while_are_switched_on_again() {
+    for (output, expected) in [
+        ("\x1b[?1049h\x1b[?25l", "\x1b[?25l\x1b[?1049h"),
+        ("\x1b[?1003h\x1b[?1003l\x1b[?2004h", "\x1b[?2004h"),
+        ("\x1b[?1h\x1b=", "\x1b[?1h\x1b="),
+        ("\x1b[4h\x1b[12l", "\x1b[4h\x1b[12l"),
+        ("\x1b[?2l\x1b[?7l", "\x1b[?7l\x1b[?2l"),
+        ("\x1b[1;31mred\x1b[2;5r\x1b(0", ""),
+    ] {
+        let redo = after(output.as_bytes()).redo();
+        assert_eq!(String::from_utf8(redo).unwrap(), expected, "{output:?}");
+    }
+}
+
+#[test]
+fn requests_for_the_identity_are_counted() {
+    let modes = after(b"\x1b[c\x1b[0c\x1bZ\x1b[>c\x1b[=c\x1b[6n\x1b[?62;22c\x1b[1c");
+    assert_eq!(modes.identities_asked(), 3);
+}
+
+#[test]
 fn what_a_terminal_answers_is_a_question() {
     for output in [
         "\x1b[c",
@@ -125,6 +146,20 @@ proptest! {
         parts.watch(&output[cut..]);
         prop_assert_eq!(whole.undo(), parts.undo());
         prop_assert!(whole.sequence.len() <= LOOKED_AT);
+    }
+
+    /// What is switched on again is undone by the same bytes.
+    #[test]
+    fn what_is_switched_on_again_are_the_same_modes(
+        output in prop::collection::vec(prop_oneof![
+            Just("\x1b[?1049h"), Just("\x1b[?25l"), Just("\x1b[4h"), Just("\x1b[12l"), Just("\x1b="), Just("\x1b>"),
+            Just("\x1b[?1003h"), Just("\x1b[?1003l"), Just("text")
+        ], 0..20),
+    ) {
+        let modes = after(output.concat().as_bytes());
+        let again = after(&modes.redo());
+        prop_assert_eq!(modes.undo(), again.undo());
+        prop_assert_eq!(modes.redo(), again.redo());
     }
 
     /// The undoing must leave nothing behind: the terminal that has seen it is as it was.

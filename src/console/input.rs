@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::escape::{Command, Escape};
+use super::identity::Identities;
 use super::terminal::Terminal;
 use crate::devices::serial::SerialPort;
 
@@ -26,6 +27,7 @@ pub enum Source {
 pub struct Input {
     backlog: VecDeque<u8>,
     escape: Option<Escape>,
+    identities: Identities,
     open: bool,
 }
 
@@ -34,8 +36,14 @@ impl Input {
         Self {
             backlog: VecDeque::new(),
             escape: (source == Source::Stdin { escape: true }).then(Escape::default),
+            identities: Identities::default(),
             open: source != Source::Nothing,
         }
+    }
+
+    /// How often the terminal has told its identity.
+    pub fn identities(&self) -> u64 {
+        self.identities.count()
     }
 
     /// How many bytes may be read from stdin now.
@@ -83,6 +91,9 @@ impl Input {
                 return Vec::new();
             }
         };
+        if terminal.is_some() {
+            self.identities.watch(typed);
+        }
         let mut commands = Vec::new();
         match (&mut self.escape, terminal) {
             (Some(escape), Some(_)) => {

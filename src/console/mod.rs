@@ -2,6 +2,7 @@
 
 mod escape;
 mod guest_modes;
+mod identity;
 mod input;
 mod out_of_memory;
 mod output;

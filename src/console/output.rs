@@ -51,18 +51,40 @@ struct State {
     released: bool,
     closed: bool,
     error: Option<io::Error>,
-    /// When the last bytes were written that a terminal may answer.
-    asked: Option<Instant>,
+    asked: Option<Asked>,
+    /// The writer waits, and with it all that is queued.
+    held: bool,
+    /// What the guest did to the terminal is to be undone for now.
+    wants_undone: bool,
+    /// It is undone.
+    is_undone: bool,
+}
+
+/// What of the output a terminal may answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// When the last of it was written.
+    pub at: Instant,
+    /// How often the terminal was asked for its identity.
+    pub identities: u64,
 }
 
 struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     drained: Condvar,
+    undone: Condvar,
     /// Readable once the writer has ended.
     finished: EventFd,
     /// Written to make the writer give up on a reader that does not read.
     hurry: EventFd,
+}
+
+/// What the writer does next.
+enum Task {
+    Write,
+    Undo,
+    Redo,
 }
 
 /// The queue and its writer.
@@ -80,6 +102,7 @@ impl GuestOutput {
                 state: Mutex::default(),
                 filled: Condvar::new(),
                 drained: Condvar::new(),
+                undone: Condvar::new(),
                 finished: EventFd::new(EFD_NONBLOCK)?,
                 hurry: EventFd::new(EFD_NONBLOCK)?,
             }),
@@ -110,9 +133,30 @@ impl GuestOutput {
         self.queue.lock().error.take()
     }
 
-    /// When the last bytes were written that a terminal may answer, once the writer has [finished](Self::finished).
-    pub fn asked(&self) -> Option<Instant> {
+    /// What of the written output a terminal may answer. Complete once the writer has [finished](Self::finished).
+    pub fn asked(&self) -> Option<Asked> {
         self.queue.lock().asked
+    }
+
+    /// Undoes what the guest did to a terminal, and holds the output back until [`GuestOutput::go_on`]. Waits for that for
+    /// `patience` at most, since the terminal may be stalled.
+    pub fn undo_for_now(&self, patience: Duration) {
+        let mut state = self.queue.lock();
+        (state.held, state.wants_undone) = (true, true);
+        self.queue.filled.notify_all();
+        // An error of the wait is that another thread panicked.
+        let _ = self
+            .queue
+            .undone
+            .wait_timeout_while(state, patience, |state| !state.is_undone);
+    }
+
+    /// Lets the output go on. With `redo`, what was undone is done again before.
+    pub fn go_on(&self, redo: bool) {
+        let mut state = self.queue.lock();
+        state.held = false;
+        state.wants_undone &= !redo;
+        self.queue.filled.notify_all();
     }
 
     /// The next boot begins. The vCPUs of the boot before have been released and have stopped.
@@ -163,31 +207,50 @@ impl Queue {
     fn write_all(&self, mut stdout: File) {
         let mut bytes = Vec::new();
         let mut modes = GuestModes::default();
-        while self.take(&mut bytes) {
-            if let Err(error) = self.write(&mut stdout, &bytes, &mut modes) {
-                let mut state = self.lock();
-                state.error = Some(error);
-                state.released = true;
-                drop(state);
-                self.drained.notify_all();
-                break;
+        while let Some(task) = self.take(&mut bytes) {
+            match task {
+                Task::Write => {
+                    if let Err(error) = self.write(&mut stdout, &bytes, &mut modes) {
+                        let mut state = self.lock();
+                        state.error = Some(error);
+                        state.released = true;
+                        drop(state);
+                        self.drained.notify_all();
+                        break;
+                    }
+                }
+                Task::Undo => {
+                    self.change_terminal(&modes.undo(), &mut stdout);
+                    self.lock().is_undone = true;
+                    self.undone.notify_all();
+                }
+                Task::Redo => {
+                    self.change_terminal(&modes.redo(), &mut stdout);
+                    self.lock().is_undone = false;
+                }
             }
             if modes.take_asked() {
-                self.lock().asked = Some(Instant::now());
+                self.lock().asked = Some(Asked {
+                    at: Instant::now(),
+                    identities: modes.identities_asked(),
+                });
             }
         }
-        if stdout.is_terminal() {
-            self.undo(&modes, &mut stdout);
-        }
+        self.change_terminal(&modes.undo(), &mut stdout);
         let _ = self.finished.write(1);
     }
 
-    /// Swaps the queue for `bytes`, which it empties; false when there will be no more.
-    fn take(&self, bytes: &mut Vec<u8>) -> bool {
+    /// Says what to do next, `None` at the end. To write is what it swaps for `bytes`.
+    fn take(&self, bytes: &mut Vec<u8>) -> Option<Task> {
         bytes.clear();
         let mut state = self.lock();
-        while state.queue.is_empty() && !state.closed {
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        while !state.closed {
+            match (state.wants_undone, state.is_undone) {
+                (true, false) => return Some(Task::Undo),
+                (false, true) => return Some(Task::Redo),
+                _ if !state.held && !state.queue.is_empty() => break,
+                _ => state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
         }
         // A guest writes byte by byte. During this wait more bytes arrive, and all are written together.
         let hold = |state: &mut State| !state.paused && !state.closed && state.queue.len() < PIECE;
@@ -202,7 +265,7 @@ impl Queue {
         tail.drain(..tail.len().saturating_sub(TAIL));
         drop(state);
         self.drained.notify_all();
-        !bytes.is_empty()
+        (!bytes.is_empty()).then_some(Task::Write)
     }
 
     /// Writes all of `bytes`, and shows `modes` those that are written.
@@ -233,15 +296,12 @@ impl Queue {
         Ok(())
     }
 
-    /// Undoes what the guest did to the terminal, and waits until the terminal has everything.
-    fn undo(&self, modes: &GuestModes, terminal: &mut File) {
+    /// Writes bytes that only a terminal gets, and waits until it has everything.
+    fn change_terminal(&self, bytes: &[u8], stdout: &mut File) {
         // Fails on a terminal that hung up or is stalled, which cannot be helped.
-        if self
-            .write(terminal, &modes.undo(), &mut GuestModes::default())
-            .is_ok()
-        {
+        if stdout.is_terminal() && self.write(stdout, bytes, &mut GuestModes::default()).is_ok() {
             // SAFETY: a system call without pointers.
-            unsafe { libc::tcdrain(terminal.as_raw_fd()) };
+            unsafe { libc::tcdrain(stdout.as_raw_fd()) };
         }
     }
 }

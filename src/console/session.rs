@@ -1,6 +1,6 @@
 //! A person, or a script, attached to a guest's console: from the first boot of a run to the end of its last one.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::escape::{Command, HELP};
+use super::identity;
 use super::input::{Input, Source};
 use super::output::{Drain, GuestOutput};
 use super::signals::{Request, Signals, suspend};
 use super::stderr::tell;
-use super::terminal::{Terminal, forget_input};
+use super::terminal::{Terminal, forget_input, is_in_foreground};
 use super::wait::{For, borrow, wait};
 use crate::devices::serial::SerialPort;
 
@@ -22,9 +23,8 @@ use crate::devices::serial::SerialPort;
 const FOREGROUND_LOOKS: Duration = Duration::from_millis(250);
 /// How long the end waits for a reader before it gives the terminal back.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a terminal may take to answer the guest. Late answers are thrown away until then, and later ones go to
-/// whoever reads the terminal next.
-const ANSWERS: Duration = Duration::from_millis(300);
+/// How long a terminal may take to answer. Later answers go to whoever reads the terminal next.
+const ANSWERS: Duration = Duration::from_secs(1);
 
 /// Why a run is to stop, if the guest itself did not end it.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ enum Until<'a> {
     Readable(&'a EventFd),
     /// The thread that writes the output has ended.
     OutputWritten,
+    /// The terminal has told its identity so often.
+    Identified(u64),
     /// Time passes.
     TimePassed,
 }
@@ -211,16 +213,22 @@ impl Session {
         self.wait(Until::OutputWritten, None, patience)
     }
 
-    /// Waits while the terminal may still answer what the guest has written.
+    /// Waits while the terminal may still answer what the guest has written. Where the answers can be read, the terminal is
+    /// asked for its identity: when that comes, all answers to the guest have come.
     fn wait_for_answers(&mut self) -> io::Result<Option<StopReason>> {
         let Some(asked) = self.output.asked() else {
             return Ok(None);
         };
-        if self.terminal.is_none() && !io::stdout().is_terminal() {
+        let left = ANSWERS.saturating_sub(asked.at.elapsed());
+        if left.is_zero() || self.terminal.is_none() && !io::stdout().is_terminal() {
             return Ok(None);
         }
-        let left = ANSWERS.saturating_sub(asked.elapsed());
-        match self.wait(Until::TimePassed, None, Some(left))? {
+        let is_read = self.terminal.as_ref().is_some_and(Terminal::gives_input);
+        let (until, patience) = match is_read && ask_for_identity()? {
+            true => (Until::Identified(asked.identities + 1), ANSWERS),
+            false => (Until::TimePassed, left),
+        };
+        match self.wait(until, None, Some(patience))? {
             Woken::Stop(reason) => Ok(Some(reason)),
             Woken::Event | Woken::TimedOut => Ok(None),
         }
@@ -253,7 +261,8 @@ impl Session {
             let event = match until {
                 Until::Readable(event) => Some(event),
                 Until::OutputWritten if !self.is_writing => return Ok(Woken::Event),
-                Until::OutputWritten | Until::TimePassed => None,
+                Until::Identified(often) if self.input.identities() >= often => return Ok(Woken::Event),
+                Until::OutputWritten | Until::Identified(_) | Until::TimePassed => None,
             };
             let stdin = io::stdin();
             let wanted = self.input.wanted(self.terminal.as_ref(), serial) > 0;
@@ -306,13 +315,16 @@ impl Session {
             .is_some_and(|terminal| terminal.waits_for_foreground() || !terminal.is_in_foreground())
     }
 
-    /// Makes the terminal raw again if we are in the foreground. An error is only logged: a terminal that went away while we
-    /// were stopped also sends SIGHUP, which ends the run.
+    /// Makes the terminal raw again, and as the guest had it, if we are in the foreground. An error is only logged: a
+    /// terminal that went away while we were stopped also sends SIGHUP, which ends the run.
     fn look_at_terminal(&mut self) {
         if let Some(terminal) = &mut self.terminal
             && let Err(error) = terminal.look_again()
         {
             log::warn!("cannot make the terminal raw again: {error}");
+        }
+        if !self.is_elsewhere() && is_in_foreground(io::stdout().as_fd()) {
+            self.output.go_on(true);
         }
     }
 
@@ -321,10 +333,15 @@ impl Session {
             match request {
                 Request::End(number) => return Some(StopReason::Signal(number)),
                 Request::Suspend => {
+                    if self.is_writing {
+                        self.output.undo_for_now(PATIENCE);
+                    }
                     if let Some(terminal) = &mut self.terminal {
                         terminal.lend();
                     }
                     suspend();
+                    // In the background the output goes on, but the screen is the shell's.
+                    self.output.go_on(false);
                 }
                 Request::Resume => self.look_at_terminal(),
             }
@@ -342,4 +359,16 @@ impl Session {
             }
         }
     }
+}
+
+/// Asks the terminal on stdout for its identity. False if there is none, or if it is stalled.
+fn ask_for_identity() -> io::Result<bool> {
+    let mut stdout = io::stdout();
+    let is_ready =
+        stdout.is_terminal() && wait([Some(For::Writing(stdout.as_fd()))], Some(Duration::ZERO))? == [true];
+    Ok(is_ready
+        && stdout
+            .write_all(identity::REQUEST)
+            .and_then(|()| stdout.flush())
+            .is_ok())
 }

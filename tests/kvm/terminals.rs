@@ -1,12 +1,14 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::process::{pipe, wait_until_full};
-use crate::support::terminal::Terminal;
-use crate::support::{Coracle, need_kvm};
+use crate::support::process::{Running, pipe, wait_until_full};
+use crate::support::terminal::{Modes, Terminal};
+use crate::support::{Coracle, Guest, need_kvm};
 
 /// How long anything may take before a test fails. Far more than it does take, also on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,6 +72,15 @@ fn shown_in_all(terminal: &Terminal) -> String {
     shown.trim_end_matches(MARK).to_owned()
 }
 
+/// A run of this guest on a terminal, and the terminal's modes before it.
+fn run_on_a_terminal(guest: &Guest) -> (Running, Terminal, Modes) {
+    need_kvm();
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let running = Coracle::run(&guest.linux64()).on_terminal(&terminal).start();
+    (running, terminal, before)
+}
+
 guest!(
     ask_and_spin,
     "
@@ -88,12 +99,7 @@ fn is_stopped(id: u32) -> bool {
 
 #[test]
 fn a_terminals_answer_to_the_guest_is_not_left_to_the_shell() {
-    need_kvm();
-    let terminal = Terminal::open(24, 80);
-    let before = terminal.modes();
-    let running = Coracle::run(&ask_and_spin().linux64())
-        .on_terminal(&terminal)
-        .start();
+    let (running, terminal, before) = run_on_a_terminal(&ask_and_spin());
     shown_up_to(&terminal, "asked");
     // The answer is there before Coracle can read it, and so is the signal, which it obeys first.
     running.signal(libc::SIGSTOP);
@@ -108,14 +114,31 @@ fn a_terminals_answer_to_the_guest_is_not_left_to_the_shell() {
     assert_eq!(terminal.modes(), before);
 }
 
+guest!(
+    ask_for_identity_and_power_off,
+    "
+    say \"\\033[6n\\033[casked\"
+    power_off
+"
+);
+
+#[test]
+fn answers_that_come_after_the_guests_end_are_waited_for_and_not_left_to_the_shell() {
+    let (running, terminal, before) = run_on_a_terminal(&ask_for_identity_and_power_off());
+    // After the guest's end Coracle asks, too.
+    shown_up_to(&terminal, "asked");
+    assert_eq!(shown_up_to(&terminal, "\x1b[c"), "\x1b[c");
+    let answers = b"\x1b[1;1R\x1b[?62;22c\x1b[?62;22c";
+    (&terminal.person).write_all(answers).unwrap();
+    running.end_unread().with_code(0).in_silence();
+    assert_eq!(unread(&terminal), 0);
+    assert_eq!(terminal.modes(), before);
+    assert_eq!(shown_in_all(&terminal), "", "the answers were not echoed");
+}
+
 #[test]
 fn an_abort_restores_the_terminal_and_is_the_abort_that_it_was() {
-    need_kvm();
-    let terminal = Terminal::open(24, 80);
-    let before = terminal.modes();
-    let running = Coracle::run(&ask_and_spin().linux64())
-        .on_terminal(&terminal)
-        .start();
+    let (running, terminal, before) = run_on_a_terminal(&ask_and_spin());
     shown_up_to(&terminal, "asked");
     wait_until("it is raw", || terminal.modes().is_raw());
     running.signal(libc::SIGABRT);
@@ -134,17 +157,46 @@ guest!(
 
 #[test]
 fn what_a_guest_switched_on_in_the_terminal_is_switched_off_at_its_end() {
-    need_kvm();
-    let terminal = Terminal::open(24, 80);
-    let kernel = change_the_terminal().linux64();
-    let ended = Coracle::run(&kernel).on_terminal(&terminal).start().end_unread();
-    ended.with_code(0).in_silence();
+    let (running, terminal, _) = run_on_a_terminal(&change_the_terminal());
+    running.end_unread().with_code(0).in_silence();
     let shown = shown_in_all(&terminal);
     let (_, after) = shown.split_once("\x1b[1m").unwrap();
+    // The last is the request for the identity, since a terminal may answer when a mode is switched on.
     assert_eq!(
         after,
-        "\x1b[?25h\x1b[?1003l\x1b[?1006l\x1b[?1049l\x1b[?2004l\x1b7\x1b[r\x1b8\x0f\x1b(B\x1b)B\x1b[m"
+        "\x1b[?25h\x1b[?1003l\x1b[?1006l\x1b[?1049l\x1b[?2004l\x1b7\x1b[r\x1b8\x0f\x1b(B\x1b)B\x1b[m\x1b[c"
     );
+}
+
+guest!(
+    change_the_terminal_and_echo,
+    "
+    say \"\\033[?1049h\\033[?1003;1006h\\033[?25l\\033[1mchanged\"
+    request_to_send
+    mov ebx, 1
+    echo_input
+    power_off
+"
+);
+
+#[test]
+fn while_the_run_is_suspended_the_terminal_is_as_the_person_had_it() {
+    let (running, terminal, before) = run_on_a_terminal(&change_the_terminal_and_echo());
+    shown_up_to(&terminal, "changed");
+    wait_until("the terminal is raw", || terminal.modes().is_raw());
+    running.signal(libc::SIGTSTP);
+    wait_until("it stops", || is_stopped(running.id()));
+    const UNDONE: &str = "\x1b[?25h\x1b[?1003l\x1b[?1006l\x1b[?1049l\x1b[m";
+    assert_eq!(shown_in_all(&terminal), UNDONE);
+    assert_eq!(terminal.modes(), before);
+    running.signal(libc::SIGCONT);
+    const REDONE: &str = "\x1b[?25l\x1b[?1003h\x1b[?1006h\x1b[?1049h";
+    assert_eq!(shown_up_to(&terminal, "\x1b[?1049h"), REDONE);
+    wait_until("the terminal is raw again", || terminal.modes().is_raw());
+    (&terminal.person).write_all(b"x").unwrap();
+    running.end_unread().with_code(0).in_silence();
+    assert_eq!(shown_in_all(&terminal), format!("x{UNDONE}\x1b[c"));
+    assert_eq!(terminal.modes(), before);
 }
 
 #[test]
@@ -164,11 +216,8 @@ guest!(
 
 #[test]
 fn a_terminal_that_a_guest_did_not_change_gets_nothing_that_it_did_not_print() {
-    need_kvm();
-    let terminal = Terminal::open(24, 80);
-    let kernel = print_plainly().linux64();
-    let ended = Coracle::run(&kernel).on_terminal(&terminal).start().end_unread();
-    ended.with_code(0).in_silence();
+    let (running, terminal, _) = run_on_a_terminal(&print_plainly());
+    running.end_unread().with_code(0).in_silence();
     assert_eq!(shown_in_all(&terminal), "plain, \x1b[1mbold\x1b[0m, plain");
 }
 
@@ -287,4 +336,68 @@ fn what_was_typed_ahead_is_kept_over_a_reboot() {
     assert!(terminal.modes().is_raw(), "it is raw over all boots");
     running.signal(libc::SIGTERM);
     running.end_unread().with_code(143);
+}
+
+guest!(
+    stand_by,
+    "
+    say \"afloat\"
+2:
+    sti
+    hlt
+    jmp 2b
+"
+);
+
+/// A shell with job control, in a session of its own. Dropping it kills it, and the end of its session its jobs.
+struct Shell(Child);
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A shell whose terminal this is.
+fn interactive_shell(terminal: &Terminal) -> Shell {
+    let end = || terminal.program.try_clone().expect("a terminal can be shared");
+    let mut command = Command::new("sh");
+    command.arg("-i").env_remove("ENV");
+    command.stdin(end()).stdout(end()).stderr(end());
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            libc::setsid();
+            match libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    Shell(command.spawn().expect("there is a shell"))
+}
+
+#[test]
+fn a_run_under_timeout_ends_at_a_shell_and_in_a_script() {
+    need_kvm();
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let kernel = stand_by().linux64();
+    let run = format!(
+        "timeout 3 {} run --kernel {}",
+        env!("CARGO_BIN_EXE_coracle"),
+        kernel.path().display()
+    );
+    let mut shell = interactive_shell(&terminal);
+    // With job control timeout has the terminal. In a script it goes to the background, with what it runs.
+    for command in [run.clone(), format!("sh -c '{run}; exit $?'")] {
+        writeln!(&terminal.person, "{command}; echo ended with $?").unwrap();
+        // The code of timeout for a program that it has ended. Typed text has no number there.
+        shown_up_to(&terminal, "ended with 124");
+        assert_eq!(terminal.modes(), before, "{command}");
+    }
+    writeln!(&terminal.person, "echo $((40 + 2)) is read; exit").unwrap();
+    shown_up_to(&terminal, "42 is read");
+    assert!(shell.0.wait().unwrap().success());
 }
