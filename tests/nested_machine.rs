@@ -71,6 +71,26 @@ fn the_intel_machine_carries_every_byte_and_the_status() {
     carries_everything("--intel", "ata_piix sd_mod", "/dev/sda");
 }
 
+#[test]
+fn a_disk_that_is_not_there_is_told_and_not_made() {
+    let scratch = tempfile::tempdir().unwrap();
+    let disk = scratch.path().join("disk");
+    for machine in ["--amd", "--intel"] {
+        let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested/run");
+        let output = Command::new(run)
+            .arg(machine)
+            .arg("--disk")
+            .arg(&disk)
+            .args(["--", "true"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{said}");
+        assert!(said.contains("is no file and no block device"), "{said}");
+        assert!(!disk.exists(), "{machine}");
+    }
+}
+
 /// Runs a command in this machine on a terminal that script(1) makes, to the end.
 fn gives_a_terminal(machine: &str) {
     let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested/run");
