@@ -32,6 +32,11 @@ pub enum OpenError {
     #[error("{} (give it once, or add ',ro' or ',ephemeral' to each)", same_file(.first, .second))]
     Twice { first: PathBuf, second: PathBuf },
     #[error(
+        "disk images {first:?} and {second:?} are partitions of one loop device, of which guests write several or read \
+         several, but not both at the same time (add ',ro' or ',ephemeral' to all of them or to none)"
+    )]
+    ReadBesideWritten { first: PathBuf, second: PathBuf },
+    #[error(
         "disk image {path:?} is the file under {device:?}, which the host uses: it is mounted, swapped to, or a part of \
          a volume or an array (see of what: lsblk {}; unmount it, or attach the image with ',ro')",
         shell_word(.device)

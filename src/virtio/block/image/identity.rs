@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::loop_device::files_under;
+use super::loop_device::{Part, files_under};
 
 /// Which image a file is, or is a part of.
 #[derive(Debug, Clone, Copy)]
 pub struct Identity {
     whole: Whole,
-    /// The number of the partition, if it is not the whole image but a partition of a loop device.
-    part: Option<u64>,
+    /// The partition, if it is not the whole image but a partition of a loop device.
+    part: Option<Part>,
 }
 
 /// Device and inode of a file. A block device can have several nodes, which are different files, so for a device it is the
@@ -57,10 +57,15 @@ impl Identity {
         )
     }
 
-    /// Whether both have bytes in common. Two partitions have none.
+    /// Whether both may have bytes in common.
     pub fn overlaps(self, other: Self) -> bool {
-        let are_two_parts = self.part.is_some() && other.part.is_some() && self.part != other.part;
-        self.whole == other.whole && !are_two_parts
+        self.whole == other.whole && !self.is_beside(other)
+    }
+
+    /// Whether both are partitions of one loop device, and not the same one.
+    pub fn is_beside(self, other: Self) -> bool {
+        let parts = self.part.zip(other.part);
+        self.whole == other.whole && parts.is_some_and(|(one, other)| one.of == other.of && one != other)
     }
 
     fn without_loops(metadata: &Metadata) -> Self {

@@ -103,7 +103,7 @@ pub fn lock(file: File, path: &Path, access: Access) -> Result<Locked, Busy> {
     let mut locked = Locked::from(file);
     for (Under { part, .. }, file) in loop_device::files_under(&locked) {
         let access = match access {
-            Access::Write if part.is_some() => Access::WritePart,
+            Access::Write => part.map_or(access, |part| Access::WritePart { of: part.of }),
             access => access,
         };
         match file {
@@ -160,7 +160,7 @@ fn lock_in_time(file: &File, access: Access) -> Result<(), TryLockError> {
 fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
     match access {
         // Only of those who share this lock does QEMU's kind tell who writes what.
-        Access::Read | Access::WritePart => file.try_lock_shared(),
+        Access::Read | Access::WritePart { .. } => file.try_lock_shared(),
         Access::Write => file.try_lock(),
     }?;
     match qemu_locks::try_lock(file, access) {

@@ -24,13 +24,21 @@ struct Status {
     rest: [u64; 27],
 }
 
+/// A partition of a loop device, by the numbers of the two devices. Two partitions have no byte in common only if they are of
+/// one loop device: the same file can be under several, with the same partitions in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    pub of: u64,
+    pub partition: u64,
+}
+
 /// The file under a loop device.
 pub struct Under {
     /// Device and inode, as in stat(2).
     pub device: u64,
     pub inode: u64,
-    /// The number of the partition, if only a part of the file is under the device.
-    pub part: Option<u64>,
+    /// The partition, if only a part of the file is under the device.
+    pub part: Option<Part>,
     /// What the host's kernel tells as its path.
     path: PathBuf,
 }
@@ -39,7 +47,7 @@ impl Under {
     /// The file under `device`, if that is a loop device or a partition of one.
     pub fn of(device: &File) -> Option<Self> {
         let metadata = device.metadata().ok()?;
-        let (path, is_partition) = metadata
+        let (path, part) = metadata
             .file_type()
             .is_block_device()
             .then(|| path_under(&metadata))??;
@@ -49,7 +57,7 @@ impl Under {
         (result == 0).then_some(Self {
             device: status.device,
             inode: status.inode,
-            part: is_partition.then(|| metadata.rdev()),
+            part,
             path,
         })
     }
@@ -120,16 +128,21 @@ fn open(path: &Path, flags: libc::c_int) -> io::Result<File> {
         .open(path)
 }
 
-/// The path of the file under the device with this metadata, if that is a loop device or a partition of one; and whether it
-/// is a partition.
-fn path_under(device: &Metadata) -> Option<(PathBuf, bool)> {
-    let number = device.rdev();
-    let folder = format!("/sys/dev/block/{}:{}", libc::major(number), libc::minor(number));
+/// The path of the file under the device with this metadata, if that is a loop device or a partition of one; and which
+/// partition.
+fn path_under(device: &Metadata) -> Option<(PathBuf, Option<Part>)> {
+    let partition = device.rdev();
+    let (major, minor) = (libc::major(partition), libc::minor(partition));
+    let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    if let Some(path) = read_path(&folder.join("loop/backing_file")) {
+        return Some((path, None));
+    }
     // The folder of a partition is in that of its device.
-    let places = [("loop/backing_file", false), ("../loop/backing_file", true)];
-    places
-        .iter()
-        .find_map(|(place, is_partition)| Some((read_path(&Path::new(&folder).join(place))?, *is_partition)))
+    let path = read_path(&folder.join("../loop/backing_file"))?;
+    let number = fs::read_to_string(folder.join("../dev")).ok()?;
+    let (major, minor) = number.trim().split_once(':')?;
+    let of = libc::makedev(major.parse().ok()?, minor.parse().ok()?);
+    Some((path, Some(Part { of, partition })))
 }
 
 fn read_path(file: &Path) -> Option<PathBuf> {

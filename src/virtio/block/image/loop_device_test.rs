@@ -97,6 +97,41 @@ fn partitions_of_one_loop_device_have_a_writer_each() {
 }
 
 #[test]
+fn partitions_of_two_loop_devices_over_one_file_have_one_writer() {
+    let images = Images::new();
+    let file = image(&images);
+    let devices = [LoopDevice::new(&file), LoopDevice::new(&file)];
+    let [first, same, other] = [(0, 1), (1, 1), (1, 2)].map(|(device, number)| {
+        let path = devices[device].add_partition(number);
+        Disk::new(path)
+    });
+    for second in [same, other] {
+        check_each_once(&[first.clone(), second.clone()]).unwrap_err();
+        for [one, two] in [[&first, &second], [&second, &first]] {
+            let writer = Image::open(one).unwrap();
+            refusal(two);
+            refusal(&read_only(&two.file));
+            drop(writer);
+        }
+    }
+}
+
+#[test]
+fn a_partition_is_not_read_while_another_one_is_written() {
+    let images = Images::new();
+    let device = LoopDevice::new(&image(&images));
+    let paths = [device.add_partition(1), device.add_partition(2)];
+    for [written, read] in [[&paths[0], &paths[1]], [&paths[1], &paths[0]]] {
+        let disks = [Disk::new(written.clone()), read_only(read)];
+        let error = check_each_once(&disks).unwrap_err().to_string();
+        assert!(error.contains("partitions of one loop device"), "{error}");
+        let _writer = Image::open(&disks[0]).unwrap();
+        refusal(&disks[1]);
+    }
+    check_each_once(&paths.each_ref().map(|path| read_only(path))).unwrap();
+}
+
+#[test]
 fn another_process_is_named_that_has_the_file_under_a_loop_device() {
     let images = Images::new();
     let file = image(&images);

@@ -19,8 +19,9 @@ const READ: i64 = 0;
 const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 
-/// The byte for writing a part of the image, which is Coracle's own: QEMU knows no parts.
-const PART: Range<i64> = 300..301;
+/// Here begin the bytes for writing a part of the image, one for each loop device that has partitions. They are Coracle's own:
+/// QEMU knows no parts.
+const PARTS: i64 = 300;
 
 /// Forbids others to write in any way, and to resize.
 const FORBIDDEN: Range<i64> = FORBIDS + WRITE..FORBIDS + RESIZE + 1;
@@ -30,8 +31,10 @@ const FORBIDDEN: Range<i64> = FORBIDS + WRITE..FORBIDS + RESIZE + 1;
 pub enum Access {
     Read,
     Write,
-    /// Writing to a part of the image, while others may write to other parts.
-    WritePart,
+    /// Writing to a partition of the loop device with this number, while others may write to other partitions of it.
+    WritePart {
+        of: u64,
+    },
 }
 
 impl Access {
@@ -39,8 +42,15 @@ impl Access {
     fn does(self) -> Range<i64> {
         match self {
             Self::Read => DOES + READ..DOES + READ + 1,
-            Self::Write | Self::WritePart => DOES + READ..DOES + WRITE + 1,
+            Self::Write | Self::WritePart { .. } => DOES + READ..DOES + WRITE + 1,
         }
+    }
+
+    /// The byte of those who write partitions of the same device.
+    fn part(self) -> Option<Range<i64>> {
+        let Self::WritePart { of } = self else { return None };
+        let byte = PARTS.saturating_add_unsigned(of);
+        Some(byte..byte.saturating_add(1))
     }
 
     /// The bytes on which no other process may have a lock: those for what is forbidden to others, and those for what
@@ -48,7 +58,7 @@ impl Access {
     fn contradictions(self) -> Range<i64> {
         match self {
             Self::Read => DOES + WRITE..FORBIDS + READ + 1,
-            Self::Write | Self::WritePart => DOES + WRITE..FORBIDS + WRITE + 1,
+            Self::Write | Self::WritePart { .. } => DOES + WRITE..FORBIDS + WRITE + 1,
         }
     }
 }
@@ -58,15 +68,17 @@ impl Access {
 pub fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
     take(file, access.does())?;
     take(file, FORBIDDEN)?;
-    let is_part = access == Access::WritePart;
-    // Whoever writes a part has made sure that nobody has the whole, and keeps others from it. So where one is, all are.
-    if is_part && is_taken(file, PART)? {
-        return take(file, PART);
-    }
-    if is_taken(file, access.contradictions())? {
+    let part = access.part();
+    // Whoever writes a partition has made sure that others use nothing but partitions of the same device, and keeps them from
+    // it. So if one writer has this byte, all have it.
+    let is_among_parts = match &part {
+        Some(part) => is_taken(file, part.clone())?,
+        None => false,
+    };
+    if !is_among_parts && is_taken(file, access.contradictions())? {
         return Err(TryLockError::WouldBlock);
     }
-    if is_part { take(file, PART) } else { Ok(()) }
+    part.map_or(Ok(()), |part| take(file, part))
 }
 
 fn take(file: &File, bytes: Range<i64>) -> Result<(), TryLockError> {

@@ -13,8 +13,9 @@ struct Given<'d> {
     identity: Option<Identity>,
 }
 
-/// Refuses two disks that have a file in common, whatever its names are, unless both only read it. A missing file is no
-/// error here, but later when it is opened.
+/// Refuses two disks that have a file in common, whatever its names are, unless both only read it; and two partitions of one
+/// loop device, of which one is written and the other one only read. A missing file is no error here, but later when it is
+/// opened.
 pub fn check_each_once(disks: &[Disk]) -> Result<(), OpenError> {
     if disks.len() < 2 {
         return Ok(());
@@ -28,23 +29,31 @@ pub fn check_each_once(disks: &[Disk]) -> Result<(), OpenError> {
         });
         let files: Vec<_> = files.collect();
         for second in &files {
-            let same = before.iter().find(|first| {
-                let is_same = first
-                    .identity
-                    .zip(second.identity)
-                    .is_some_and(|(first, second)| first.overlaps(second));
-                is_same && !(first.disk.is_only_read() && disk.is_only_read())
-            });
-            if let Some(first) = same {
-                return Err(OpenError::Twice {
-                    first: first.file.into(),
-                    second: second.file.into(),
-                });
-            }
+            before.iter().try_for_each(|first| check_pair(first, second))?;
         }
         before.extend(files);
     }
     Ok(())
+}
+
+fn check_pair(first: &Given, second: &Given) -> Result<(), OpenError> {
+    let Some((one, other)) = first.identity.zip(second.identity) else {
+        return Ok(());
+    };
+    let paths = || (first.file.into(), second.file.into());
+    match (first.disk.is_only_read(), second.disk.is_only_read()) {
+        (true, true) => Ok(()),
+        _ if one.overlaps(other) => {
+            let (first, second) = paths();
+            Err(OpenError::Twice { first, second })
+        }
+        // The locks of the file under the device would refuse the second one.
+        (true, false) | (false, true) if one.is_beside(other) => {
+            let (first, second) = paths();
+            Err(OpenError::ReadBesideWritten { first, second })
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
