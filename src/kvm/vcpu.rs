@@ -142,9 +142,9 @@ impl Vcpu {
             0 => Ok(self.page.exit()),
             _ => match io::Error::last_os_error() {
                 error if error.raw_os_error() == Some(libc::EINTR) || self.is_only_started(&error) => {
-                    // The flag is for one interruption, of which the caller learns now. A stop is not lost by clearing it:
-                    // Orders::stop gives the order before it sends the signal that sets the flag, and the caller looks at the
-                    // order before it runs the vCPU again.
+                    // The flag is for one interruption, of which the caller learns now. A stop or a pause is not lost by
+                    // clearing it: machine/orders.rs gives the order before it sends the signal that sets the flag, and the
+                    // caller looks at the order before it runs the vCPU again.
                     self.page.immediate_exit().set(false);
                     Ok(Exit::Interrupted)
                 }

@@ -14,10 +14,10 @@ mod orders;
 mod outcome;
 mod vcpu;
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
+use std::{io, mem};
 
 use vmm_sys_util::eventfd::EventFd;
 
@@ -251,6 +251,7 @@ impl Machine {
             board: self.board,
             serial: self.serial,
             transports: self.transports,
+            is_paused: Mutex::new(false),
             _vm: self.vm,
             _memory: self.memory,
         };
@@ -270,6 +271,9 @@ pub struct Running {
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
+    /// Whether the devices rest. Whoever pauses or resumes the machine holds this until that is done, so that no thread
+    /// resumes devices that another one is still pausing.
+    is_paused: Mutex<bool>,
     _vm: Vm,
     _memory: Memory,
 }
@@ -291,22 +295,33 @@ impl Running {
     }
 
     /// Stops the guest for a while, and waits until no vCPU and no device works for it. Returns whether that is so: a run
-    /// that ends does not pause any more. Any thread may call this, but no thread of the machine's own.
+    /// that ends does not pause any more. A machine that is paused already stays as it is, and one call of
+    /// [`Running::resume`] lets it go on. Any thread may call this, but no thread of the machine's own.
     pub fn pause(&self) -> bool {
+        let mut is_paused = self.lock_pause();
         // A vCPU that waits for a slow reader of the output would make this wait as well.
         self.serial.release();
         if !self.board.orders.pause() {
             return false;
         }
         self.serial.hold();
-        self.transports.iter().for_each(|transport| transport.pause());
+        if !mem::replace(&mut *is_paused, true) {
+            self.transports.iter().for_each(|transport| transport.pause());
+        }
         true
     }
 
     /// Lets a guest that was paused go on.
     pub fn resume(&self) {
-        self.transports.iter().for_each(|transport| transport.resume());
-        self.board.orders.resume();
+        let mut is_paused = self.lock_pause();
+        if mem::take(&mut *is_paused) {
+            self.transports.iter().for_each(|transport| transport.resume());
+            self.board.orders.resume();
+        }
+    }
+
+    fn lock_pause(&self) -> MutexGuard<'_, bool> {
+        self.is_paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops the machine, waits until vCPUs and devices have stopped, and returns why the run ended.

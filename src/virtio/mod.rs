@@ -1,7 +1,8 @@
 //! Devices of virtio 1.2 and the transport by which a guest reaches them.
 //!
 //! Each device is a folder here with a type that implements [`VirtioDevice`]. A device names neither the transport nor the
-//! machine: it gets what it needs of them in an [`Activation`], and drops that in [`VirtioDevice::reset`].
+//! machine: it gets what it needs of them in an [`Activation`], and drops that in [`VirtioDevice::quiesce`] and
+//! [`VirtioDevice::reset`].
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::interrupt::Interrupt;
 use log_limit::LogLimit;
 
-/// Disks: a raw image or a block device of the host.
+/// Disks: images and block devices of the host.
 pub mod block;
 /// Random bytes.
 pub mod entropy;
@@ -65,8 +66,8 @@ pub trait VirtioDevice: Send {
         Ok(())
     }
 
-    /// Gives the device its queues, because the driver has set DRIVER_OK. The device has them until
-    /// [`VirtioDevice::reset`].
+    /// Gives the device its queues, because the driver has set DRIVER_OK or a pause has ended. The device has them until
+    /// [`VirtioDevice::quiesce`] or [`VirtioDevice::reset`].
     fn activate(&mut self, activation: Activation) -> io::Result<()>;
 
     /// Serves a queue on the thread of the vCPU that notified it. A device whose work takes longer than waking a thread

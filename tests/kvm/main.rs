@@ -21,6 +21,8 @@ mod interrupts;
 mod limits;
 /// Addresses of no device.
 mod nowhere;
+/// Machines that are paused and resumed by whoever holds them.
+mod pauses;
 /// Guests that reboot and boot again.
 mod restarts;
 /// The serial port, both ways.

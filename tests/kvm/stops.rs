@@ -1,13 +1,12 @@
 use std::io::Read;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use coracle::config::Config;
 use coracle::devices::serial::Sink;
-use coracle::machine::{Machine, OpenFiles, Outcome};
+use coracle::machine::{Machine, OpenFiles};
 use coracle::timeline::Timeline;
 
 use crate::support::process::{pipe, wait_until_full};
@@ -240,160 +239,4 @@ fn a_machine_that_is_dropped_stops_although_a_vcpu_waits_for_a_stalled_reader() 
         let _ = drops.send(());
     });
     dropped.recv_timeout(PATIENCE).expect("the vCPU is stopped");
-}
-
-guest!(
-    print_on_all,
-    "
-    # The others begin in real mode at 0x10000. Each prints a letter of its own, again and again.
-    lea rsi, [rip + 5f]
-    mov edi, 0x10000
-    mov ecx, 128
-    rep movsb
-    enable_local_apic
-    mov edi, 0xfee00300
-    mov dword ptr [rdi], 0xc4500
-    mov dword ptr [rdi], 0xc4610
-    mov dword ptr [rdi], 0xc4610
-    mov dx, 0x3f8
-    mov al, 0x61
-3:
-    out dx, al
-    jmp 3b
-5:
-    .code16
-    mov ax, 0x1000
-    mov ds, ax
-    mov ax, 1
-    lock xadd word ptr [0x1000], ax
-    add al, 0x62
-    mov dx, 0x3f8
-6:
-    out dx, al
-    jmp 6b
-"
-);
-
-const LETTERS: &[u8; 4] = b"abcd";
-
-/// A console that counts each of the letters, and that can stall.
-#[derive(Default)]
-struct Counted {
-    counts: [AtomicU64; LETTERS.len()],
-    state: Mutex<Reader>,
-    change: Condvar,
-}
-
-#[derive(Default)]
-struct Reader {
-    stalls: bool,
-    released: bool,
-    /// vCPUs that wait for the reader.
-    waiting: usize,
-}
-
-impl Counted {
-    fn read(&self) -> Vec<u64> {
-        self.counts
-            .iter()
-            .map(|count| count.load(Ordering::SeqCst))
-            .collect()
-    }
-
-    fn stall(&self, stalls: bool) {
-        self.state.lock().unwrap().stalls = stalls;
-        self.change.notify_all();
-    }
-
-    fn set_released(&self, released: bool) {
-        self.state.lock().unwrap().released = released;
-        self.change.notify_all();
-    }
-
-    fn wait_while(&self, condition: impl Fn(&Reader) -> bool) -> MutexGuard<'_, Reader> {
-        let reader = self.state.lock().unwrap();
-        self.change
-            .wait_while(reader, |reader| condition(reader))
-            .unwrap()
-    }
-}
-
-impl Sink for Counted {
-    fn wait_for_room(&self) {
-        self.state.lock().unwrap().waiting += 1;
-        self.change.notify_all();
-        self.wait_while(|reader| reader.stalls && !reader.released)
-            .waiting -= 1;
-    }
-
-    fn release(&self) {
-        self.set_released(true);
-    }
-
-    fn hold(&self) {
-        self.set_released(false);
-    }
-
-    fn put(&self, byte: u8) {
-        if let Some(index) = LETTERS.iter().position(|&letter| letter == byte) {
-            self.counts[index].fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    fn pause(&self) {}
-}
-
-/// Waits until every vCPU has printed more than `before`.
-fn wait_for_all(console: &Counted, before: &[u64]) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while console
-        .read()
-        .iter()
-        .zip(before)
-        .any(|(now, before)| now <= before)
-    {
-        assert!(Instant::now() < deadline, "{:?} after {before:?}", console.read());
-        thread::yield_now();
-    }
-}
-
-#[test]
-fn no_vcpu_runs_in_a_pause_and_all_run_after_it() {
-    need_kvm();
-    let kernel = print_on_all().linux64();
-    let config = Config {
-        kernel: Some(kernel.path().into()),
-        cpus: LETTERS.len() as u8,
-        ..Config::default()
-    };
-    let console = Arc::new(Counted::default());
-    let opened = OpenFiles::open(&config).unwrap();
-    let machine = Machine::build(&config, &opened, "", console.clone(), &Timeline::off()).unwrap();
-    let running = machine.start().unwrap();
-    wait_for_all(&console, &[0; LETTERS.len()]);
-    for round in 0..30 {
-        // In every third round a vCPU waits for a reader that has stopped reading.
-        let stalls = round % 3 == 0;
-        if stalls {
-            console.stall(true);
-            drop(console.wait_while(|reader| reader.waiting == 0));
-        }
-        // Whoever pauses need not be who started the machine.
-        assert!(thread::scope(|scope| scope
-            .spawn(|| running.pause())
-            .join()
-            .unwrap()));
-        let before = console.read();
-        (0..100).for_each(|_| thread::yield_now());
-        assert_eq!(console.read(), before);
-        console.stall(false);
-        running.resume();
-        wait_for_all(&console, &before);
-    }
-    assert!(running.pause());
-    running.end(Outcome::Quit);
-    assert!(!running.pause());
-    let before = console.read();
-    assert!(matches!(running.finish(), Outcome::Quit));
-    assert_eq!(console.read(), before);
 }
