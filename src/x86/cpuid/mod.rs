@@ -12,9 +12,12 @@ use crate::config::{Cpu, CpuFeature};
 use crate::kvm::{CpuId, CpuIdEntry};
 use leaves::{LEAVES, Row, Subleaf};
 
+/// The highest leaf, and the vendor's name in EBX, EDX and ECX.
+const VENDOR: u32 = 0x0;
 const FEATURES: u32 = 0x1;
 const FEATURES_ECX_VMX: u32 = 1 << 5;
 const FEATURES_ECX_TSC_DEADLINE: u32 = 1 << 24;
+const FEATURES_ECX_XSAVE: u32 = 1 << 26;
 const FEATURES_ECX_HYPERVISOR: u32 = 1 << 31;
 const FEATURES_EDX_HTT: u32 = 1 << 28;
 /// Intel: deterministic cache parameters, a subleaf a cache.
@@ -40,6 +43,7 @@ const TOPOLOGY_AMD: u32 = 0x8000_001e;
 
 /// Extended features, whose first subleaf says how many there are.
 const EXTENDED_FEATURES: u32 = 0x7;
+const EXTENDED_FEATURES_EDX_ARCH_CAPABILITIES: u32 = 1 << 29;
 /// XSAVE: its states, and from subleaf 2 on where in the save area each of them is.
 const XSAVE: u32 = 0xd;
 /// Size of the save area's oldest part and its header (Intel SDM volume 1, section 13.4).
@@ -79,6 +83,19 @@ pub fn shown(supported: &CpuId, cpu: Cpu) -> Result<CpuId, NotOffered> {
         entry.ebx &= ebx;
         entry.ecx &= ecx;
         entry.edx &= edx;
+    }
+    if is_amd(&shown) {
+        for entry in shown.as_mut_slice() {
+            if entry.function == EXTENDED_FEATURES && entry.index == 0 {
+                // An MSR of Intel's, which KVM offers on every processor. Kernels do not expect it on this one.
+                entry.edx &= !EXTENDED_FEATURES_EDX_ARCH_CAPABILITIES;
+            }
+        }
+    }
+    let has_xsave = |entry: &CpuIdEntry| entry.function == FEATURES && entry.ecx & FEATURES_ECX_XSAVE != 0;
+    if !shown.as_slice().iter().any(has_xsave) {
+        // KVM lists the leaf also where it offers no XSAVE.
+        shown.retain(|entry| entry.function != XSAVE);
     }
     lower_limits(&mut shown);
     if log::log_enabled!(log::Level::Trace) {
@@ -180,6 +197,7 @@ pub struct Topology {
 pub fn set_topology(cpuid: &mut CpuId, topology: Topology) {
     let cpu = u32::from(topology.cpu);
     let cpus = u32::from(topology.cpus);
+    let is_amd = is_amd(cpuid);
     add_levels(cpuid);
     for entry in cpuid.as_mut_slice() {
         match entry.function {
@@ -191,8 +209,8 @@ pub fn set_topology(cpuid: &mut CpuId, topology: Topology) {
                 entry.eax = entry.eax & 0x3fff | (sharing - 1) << 14 | (cpus - 1) << 26;
             }
             leaf if TOPOLOGY.contains(&leaf) => level(entry, cpu, cpus),
-            // [7:0] cores less one, [15:12] bits of the APIC ID that number them.
-            SIZES_AMD => entry.ecx = entry.ecx & !0xf0ff | id_bits(cpus) << 12 | (cpus - 1),
+            // [7:0] cores less one, [15:12] bits of the APIC ID that number them. Intel has the bits reserved.
+            SIZES_AMD if is_amd => entry.ecx = entry.ecx & !0xf0ff | id_bits(cpus) << 12 | (cpus - 1),
             CACHES_AMD if entry.eax & 0x1f != 0 => {
                 let sharing = cache_sharing(entry.eax >> 5 & 0x7, cpus);
                 entry.eax = entry.eax & !(0xfff << 14) | (sharing - 1) << 14;
@@ -207,6 +225,17 @@ pub fn set_topology(cpuid: &mut CpuId, topology: Topology) {
             _ => (),
         }
     }
+}
+
+/// Whether the processor is AMD's, or Hygon's, which is of AMD's design.
+fn is_amd(cpuid: &CpuId) -> bool {
+    let vendor = cpuid.as_slice().iter().find(|entry| entry.function == VENDOR);
+    vendor.is_some_and(|entry| {
+        let name = [entry.ebx, entry.edx, entry.ecx].map(u32::to_le_bytes);
+        [b"AuthenticAMD", b"HygonGenuine"]
+            .iter()
+            .any(|amd| name.as_flattened() == *amd)
+    })
 }
 
 /// Replaces the one empty subleaf that KVM lists of each topology leaf by a subleaf for each level.

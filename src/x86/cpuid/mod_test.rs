@@ -64,11 +64,33 @@ fn the_last_level_cache_is_shared_and_the_first_is_not() {
     assert_eq!(leaves[0].eax >> 26, 7);
 }
 
+/// Leaf 0 of a processor by this vendor.
+fn vendor(name: &[u8; 12]) -> CpuIdEntry {
+    let word = |at: usize| u32::from_le_bytes(name[at..at + 4].try_into().unwrap());
+    CpuIdEntry {
+        ebx: word(0),
+        edx: word(4),
+        ecx: word(8),
+        ..entry(VENDOR, 0)
+    }
+}
+
 #[test]
 fn a_processor_of_amd_counts_its_cores() {
-    let leaves = with_topology(&[entry(SIZES_AMD, 0), entry(TOPOLOGY_AMD, 0)], 3, 4);
-    assert_eq!(leaves[0].ecx & 0xf0ff, 2 << 12 | 3);
-    assert_eq!((leaves[1].eax, leaves[1].ebx), (3, 3));
+    for name in [b"AuthenticAMD", b"HygonGenuine"] {
+        let leaves = with_topology(&[vendor(name), entry(SIZES_AMD, 0), entry(TOPOLOGY_AMD, 0)], 3, 4);
+        assert_eq!(leaves[1].ecx & 0xf0ff, 2 << 12 | 3);
+        assert_eq!((leaves[2].eax, leaves[2].ebx), (3, 3));
+    }
+}
+
+#[test]
+fn a_processor_of_intel_has_what_kvm_gives_where_amd_counts_cores() {
+    let sizes = CpuIdEntry {
+        ecx: 0,
+        ..entry(SIZES_AMD, 0)
+    };
+    assert_eq!(with_topology(&[vendor(b"GenuineIntel"), sizes], 3, 4)[1].ecx, 0);
 }
 
 #[test]
@@ -277,6 +299,7 @@ fn the_save_area_has_room_for_the_states_that_are_shown_and_no_more() {
     };
     // AVX, protection keys, and the tiles of AMX.
     let offered = [
+        entry(FEATURES, 0),
         entry(XSAVE, 0),
         entry(XSAVE, 1),
         state(2, 576, 256),
@@ -291,11 +314,41 @@ fn the_save_area_has_room_for_the_states_that_are_shown_and_no_more() {
     let details = find(&leaves, XSAVE, 1).unwrap();
     assert_eq!((details.eax, details.ecx, details.edx), (0xf, 0, 0));
     assert_eq!(
-        find(&show(&[entry(XSAVE, 0)], "host").unwrap(), XSAVE, 0)
-            .unwrap()
-            .ecx,
+        find(
+            &show(&[entry(FEATURES, 0), entry(XSAVE, 0)], "host").unwrap(),
+            XSAVE,
+            0
+        )
+        .unwrap()
+        .ecx,
         576
     );
+}
+
+#[test]
+fn a_processor_of_amd_has_no_msr_of_intels_for_its_defences() {
+    for (name, shown) in [
+        (b"GenuineIntel", EXTENDED_FEATURES_EDX_ARCH_CAPABILITIES),
+        (b"AuthenticAMD", 0),
+        (b"HygonGenuine", 0),
+    ] {
+        let leaves = show(&[vendor(name), entry(EXTENDED_FEATURES, 0)], "host").unwrap();
+        let defences = find(&leaves, EXTENDED_FEATURES, 0).unwrap().edx;
+        assert_eq!(defences & EXTENDED_FEATURES_EDX_ARCH_CAPABILITIES, shown);
+        assert_ne!(defences, shown, "only that bit differs");
+    }
+}
+
+#[test]
+fn where_there_is_no_xsave_its_leaf_is_not_shown() {
+    let features = CpuIdEntry {
+        ecx: !FEATURES_ECX_XSAVE,
+        ..entry(FEATURES, 0)
+    };
+    let highest = entry(0, 0);
+    let leaves = show(&[highest, features, entry(XSAVE, 0), entry(XSAVE, 1)], "host").unwrap();
+    assert!(leaves.iter().all(|entry| entry.function != XSAVE));
+    assert_eq!(find(&leaves, 0, 0).unwrap().eax, 1, "the highest leaf");
 }
 
 #[test]
