@@ -23,6 +23,8 @@ mod limits;
 mod nowhere;
 /// Machines that are paused and resumed by whoever holds them.
 mod pauses;
+/// Registers of a processor: model-specific ones, and those of its local APIC.
+mod registers;
 /// Guests that reboot and boot again.
 mod restarts;
 /// The serial port, both ways.
