@@ -207,7 +207,10 @@ impl Queue {
     fn write_all(&self, mut stdout: File) {
         let mut bytes = Vec::new();
         let mut modes = GuestModes::default();
+        // Whether the terminal is as the person had it: all is undone, and nothing was written since.
+        let mut is_the_persons = false;
         while let Some(task) = self.take(&mut bytes) {
+            is_the_persons = matches!(task, Task::Undo);
             match task {
                 Task::Write => {
                     if let Err(error) = self.write(&mut stdout, &bytes, &mut modes) {
@@ -236,7 +239,10 @@ impl Queue {
                 });
             }
         }
-        self.change_terminal(&modes.undo(), &mut stdout);
+        // The shell's screen may be there, where undoing once more would move the cursor.
+        if !is_the_persons {
+            self.change_terminal(&modes.undo(), &mut stdout);
+        }
         let _ = self.finished.write(1);
     }
 

@@ -134,7 +134,8 @@ pub(super) fn restore() {
     let before = match BEFORE.try_lock() {
         Ok(mut before) => before.take(),
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
-        // Only a panic restores the modes while another thread changes them, and it must not wait for that thread.
+        // Only a panic or an abort restores the modes while a thread changes them, and must not wait for that thread, which
+        // may be its own.
         Err(TryLockError::WouldBlock) => None,
     };
     if let Some(before) = before

@@ -200,6 +200,21 @@ fn while_the_run_is_suspended_the_terminal_is_as_the_person_had_it() {
 }
 
 #[test]
+fn what_is_undone_already_is_not_undone_again_when_a_suspended_run_is_killed() {
+    let (running, terminal, before) = run_on_a_terminal(&change_the_terminal_and_echo());
+    shown_up_to(&terminal, "changed");
+    running.signal(libc::SIGTSTP);
+    wait_until("it stops", || is_stopped(running.id()));
+    // As a shell does it for a job that is stopped.
+    running.signal(libc::SIGTERM);
+    running.signal(libc::SIGCONT);
+    running.end_unread().with_code(143);
+    let shown = shown_in_all(&terminal);
+    assert_eq!(shown.matches("\x1b[?1049l").count(), 1, "{shown:?}");
+    assert_eq!(terminal.modes(), before);
+}
+
+#[test]
 fn a_pipe_gets_nothing_that_the_guest_did_not_print() {
     need_kvm();
     let ended = Coracle::run(&change_the_terminal().linux64()).end().with_code(0);
