@@ -1,5 +1,7 @@
-//! Whether devices can wake a vCPU whose interrupts are off. They can if the guest set an interrupt controller up to send
-//! NMIs, or what else that flag does not keep away.
+//! Whether devices can wake a vCPU whose interrupts are off. They can if the guest has set an interrupt controller up to send
+//! NMIs, SMIs or INITs: the flag that turns interrupts off does not stop those.
+
+use std::array;
 
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -20,14 +22,8 @@ const INIT: u64 = 5;
 /// Whether a device's interrupt can reach this vCPU although its interrupts are off.
 pub fn may_come(vm: &VmFd, vcpu: &VcpuFd) -> Result<bool, Error> {
     let local = vcpu.get_lapic().map_err(refused("tell a local APIC's state"))?;
-    let lint0: Vec<u8> = local.regs[LVT_LINT0..][..4]
-        .iter()
-        .map(|&byte| byte as u8)
-        .collect();
-    let lint0 = lint0
-        .iter()
-        .rev()
-        .fold(0, |value, &byte| value << 8 | u64::from(byte));
+    let lint0 = array::from_fn(|byte| local.regs[LVT_LINT0 + byte] as u8);
+    let lint0 = u32::from_le_bytes(lint0);
     let mut chip = kvm_irqchip {
         chip_id: KVM_IRQCHIP_IOAPIC,
         ..Default::default()
@@ -39,7 +35,7 @@ pub fn may_come(vm: &VmFd, vcpu: &VcpuFd) -> Result<bool, Error> {
         // SAFETY: any bytes are valid for both views of an entry.
         unsafe { entry.bits }
     });
-    Ok(passes(lint0) || entries.into_iter().any(passes))
+    Ok(passes(lint0.into()) || entries.into_iter().any(passes))
 }
 
 fn passes(entry: u64) -> bool {
