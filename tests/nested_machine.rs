@@ -1,10 +1,13 @@
 //! `tests/nested/run` over both of its machines: what the command inside writes arrives whole, and apart, and it has a
 //! terminal where the caller has one.
 
-use std::fs;
-use std::io;
-use std::path::Path;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, io, thread};
 
 /// Bytes of every value without a pattern that a stream could repeat or swallow unseen.
 fn noise(seed: u64, count: usize) -> Vec<u8> {
@@ -89,6 +92,47 @@ fn a_disk_that_is_not_there_is_told_and_not_made() {
         assert!(said.contains("is no file and no block device"), "{said}");
         assert!(!disk.exists(), "{machine}");
     }
+}
+
+/// Kills `run` when it has started the process that becomes the emulator, and before that process has asked the kernel to die
+/// with `run`.
+fn leaves_no_emulator(machine: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str| scratch.path().join(name);
+    let setpriv = format!(
+        "#!/bin/sh\n\
+         echo $$ >'{0}.new' && mv '{0}.new' '{0}'\n\
+         kill -KILL $PPID\n\
+         while grep -q \"^PPid:[[:space:]]*$PPID$\" /proc/$$/status; do :; done\n\
+         PATH=${{PATH#*:}} exec setpriv \"$@\"\n",
+        file("started").display()
+    );
+    fs::write(file("setpriv"), setpriv).unwrap();
+    fs::set_permissions(file("setpriv"), Permissions::from_mode(0o755)).unwrap();
+    let path = env::var("PATH").unwrap();
+    let status = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested/run"))
+        .args([machine, "--", "sleep", "100000"])
+        .env("PATH", format!("{}:{path}", scratch.path().display()))
+        .status()
+        .unwrap();
+    assert_eq!(status.signal(), Some(9));
+    let started = fs::read_to_string(file("started")).unwrap();
+    // A process that has ended and that nobody has waited for has no program any more.
+    let program = PathBuf::from("/proc").join(started.trim()).join("exe");
+    let begin = Instant::now();
+    while fs::read_link(&program).is_ok() {
+        if begin.elapsed() > Duration::from_secs(60) {
+            let _ = Command::new("kill").args(["-KILL", started.trim()]).status();
+            panic!("the emulator runs on");
+        }
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn no_emulator_outlives_a_run_that_is_killed_as_it_starts_one() {
+    leaves_no_emulator("--amd");
+    leaves_no_emulator("--intel");
 }
 
 /// Runs a command in this machine on a terminal that script(1) makes, to the end.
