@@ -94,6 +94,30 @@ fn a_disk_that_is_not_there_is_told_and_not_made() {
     }
 }
 
+#[test]
+fn an_initramfs_that_cannot_be_made_is_told() {
+    // A kernel without the modules that belong into it.
+    let cache = tempfile::tempdir().unwrap();
+    let modules = cache.path().join("nested/kernel-0/lib/modules/0");
+    fs::create_dir_all(&modules).unwrap();
+    fs::write(modules.join("modules.dep"), "").unwrap();
+    for (program, arguments, code) in [
+        ("run", &["--amd", "--", "true"][..], 125),
+        ("prepare", &["amd"], 1),
+    ] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nested");
+        let output = Command::new(folder.join(program))
+            .args(arguments)
+            .env("CORACLE_CACHE", cache.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{program}: {said}");
+        assert!(said.contains("the kernel 0 has no module"), "{program}: {said}");
+        assert!(!said.contains("No such file"), "{program}: {said}");
+    }
+}
+
 /// Kills `run` when it has started the process that becomes the emulator, and before that process has asked the kernel to die
 /// with `run`.
 fn leaves_no_emulator(machine: &str) {
