@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     end_on_panic(exit_code::BUG);
     end_on_lack_of_memory(exit_code::FAILED);
     spare_address_space();
-    forget_empty_directory();
+    forget_variables();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return print_refusal(&error).into(),
@@ -38,11 +38,18 @@ fn main() -> ExitCode {
     code.into()
 }
 
-/// Removes TMPDIR if it is empty, so that temporary files go to /tmp, as those of other programs do. To be called before
-/// the first thread is started.
-fn forget_empty_directory() {
-    if env::var_os("TMPDIR").is_some_and(|directory| directory.is_empty()) {
+/// Removes what Coracle does not obey from the environment. To be called before the first thread is started.
+fn forget_variables() {
+    // Temporary files go to /tmp where TMPDIR is empty, as those of other programs do.
+    let empty_directory = env::var_os("TMPDIR").is_some_and(|directory| directory.is_empty());
+    // When memory is lacking, the standard library would allocate more to read this one and to print a backtrace. From then on
+    // nothing tells that abort from others (console/out_of_memory.rs). After a panic Coracle prints no backtrace.
+    let names = empty_directory
+        .then_some("TMPDIR")
+        .into_iter()
+        .chain(["RUST_BACKTRACE"]);
+    for name in names {
         // SAFETY: no other thread runs that could read the environment.
-        unsafe { env::remove_var("TMPDIR") };
+        unsafe { env::remove_var(name) };
     }
 }

@@ -134,11 +134,22 @@ fn an_allocation_that_fails_is_125_with_a_reason() {
     // A file of this kind may have 1 MiB. What it says takes a hundred times as much.
     let disks = vec![r#""a""#; 250_000].join(",");
     write!(file, r#"{{"disk": [{disks}]}}"#).unwrap();
-    Coracle::new(&["run", "--dry-run", "--config", &file.path().display().to_string()])
-        .through(&["sh", "-c", "ulimit -v 60000; exec \"$@\"", "sh"])
-        .end()
-        .with_code(125)
-        .saying(&["no more memory", "ulimit -v"]);
+    for backtrace in [
+        "unset RUST_BACKTRACE",
+        "export RUST_BACKTRACE=0",
+        "export RUST_BACKTRACE=1",
+    ] {
+        Coracle::new(&["run", "--dry-run", "--config", &file.path().display().to_string()])
+            .through(&[
+                "sh",
+                "-c",
+                &format!("ulimit -v 60000; {backtrace}; exec \"$@\""),
+                "sh",
+            ])
+            .end()
+            .with_code(125)
+            .saying(&["no more memory", "ulimit -v"]);
+    }
 }
 
 #[test]
