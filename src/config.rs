@@ -290,9 +290,9 @@ pub enum OnReboot {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the configuration {}: {source} (check the path)", path.display())]
+    #[error("cannot read the configuration {path:?}: {source} (check the path)")]
     Read { path: PathBuf, source: io::Error },
-    #[error("the configuration {} cannot be used: {why}", path.display())]
+    #[error("the configuration {path:?} cannot be used: {why}")]
     File { path: PathBuf, why: String },
     #[error("'{0}' is not a size: give a number with a unit, for example 512M or 2G")]
     Size(String),

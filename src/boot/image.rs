@@ -13,6 +13,7 @@ use vm_memory::{
 
 use super::error::{Error, Problem};
 use super::map::StableFile;
+use crate::plain_text::shell_word;
 
 /// A kernel or initrd: a file, or bytes carried inside the program.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Image {
                 file,
             })
             .map_err(|problem| Error {
-                image: path.display().to_string(),
+                image: shell_word(path),
                 problem,
             })
     }
@@ -55,7 +56,7 @@ impl Image {
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Image::File { path, .. } => path.display().fmt(f),
+            Image::File { path, .. } => f.write_str(&shell_word(path)),
             Image::BuiltIn { name, .. } => f.write_str(name),
         }
     }

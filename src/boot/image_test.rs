@@ -36,6 +36,9 @@ fn errors_name_the_file_and_only_a_missing_one_counts_as_missing() {
         "/no/such/vmlinux: no such file (check the path)"
     );
     assert!(error.is_missing());
+    // A terminal would act on the name as it is.
+    let error = Image::open(Path::new("\x1b[31m")).unwrap_err();
+    assert_eq!(error.to_string(), r"'\u{1b}[31m': no such file (check the path)");
     assert!(!Image::open(Path::new("/")).unwrap_err().is_missing());
 }
 

@@ -206,7 +206,7 @@ fn what_is_out_of_range_in_a_file_is_told_with_the_files_name() {
         std::fs::write(&path, text).unwrap();
         let error = Config::from_json(&path).unwrap_err().to_string();
         assert!(
-            error.contains("machine.json cannot be used: ") && error.contains(words),
+            error.contains("machine.json\" cannot be used: ") && error.contains(words),
             "{error}"
         );
     }
@@ -216,6 +216,12 @@ fn what_is_out_of_range_in_a_file_is_told_with_the_files_name() {
 fn an_unknown_key_of_a_disk_is_not_answered_with_the_command_lines_rules() {
     let answer = refused(r#"{"disk": {"file": "a", "readonly": true}}"#);
     assert!(!answer.contains("--config"), "{answer}");
+}
+
+#[test]
+fn a_name_on_which_a_terminal_would_act_is_shown_escaped() {
+    let error = Config::from_json(Path::new("\x1b[31m")).unwrap_err().to_string();
+    assert!(error.contains(r#"the configuration "\u{1b}[31m""#), "{error}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::devices::{Device, Placed};
 use super::open_files::BootFiles;
 use super::{Error, Memory};
 use crate::config::{self, Config};
+use crate::plain_text::shell_word;
 use crate::timeline::Timeline;
 use crate::virtio::block::{ImageError, Preview, check_each_once};
 use crate::x86::acpi::VirtioMmioWindow;
@@ -50,7 +51,7 @@ impl fmt::Display for DryRun {
             disks,
         } = self;
         let kernel_name = match &config.kernel {
-            Some(path) => path.display().to_string(),
+            Some(path) => shell_word(path),
             None => "built-in".into(),
         };
         writeln!(f, "kernel        {kernel_name}")?;
@@ -116,7 +117,7 @@ impl fmt::Display for DryRun {
                         }
                         _ => "read-write".into(),
                     };
-                    writeln!(f, "  {name:<29} {place}: {}, {mode}", config.file.display())?;
+                    writeln!(f, "  {name:<29} {place}: {}, {mode}", shell_word(&config.file))?;
                     writeln!(
                         f,
                         "    queues {}, cache {}, engine {}",

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::Report;
 use crate::console::tell;
+use crate::plain_text::shell_word;
 
 /// How many bytes of the table are printed at once: well below `PIPE_BUF` (pipe(7)), so that a pipe takes all or none.
 const PIECE: usize = 2048;
@@ -47,7 +48,7 @@ impl FromStr for Destination {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot write the timings to {}: {source}", path.display())]
+    #[error("cannot write the timings to {}: {source}", shell_word(path))]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot draw the timings: {0}")]
     Draw(String),
