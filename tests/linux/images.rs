@@ -59,6 +59,16 @@ pub fn initrd_with_records(scratch: &TempDir) -> PathBuf {
     initrd_with(scratch, "records", 0o755, &fs::read(place::records()).unwrap())
 }
 
+/// The built-in guest's initrd with the program that tells of processors as `/processor`.
+pub fn initrd_with_processor(scratch: &TempDir) -> PathBuf {
+    initrd_with(
+        scratch,
+        "processor",
+        0o755,
+        &fs::read(place::processor()).unwrap(),
+    )
+}
+
 /// A cpio archive of one regular file, in the "newc" format (Linux driver-api/early-userspace/buffer-format).
 pub fn cpio(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();

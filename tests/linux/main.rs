@@ -1,10 +1,13 @@
 //! Linux guests: what a person sees of `coracle run` with a real kernel.
 //!
-//! Where this host's KVM runs Linux, the trials run here. Elsewhere this program runs itself inside the nested machine
-//! (tests/nested/), with the same arguments, and ends with the status of that run.
+//! Where this host's KVM runs Linux, the trials run here. Elsewhere this program runs itself inside nested machines
+//! (tests/nested/), with the same arguments: all trials with an AMD processor, and those of intel.rs with one of Intel's,
+//! too.
 
 mod capture;
 mod images;
+mod intel;
+mod machines;
 mod place;
 mod run;
 mod terminal;
@@ -17,9 +20,11 @@ mod trials {
     pub mod ends;
     pub mod failures;
     pub mod guest;
+    pub mod hardware;
     pub mod kernels;
     pub mod load;
     pub mod memory;
+    pub mod processors;
     pub mod race;
     pub mod terminals;
     pub mod timings;
@@ -41,27 +46,44 @@ fn main() -> ExitCode {
         Some((first, rest)) if first == "--torture-cut" => return torture::cut::inside(rest),
         _ => {}
     }
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(AT_ONCE);
-    let trials: Vec<Trial> = (0..)
-        .zip(trials())
-        .filter(|(number, _)| place::is_mine(*number))
-        .map(|(_, trial)| trial)
-        .collect();
-    let wanted: Vec<&Trial> = trials
-        .iter()
-        .filter(|trial| !arguments.is_filtered_out(trial))
-        .collect();
-    if !arguments.list && !wanted.is_empty() && !place::is_inside() {
-        if let Err(why) = place::prepare(|group| wanted.iter().any(|trial| trial.name().starts_with(group))) {
+    match run() {
+        Ok(code) => code,
+        Err(why) => {
             eprintln!("Linux guests: {why}");
-            return ExitCode::FAILURE;
-        }
-        if !place::runs_linux() {
-            return place::run_inside(std::env::args_os().skip(1).collect());
+            ExitCode::FAILURE
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn run() -> Result<ExitCode, String> {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_ONCE);
+    let mut trials = trials();
+    intel::check(&trials)?;
+    if let Some(machine) = machines::current() {
+        let mut numbers = 0..;
+        trials.retain(|trial| {
+            numbers
+                .next()
+                .is_some_and(|number| machine.runs(number, trial.name()))
+        });
+    } else if !arguments.list {
+        let wanted: Vec<(usize, &str)> = (0..)
+            .zip(&trials)
+            .filter(|(_, trial)| !arguments.is_filtered_out(trial))
+            .map(|(number, trial)| (number, trial.name()))
+            .collect();
+        if !wanted.is_empty() {
+            place::prepare(|group| wanted.iter().any(|(_, name)| name.starts_with(group)))?;
+            if !place::runs_linux() {
+                let mut machines = machines::all()?;
+                machines.retain(|machine| wanted.iter().any(|(number, name)| machine.runs(*number, name)));
+                let words: Vec<_> = std::env::args_os().skip(1).collect();
+                return Ok(place::run_inside(&machines, &words));
+            }
+        }
+    }
+    Ok(libtest_mimic::run(&arguments, trials).exit_code())
 }
 
 /// All trials, those that take longest first.
@@ -72,11 +94,13 @@ fn trials() -> Vec<Trial> {
         trials::load::trials(),
         trials::memory::trials(),
         trials::cpus::trials(),
+        trials::processors::trials(),
         trials::race::trials(),
         trials::disks::trials(),
         trials::terminals::trials(),
         trials::timings::trials(),
         torture::trials(),
+        trials::hardware::trials(),
         trials::failures::trials(),
         trials::ends::trials(),
         trials::guest::trials(),

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
+use std::time::Instant;
 
-/// Set inside the nested machine.
-const INSIDE: &str = "CORACLE_LINUX_TESTS_INSIDE";
+use crate::machines::{INSIDE, Machine};
 
 /// `full` in this variable makes trials do as much in the nested machine as on a host whose KVM runs Linux.
 const EXTENT: &str = "CORACLE_LINUX_TESTS";
@@ -19,12 +19,8 @@ const MACHINE_FAILED: i32 = 125;
 
 /// Seconds after which the nested machine is stopped. Each trial gives up long before. The full amounts take almost two
 /// hours.
-const MACHINE_PATIENCE: u32 = 1200;
+const MACHINE_PATIENCE: u32 = 1800;
 const MACHINE_PATIENCE_FULL: u32 = 10_800;
-
-/// Nested machines that run at once, each with a share of the trials. Each keeps one processor busy, and even a small
-/// host has two.
-const MACHINES: usize = 2;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -44,15 +40,6 @@ const DISK_PROGRAMS: [&str; 4] = ["/sbin/e2fsck", "/sbin/debugfs", "/sbin/mke2fs
 
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
-}
-
-/// Whether this machine runs the trial with this number. Neighbours run on different machines, because they take about
-/// equally long.
-pub fn is_mine(trial: usize) -> bool {
-    match env::var(INSIDE) {
-        Ok(share) => share.parse() == Ok(trial % MACHINES),
-        Err(_) => true,
-    }
 }
 
 /// Whether trials run with the full amounts of data, which takes long in a nested machine.
@@ -79,6 +66,24 @@ pub fn records() -> PathBuf {
         "/records".into()
     } else {
         target_directory().join("x86_64-unknown-linux-gnu/release/coracle-records")
+    }
+}
+
+/// The program that guests run to tell what their processors say of themselves.
+pub fn processor() -> PathBuf {
+    if is_inside() {
+        "/processor".into()
+    } else {
+        target_directory().join("x86_64-unknown-linux-gnu/release/coracle-processor")
+    }
+}
+
+/// The tests of tests/kvm as a program, without symbols.
+pub fn kvm_tests() -> PathBuf {
+    if is_inside() {
+        "/kvm-tests".into()
+    } else {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join("kvm-tests")
     }
 }
 
@@ -121,7 +126,7 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     let root = Path::new(ROOT);
     do_or_say(Command::new(root.join("guest-images/build")))?;
     // Cargo built a `coracle` for this test without optimizations. The trials run the release build, as users do.
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo();
     cargo
         .args([
             "build",
@@ -138,6 +143,9 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     do_or_say(cargo)?;
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         need(&["e2fsprogs", "dmsetup"])?;
+    }
+    if wanted("hardware") {
+        make_kvm_tests()?;
     }
     if wanted("kernels") || wanted("load") {
         let mut stock_kernel = Command::new(root.join("tests/nested/stock-kernel"));
@@ -180,15 +188,47 @@ fn do_or_say(mut command: Command) -> Result<(), String> {
     }
 }
 
-/// Runs this program with these arguments inside [`MACHINES`] nested machines at once.
-pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
-    eprintln!("Linux guests: this host's KVM does not run Linux, so they run in {MACHINES} nested machines");
+/// Builds the tests of tests/kvm, and leaves out what only a debugger needs: it would be most of what is copied into
+/// nested machines.
+fn make_kvm_tests() -> Result<(), String> {
+    let mut cargo = cargo();
+    cargo.args(["test", "--no-run", "--quiet", "--test", "kvm"]);
+    cargo.args(["--message-format", "json", "--manifest-path"]);
+    cargo.arg(Path::new(ROOT).join("Cargo.toml"));
+    let output = cargo
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|why| format!("cannot run {cargo:?}: {why}"))?;
+    if !output.status.success() {
+        return Err(format!("{cargo:?} failed: {}", output.status));
+    }
+    let program = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        // Cargo builds `coracle` for them, too.
+        .filter(|message| message["target"]["name"] == "kvm")
+        .find_map(|message| Some(message["executable"].as_str()?.to_owned()))
+        .ok_or_else(|| format!("{cargo:?} names no program"))?;
+    let mut strip = Command::new("strip");
+    strip.arg("-o").args([kvm_tests(), program.into()]);
+    do_or_say(strip)
+}
+
+fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs this program with these arguments inside these machines at once.
+pub fn run_inside(machines: &[Machine], arguments: &[OsString]) -> ExitCode {
+    eprintln!(
+        "Linux guests: this host's KVM does not run Linux, so they run in {} nested machines",
+        machines.len()
+    );
     let failed = thread::scope(|scope| {
-        let machines: Vec<_> = (0..MACHINES)
-            .map(|share| {
-                let arguments = &arguments;
-                scope.spawn(move || run_share(share, arguments))
-            })
+        let machines: Vec<_> = machines
+            .iter()
+            .map(|machine| scope.spawn(move || run_share(*machine, arguments)))
             .collect();
         // Each machine's output is printed when it has ended, so that their lines are not mixed.
         machines
@@ -203,8 +243,8 @@ pub fn run_inside(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Runs a share of the trials, and prints their output when the machine has ended.
-fn run_share(share: usize, arguments: &[OsString]) -> bool {
+/// Runs a machine's share of the trials, and prints their output when the machine has ended.
+fn run_share(share: Machine, arguments: &[OsString]) -> bool {
     let patience = match env::var(EXTENT).as_deref() {
         Ok("full") => MACHINE_PATIENCE_FULL,
         _ => MACHINE_PATIENCE,
@@ -214,7 +254,14 @@ fn run_share(share: usize, arguments: &[OsString]) -> bool {
         .map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")));
     let stock = ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"]
         .map(|name| (stock().join(name), format!("/stock/{name}")));
-    let mut machine = machine(share, Some(patience), &put(images.chain(stock)), arguments);
+    // The tests of tests/kvm look for `coracle` where Cargo puts it for them. Here it is the release build.
+    let kvm_tests = [
+        (kvm_tests(), "/kvm-tests".into()),
+        (coracle(), env!("CARGO_BIN_EXE_coracle").into()),
+    ];
+    let files = put(images.chain(stock).chain(kvm_tests));
+    let mut machine = machine(share, Some(patience), &files, arguments);
+    let begin = Instant::now();
     let output = match machine.output() {
         Ok(output) => output,
         Err(why) => {
@@ -222,16 +269,26 @@ fn run_share(share: usize, arguments: &[OsString]) -> bool {
             return false;
         }
     };
-    let said = [output.stderr, output.stdout].concat();
-    eprint!("{}", String::from_utf8_lossy(&said));
-    match output.status.code() {
-        Some(0) => return true,
-        Some(TIMED_OUT) => eprintln!("Linux guests: the nested machine did not end within {patience} s"),
-        Some(MACHINE_FAILED) => eprintln!("Linux guests: the nested machine failed"),
-        // Trials failed, and the output says which.
-        _ => (),
+    // In one piece, because other machines print theirs at any time.
+    let seconds = begin.elapsed().as_secs();
+    let said = [
+        format!("\nLinux guests on {share}, which ended after {seconds} s:\n").into(),
+        output.stderr,
+        output.stdout,
+    ]
+    .concat();
+    let mut said = String::from_utf8_lossy(&said).into_owned();
+    let ended = match output.status.code() {
+        Some(0) => "",
+        Some(TIMED_OUT) => &format!("{share} did not end within {patience} s"),
+        Some(MACHINE_FAILED) => &format!("{share} failed"),
+        _ => &format!("trials failed on {share}"),
+    };
+    if !ended.is_empty() {
+        said += &format!("Linux guests: {ended}\n");
     }
-    false
+    eprint!("{said}");
+    output.status.success()
 }
 
 /// The options of tests/nested/run that copy these files into the machine: each is a path here and a path inside.
@@ -248,10 +305,15 @@ fn put(files: impl Iterator<Item = (PathBuf, String)>) -> Vec<OsString> {
         .collect()
 }
 
-/// A nested machine that runs this program with these arguments, for a share of the trials. Its clock counts instructions,
+/// A nested machine that runs this program with these arguments, for its share of the trials. Its clock counts instructions,
 /// so that a busy host does not make a trial time out. With the full amounts it has this host's clock, because on the other
 /// one the loads would take hours instead of minutes.
-pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], arguments: &[OsString]) -> Command {
+pub fn machine(
+    share: Machine,
+    patience: Option<u32>,
+    options: &[OsString],
+    arguments: &[OsString],
+) -> Command {
     let programs = DISK_PROGRAMS.map(|program| {
         let program = PathBuf::from(program);
         let inside = program.display().to_string();
@@ -261,7 +323,7 @@ pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], argume
     let files = programs
         .into_iter()
         .chain(ours)
-        .chain([(records(), "/records".into())]);
+        .chain([(records(), "/records".into()), (processor(), "/processor".into())]);
     let extent = env::var(EXTENT).unwrap_or_default();
     let run = Path::new(ROOT).join("tests/nested/run");
     let mut machine = match patience {
@@ -272,6 +334,7 @@ pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], argume
         }
         None => Command::new(run),
     };
+    machine.arg(share.option());
     match extent.as_str() {
         "full" => machine.args(["--cpus", "1"]),
         _ => machine.arg("--deterministic"),
@@ -281,7 +344,7 @@ pub fn machine(share: usize, patience: Option<u32>, options: &[OsString], argume
         .args([
             "--",
             "env",
-            &format!("{INSIDE}={share}"),
+            &format!("{INSIDE}={}", share.name()),
             &format!("{EXTENT}={extent}"),
             "/linux-tests",
         ])

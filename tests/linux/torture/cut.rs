@@ -19,6 +19,7 @@ use super::report::{Message, Report};
 use super::round::{DISKS, Guest, How, Image, Round};
 use crate::capture::Capture;
 use crate::images::{run, sparse};
+use crate::machines::Machine;
 use crate::place;
 
 /// How many cuts an image goes through before a new one is made.
@@ -163,7 +164,7 @@ impl Series {
             .collect();
         let room = self.scratch.path().join("room").into_os_string();
         let options = ["--disk".into(), room, "--file".into(), QEMU_IMG.into()];
-        place::machine(0, None, &options, &arguments)
+        place::machine(Machine::Amd(0), None, &options, &arguments)
     }
 }
 

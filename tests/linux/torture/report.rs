@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::QEMU_IMG;
 use super::round::{How, Round};
+use crate::machines::Machine;
 use crate::place;
 
 /// How many nested machines run at once, as for the trials.
@@ -109,7 +110,7 @@ fn run_machine(share: usize, seed: u64, blocks: &mut Vec<u64>, report: &Mutex<Re
             here
         }
         false => place::machine(
-            share,
+            Machine::Amd(share),
             Some(PATIENCE),
             &["--file".into(), QEMU_IMG.into()],
             &arguments,
