@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,7 +33,8 @@ const SAVE: &str = "--save";
 const INTEL: &str = "intel";
 /// Names the only machine to measure on.
 const ONLY: &str = "CORACLE_NESTED";
-const INIT: &str = "target/x86_64-unknown-linux-gnu/init/coracle-init";
+/// Where the built-in guest is inside the nested machine.
+const INITRD: &str = "/guest-images/out/initrd";
 const BUNDLE: &str = "/run/bundle";
 const TIMINGS: &str = "/run/timings.json";
 /// Measured starts of each. The clock repeats, so the median of a few is enough.
@@ -112,7 +113,6 @@ fn measure_in_nested_machines(machines: &[&str]) -> Result<Vec<Row>, Box<dyn Err
     nested::call("tests/nested/stock-kernel", &[&stock.display().to_string()])?;
     nested::call("tests/nested/prepare", machines)?;
     let files = [
-        (nested::root().join(INIT), "/init-of-the-guest"),
         (stock.join("vmlinuz"), "/stock/vmlinuz"),
         ("/usr/bin/crun".into(), "/usr/bin/crun"),
         ("/usr/sbin/runc".into(), "/usr/sbin/runc"),
@@ -228,14 +228,7 @@ fn measure() -> Result<Vec<Measured>, Box<dyn Error>> {
     rows.extend(phases(timed, &serde_json::from_slice(&fs::read(TIMINGS)?)?)?);
     rows.push(total("coracle, 2 vCPUs", median(|_| coracle(&["--cpus", "2"]))?));
     // Debian's kernel, a bzImage packed with LZ4, with the same init: shows what its additional features cost.
-    let stock = || {
-        coracle(&[
-            "--kernel",
-            "/stock/vmlinuz",
-            "--initrd",
-            "/guest-images/out/initrd",
-        ])
-    };
+    let stock = || coracle(&["--kernel", "/stock/vmlinuz", "--initrd", INITRD]);
     rows.push(total(
         "coracle, Debian's cloud kernel as shipped (once)",
         start(stock())?,
@@ -317,7 +310,15 @@ fn container(runtime: &str, run: usize) -> Command {
 /// A bundle as the runtimes make it themselves, with init as its command and without a terminal.
 fn make_bundle() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(format!("{BUNDLE}/rootfs"))?;
-    fs::copy("/init-of-the-guest", format!("{BUNDLE}/rootfs/init"))?;
+    // The guest's own init, from where the guest has it.
+    let unpacked = Command::new("cpio")
+        .args(["-i", "-d", "init"])
+        .current_dir(format!("{BUNDLE}/rootfs"))
+        .stdin(File::open(INITRD)?)
+        .status()?;
+    if !unpacked.success() {
+        return Err("the initrd cannot be unpacked".into());
+    }
     let made = Command::new("runc").args(["spec", "--bundle", BUNDLE]).status()?;
     if !made.success() {
         return Err("runc makes no bundle".into());

@@ -16,6 +16,8 @@ const EXTENT: &str = "CORACLE_LINUX_TESTS";
 /// Exit code of timeout(1) when the time was up, and of tests/nested/run when the machine itself failed.
 const TIMED_OUT: i32 = 124;
 const MACHINE_FAILED: i32 = 125;
+/// Exit code of this program inside when trials have failed.
+const TRIALS_FAILED: i32 = 101;
 
 /// Seconds after which the nested machine is stopped. Each trial gives up long before. The full amounts take almost two
 /// hours.
@@ -282,7 +284,8 @@ fn run_share(share: Machine, arguments: &[OsString]) -> bool {
         Some(0) => "",
         Some(TIMED_OUT) => &format!("{share} did not end within {patience} s"),
         Some(MACHINE_FAILED) => &format!("{share} failed"),
-        _ => &format!("trials failed on {share}"),
+        Some(TRIALS_FAILED) => &format!("trials failed on {share}"),
+        _ => &format!("{share} ended otherwise: {}", output.status),
     };
     if !ended.is_empty() {
         said += &format!("Linux guests: {ended}\n");
