@@ -2,14 +2,16 @@
 #![no_main]
 
 use std::io;
+use std::sync::Arc;
 
-use coracle::diagnosis::{Facts, exit_code, explain};
+use coracle::devices::serial::Sink;
+use coracle::diagnosis::{Facts, InitrdWatch, exit_code, explain};
 use coracle::machine::Outcome;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 
-/// Lines of an explanation: what happened, the console's lines, the cause, the next step.
-const LINES: usize = 9;
+/// Lines of an explanation: what happened, the console's lines, the cause, the next step, a note.
+const LINES: usize = 10;
 /// Characters of a line, with what stands before the console's own.
 const LINE: usize = 190;
 
@@ -21,7 +23,9 @@ struct Input<'a> {
     has_disk: bool,
     built_in: bool,
     command_line: String,
-    pieces: Vec<Piece<'a>>,
+    /// Printed before the part of the output that is kept.
+    early: Vec<Piece<'a>>,
+    kept: Vec<Piece<'a>>,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -86,27 +90,46 @@ const KNOWN: &[&str] = &[
     "RIP: 0010:start_kernel+0x10/0x20",
     "CPU: 0 PID: 1 Comm: swapper/0",
     "Initramfs unpacking failed: ",
+    "rootfs image is not initramfs (",
+    "write error",
+    "); looks like an initrd",
+    "coracle-init: there is no root device /dev/vda; there is no disk at all",
+    "List of all partitions:",
+    "fe00 65536 vda driver: virtio_blk",
     "reboot: System halted",
     "reboot: Restarting system",
 ];
 
+fn printed(pieces: &[Piece]) -> Vec<u8> {
+    let bytes = pieces.iter().map(|piece| match piece {
+        Piece::Known(index) => KNOWN[usize::from(*index) % KNOWN.len()].as_bytes(),
+        Piece::Bytes(bytes) => bytes,
+    });
+    bytes.flatten().copied().collect()
+}
+
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn wait_for_room(&self) {}
+    fn release(&self) {}
+    fn put(&self, _: u8) {}
+    fn pause(&self) {}
+}
+
 fuzz_target!(|input: Input| {
-    let console: Vec<u8> = input
-        .pieces
-        .iter()
-        .flat_map(|piece| match piece {
-            Piece::Known(index) => KNOWN[usize::from(*index) % KNOWN.len()].as_bytes(),
-            Piece::Bytes(bytes) => bytes,
-        })
-        .copied()
-        .collect();
+    let console = printed(&input.kept);
+    let watch = InitrdWatch::new(Arc::new(Nowhere));
+    for byte in printed(&input.early).iter().chain(&console) {
+        watch.put(*byte);
+    }
     let facts = Facts {
         memory_mib: input.memory_mib,
         has_initrd: input.has_initrd,
         has_disk: input.has_disk,
         built_in: input.built_in,
         command_line: input.command_line,
-        initrd_failure: None,
+        initrd_failure: watch.reason(),
     };
     let diagnosis = explain(&input.end.into(), &console, &facts);
     let code = diagnosis.exit_code;

@@ -58,7 +58,7 @@ fuzz_target!(|input: Input| {
     driver.start_in_order(input.features);
     let (transport, done) = (driver.transport(), AtomicBool::new(false));
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let notifying = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 // Both ways in which a notification comes: by the register, and by KVM's ioeventfd.
                 for (queue, notifier) in (0u32..).zip(transport.queue_notifiers()) {
@@ -76,6 +76,8 @@ fuzz_target!(|input: Input| {
             driver.start_in_order(input.features);
         }
         done.store(true, Ordering::Relaxed);
+        // A scope waits for what its threads do and not for their ends, and what a thread has until then looks like a leak.
+        notifying.join().expect("the device can be notified");
     });
     driver.read_after_a_reset(512);
     driver.stop();
