@@ -113,6 +113,7 @@ struct Nowhere;
 impl Sink for Nowhere {
     fn wait_for_room(&self) {}
     fn release(&self) {}
+    fn hold(&self) {}
     fn put(&self, _: u8) {}
     fn pause(&self) {}
 }
