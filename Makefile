@@ -2,6 +2,7 @@
 # make test    runs the tests
 # make race    measures boot time beside crun, runc and QEMU microvm, on the deterministic clocks of both nested machines
 #              (CORACLE_NESTED=amd or =intel for one of them): into target/race/amd/ and target/race/intel/
+# make test-processors   tries Coracle on processors that Bochs emulates, and writes the table of docs/processors.md
 # make torture kills guests and machines while they write, and loads disks (ROUNDS=N, CUTS=N, SEED=N)
 # make check   checks formatting, lints, documentation and dependencies
 # make guest   builds the built-in guest that coracle carries
@@ -24,7 +25,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test race torture check guest fuzz fuzz-seeds bench bench-boot bench-disk build
+.PHONY: help run test test-processors race torture check guest fuzz fuzz-seeds bench bench-boot bench-disk build
 .PHONY: prepared crates nested formats programs release tests
 
 help:
@@ -39,6 +40,9 @@ test: prepared
 	@$(PARALLEL) release tests formats programs
 	$(call say,running the tests of this host and then those with Linux guests)
 	@cargo test --quiet --workspace
+
+test-processors: build
+	@tools/test-processors
 
 race: build
 	@tools/race
