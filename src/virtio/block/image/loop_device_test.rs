@@ -1,5 +1,6 @@
 use std::process::Command;
 
+use super::super::opening::repeat_while_busy;
 use super::super::qemu_locks::tests::QemuIo;
 use super::super::{Image, ImageError, OpenError, check_each_once};
 use super::test_device::LoopDevice;
@@ -175,8 +176,8 @@ fn a_file_that_the_host_has_mounted_by_a_loop_device_is_not_written() {
     let file = image(&images);
     let device = LoopDevice::new(&file);
     for path in [&device.path, &device.add_partition(1)] {
-        // As a mounted file system has it.
-        let mounted = claim(path).unwrap();
+        // As a mounted file system has it. A test on another thread may just have forked while the image was open.
+        let mounted = repeat_while_busy(|| claim(path)).unwrap();
         let error = refusal(&Disk::new(file.clone()));
         assert!(
             matches!(error, ImageError::Open(OpenError::MountedByLoop { .. })),
@@ -188,6 +189,22 @@ fn a_file_that_the_host_has_mounted_by_a_loop_device_is_not_written() {
         let busy = claim(path).unwrap_err();
         assert_eq!(busy.kind(), io::ErrorKind::ResourceBusy, "the host can mount it");
     }
+}
+
+#[test]
+fn a_loop_device_is_waited_for_that_a_child_still_has_open() {
+    let images = Images::new();
+    let file = image(&images);
+    let device = LoopDevice::new(&file);
+    let claimed = claim(&device.path).unwrap();
+    // SAFETY: dup changes no memory. A copy made by it is not closed when the child executes its program.
+    let inherited = unsafe { libc::dup(claimed.as_raw_fd()) };
+    let mut child = Command::new("sleep").arg("0.1").spawn().unwrap();
+    // SAFETY: the descriptor was made above, and nothing else has it.
+    assert_eq!(unsafe { libc::close(inherited) }, 0);
+    drop(claimed);
+    Image::open(&Disk::new(file)).unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

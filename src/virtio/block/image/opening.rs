@@ -18,8 +18,9 @@ use crate::virtio::block::request::SECTOR_SIZE;
 
 /// How a qcow2 file begins.
 pub const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
-/// How often claiming a device whose lock is free is tried, and how long the pauses between the tries are.
-const TRIES_AFTER_LOCK: u32 = 20;
+/// How often claiming a device whose lock is free is tried, and how long the pauses between the tries are: at least half a
+/// second in all. Tries are counted, and not time, because the host itself may stand still.
+const TRIES_AFTER_LOCK: u32 = 500;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// What a file is opened for.
@@ -138,9 +139,9 @@ fn claim(disk: &Disk) -> Result<File, OpenError> {
     }
 }
 
-/// Claims a device whose lock is free. If the process that had it died, the device becomes free a moment later than the
-/// lock.
-fn repeat_while_busy(claim: impl Fn() -> io::Result<File>) -> io::Result<File> {
+/// Claims a device whose lock is free. The device becomes free a moment later than the lock if the process that had it
+/// died, or forked a child that has yet to execute its program.
+pub(super) fn repeat_while_busy(claim: impl Fn() -> io::Result<File>) -> io::Result<File> {
     for _ in 0..TRIES_AFTER_LOCK {
         match claim() {
             Err(error) if is_busy(&error) => thread::sleep(PAUSE),
