@@ -58,6 +58,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// What a guest's reboot does.
     pub on_reboot: OnReboot,
+    /// How far this process is confined.
+    pub confine: Confine,
     /// Passes Ctrl-A to the guest instead of taking it as the escape key.
     pub no_escape: bool,
 }
@@ -73,6 +75,7 @@ impl Default for Config {
             memory: Size(128 * MIB),
             disks: Vec::new(),
             on_reboot: OnReboot::Exit,
+            confine: Confine::Auto,
             no_escape: false,
         }
     }
@@ -286,6 +289,17 @@ pub enum OnReboot {
     Exit,
     /// Boots the machine again.
     Restart,
+}
+
+/// How far the process is confined once everything that the machine needs is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Confine {
+    /// As far as this host can.
+    Auto,
+    /// Wholly, or there is no run.
+    Require,
+    /// Not at all.
+    Off,
 }
 
 #[derive(Debug, thiserror::Error)]

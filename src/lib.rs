@@ -14,6 +14,8 @@ pub mod clock;
 pub mod commands;
 // What a machine is made of: plain data.
 pub mod config;
+// What the process may still do once the guest runs.
+pub mod confine;
 // The guest's console, and the terminal that shows it.
 pub mod console;
 // Devices of a PC that Linux expects.

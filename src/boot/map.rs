@@ -55,7 +55,12 @@ impl StableFile {
         };
         match mapped {
             libc::MAP_FAILED => Err(Problem::Read(io::Error::last_os_error())),
-            _ => Ok(start..end),
+            // SAFETY: these are the pages that were mapped just now, and the advice changes no contents.
+            mapped => unsafe {
+                // A core dump is not to hold what the guest writes there.
+                libc::madvise(mapped, slice.len(), libc::MADV_DONTDUMP);
+                Ok(start..end)
+            },
         }
     }
 }

@@ -36,6 +36,22 @@ fn what_the_guest_writes_stays_its_own() {
     );
 }
 
+#[test]
+fn what_the_guest_writes_there_is_in_no_core_dump() {
+    let (file, memory) = (file(0), memory(8 * PAGE));
+    file.map(0, FILE_SIZE, &memory, GuestAddress(PAGE)).unwrap();
+    let address = memory.get_host_address(GuestAddress(PAGE)).unwrap() as usize;
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mapping = smaps
+        .lines()
+        .skip_while(|line| !line.starts_with(&format!("{address:x}-")));
+    let flags = mapping
+        .into_iter()
+        .find_map(|line| line.strip_prefix("VmFlags:"))
+        .unwrap();
+    assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+}
+
 proptest! {
     #[test]
     fn what_is_mapped_is_the_files_and_all_else_stays_zero(

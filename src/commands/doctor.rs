@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal};
 use clap::builder::styling::AnsiColor;
 
 use super::{Error, print};
+use crate::confine::{self, Layer};
 use crate::diagnosis::exit_code;
 use crate::kvm::probe::{Capability, Speed};
 use crate::kvm::{self, Kvm};
@@ -17,7 +18,8 @@ pub(super) use host::Host;
 /// Report whether this host can run guests, and what to do if it cannot
 ///
 /// Checks /dev/kvm, the capabilities of KVM that Coracle uses, how fast the kernel of a guest is on this host (by
-/// running and timing a tiny guest), huge pages, memory and processors. Changes nothing, and takes some milliseconds.
+/// running and timing a tiny guest), huge pages, memory, processors, and how far Coracle's own process is confined while a
+/// guest runs. Changes nothing, and takes some milliseconds.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Exit codes:
@@ -31,7 +33,8 @@ pub struct Args {}
 
 /// Checks this host, prints the report on stdout, and gives the exit code.
 pub fn execute(_: &Args) -> Result<u8, Error> {
-    let report = examine(&Kvm::open().map(Offer::ask), &Host::read());
+    let mut report = examine(&Kvm::open().map(Offer::ask), &Host::read());
+    report.checks.push(confinement(&confine::outlook()));
     let exit_code = if report.linux_will_boot() {
         0
     } else {
@@ -366,6 +369,26 @@ fn memory(host: &Host) -> Check {
 
 fn cpus(host: &Host) -> Check {
     Check::ok("CPUs", format!("{} that this process may use", host.cpus))
+}
+
+/// How far the process of a run is confined.
+fn confinement(layers: &[Layer]) -> Check {
+    const NAME: &str = "confinement";
+    let is_enforced = |layer: &&Layer| layer.missing().is_none();
+    let enforced: Vec<_> = layers
+        .iter()
+        .filter(is_enforced)
+        .map(|layer| layer.name)
+        .collect();
+    let missing = layers
+        .iter()
+        .filter_map(|layer| Some((layer.name, layer.missing()?)));
+    let missing: Vec<_> = missing.map(|(name, why)| format!("{name}: {why}")).collect();
+    let found = format!("of Coracle itself while a guest runs: {}", enforced.join(", "));
+    match missing.is_empty() {
+        true => Check::ok(NAME, found),
+        false => Check::warning(NAME, format!("{found}; not {}", missing.join("; not ")), None),
+    }
 }
 
 #[cfg(test)]

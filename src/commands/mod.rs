@@ -18,6 +18,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::config;
+use crate::confine::Layer;
 use crate::console::tell;
 use crate::diagnosis::exit_code;
 use crate::machine;
@@ -68,6 +69,12 @@ pub enum Error {
     Machine(#[from] machine::Error),
     #[error(transparent)]
     Limit(#[from] machine::LimitReached),
+    #[error(
+        "this host cannot confine the process in every way, as --confine require asks:\n{}\n  try: --confine auto, which \
+         runs with less; coracle doctor shows all",
+        lines(.0)
+    )]
+    NotConfined(Vec<Layer>),
     #[error(transparent)]
     Race(#[from] coracle_race::Error),
     #[error(transparent)]
@@ -86,6 +93,7 @@ impl Error {
             Self::Config(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::Machine(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::Machine(error) if error.is_host() => exit_code::HOST_CANNOT,
+            Self::NotConfined(_) => exit_code::HOST_CANNOT,
             Self::Race(coracle_race::Error::Interrupted(signal)) => exit_code::from_signal(*signal),
             _ => exit_code::FAILED,
         }
@@ -151,6 +159,12 @@ fn print(what: &'static str, text: impl AsRef<[u8]>) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::StdoutClosed),
         printed => printed.map_err(system(what)),
     }
+}
+
+/// The layers, a line each.
+fn lines(layers: &[Layer]) -> String {
+    let lines: Vec<_> = layers.iter().map(|layer| format!("  {layer}")).collect();
+    lines.join("\n")
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {

@@ -1,6 +1,7 @@
 //! `coracle run`: boots a guest and waits until it ends.
 
 mod boots;
+mod confinement;
 
 use std::mem;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use super::number::number;
 use super::{Error, print};
-use crate::config::{CPUS_MAX, Config, Cpu, Disk, OnReboot, Size};
+use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size};
 use crate::console::{ignore_file_size_limit, tell};
 use crate::machine::{DryRun, LimitReached};
 use crate::timeline::{Phase, Timeline};
@@ -105,6 +106,23 @@ pub struct Args {
     #[arg(long, value_name = "WHAT")]
     on_reboot: Option<OnReboot>,
 
+    /// How far Coracle's own process is confined before the guest runs [default: auto]
+    ///
+    /// A confined process can open no file and make no TCP connection, has none
+    /// of root's capabilities, and leaves no core dump: a guest that breaks out
+    /// of its machine finds little to use.
+    ///
+    ///   auto     as far as this host can; coracle doctor says how far that is
+    ///   require  in every way; where the host cannot, the guest does not run
+    ///   off      not at all, to find out whether confinement is in the way
+    #[arg(
+        long,
+        value_name = "auto|require|off",
+        hide_possible_values = true,
+        verbatim_doc_comment
+    )]
+    confine: Option<Confine>,
+
     /// Turn the escape key off: Ctrl-A goes to the guest like any other key
     #[arg(long)]
     no_escape: bool,
@@ -143,6 +161,7 @@ impl Args {
         config.memory = self.memory.unwrap_or(config.memory);
         config.disks.extend(self.disks.iter().cloned());
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
+        config.confine = self.confine.unwrap_or(config.confine);
         config.no_escape |= self.no_escape;
         config.validate()?;
         Ok(config)
@@ -169,10 +188,9 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     };
     timeline.mark(Phase::ArgumentsUnderstood);
     if args.dry_run {
-        print(
-            "print the machine",
-            DryRun::new(&config, &console_hints())?.to_string(),
-        )?;
+        let machine = DryRun::new(&config, &console_hints())?;
+        let confinement = confinement::outlook(config.confine)?;
+        print("print the machine", format!("{machine}{confinement}"))?;
         return Ok(0);
     }
     let mut boots = Boots::new(&config);

@@ -102,6 +102,14 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "confine",
+        form: "\"auto\", \"require\" or \"off\"",
+        set: |config, value| {
+            config.confine = ValueEnum::from_str(value.text()?, false).map_err(|_| Wrong::Form)?;
+            Ok(())
+        },
+    },
+    Key {
         name: "no-escape",
         form: "true or false",
         set: |config, value| {

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Backing, Cache, OnReboot, Size};
+use crate::config::{Backing, Cache, Confine, OnReboot, Size};
 
 fn refused(text: &str) -> String {
     match parse(text.as_bytes()) {
@@ -18,13 +18,14 @@ fn parsed(text: &str) -> Config {
 fn the_keys_are_the_names_of_the_flags() {
     let config = parsed(
         r#"{"kernel": "vmlinux", "cpus": 4, "memory": "1G", "cmdline": "quiet", "on-reboot": "restart",
-            "no-escape": true, "disk": [{"file": "a.img", "ro": true, "id": "a", "cache": "direct", "queues": 2}]}"#,
+            "confine": "require", "no-escape": true, "disk": [{"file": "a.img", "ro": true, "id": "a", "cache": "direct", "queues": 2}]}"#,
     );
     assert_eq!(config.kernel.as_deref(), Some(Path::new("vmlinux")));
     assert_eq!(config.initrd, None);
     assert_eq!((config.cpus, config.memory), (4, Size(1 << 30)));
     assert_eq!(config.cmdline, "quiet");
     assert_eq!(config.on_reboot, OnReboot::Restart);
+    assert_eq!(config.confine, Confine::Require);
     assert!(config.no_escape);
     let expected = Disk {
         ro: true,
@@ -110,6 +111,10 @@ fn what_is_not_understood_is_answered_in_a_persons_words() {
         (
             r#"{"on-reboot": "restrat"}"#,
             &["\"exit\" or \"restart\"", "restrat"],
+        ),
+        (
+            r#"{"confine": "on"}"#,
+            &["\"auto\", \"require\" or \"off\"", "\"on\""],
         ),
         (r#"{"no-escape": "yes"}"#, &["true or false", "\"yes\""]),
         (

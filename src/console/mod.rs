@@ -19,5 +19,5 @@ pub use output::{Drain, GuestOutput};
 pub use panic::end_on_panic;
 pub use session::{Session, StopReason};
 pub use signals::ignore_file_size_limit;
-pub use stderr::{finish as finish_stderr, log_line, tell};
+pub use stderr::{finish as finish_stderr, log_line, tell, write_by_thread as write_stderr_by_thread};
 pub use terminal::size as terminal_size;

@@ -1,7 +1,8 @@
 //! What Coracle itself says to the person: lines on stderr.
 //!
-//! A thread writes them, so that a stderr that takes nothing, such as a terminal on which somebody pressed Ctrl-S, stops
-//! neither a vCPU that logs nor the end of the process. The thread is started by the first line.
+//! From [`write_by_thread`] on a thread writes them, so that a stderr that takes nothing, such as a terminal on which somebody
+//! pressed Ctrl-S, stops neither a vCPU that logs nor the end of the process. The thread is started by the first line after
+//! that. Before that, no guest waits for a line.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,6 +10,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,11 +25,24 @@ const QUEUE_LIMIT: usize = 64 << 10;
 
 static LINES: Lines = Lines::new();
 
+/// Whether a thread writes the lines.
+static BY_THREAD: AtomicBool = AtomicBool::new(false);
+
+/// From now on a thread writes the lines.
+pub fn write_by_thread() {
+    BY_THREAD.store(true, Ordering::Relaxed);
+}
+
+/// Whether the thread runs that writes the lines.
+fn has_thread() -> bool {
+    BY_THREAD.load(Ordering::Relaxed) && LINES.start(io::stderr().as_fd())
+}
+
 /// Prints a line and waits until it is written, but not for long: if stderr is closed, full or stalled, nobody is there
 /// to be told, and the guest and the exit code matter more.
 pub fn tell(line: impl fmt::Display) {
     let line = format!("{line}\n");
-    if LINES.start(io::stderr().as_fd()) {
+    if has_thread() {
         LINES.put(line.into_bytes());
         LINES.wait_until_written(PATIENCE);
     } else {
@@ -37,8 +52,10 @@ pub fn tell(line: impl fmt::Display) {
 
 /// Prints a whole line, with its end, without waiting. For the log, in which vCPUs write, too.
 pub fn log_line(line: &[u8]) {
-    if LINES.start(io::stderr().as_fd()) {
+    if has_thread() {
         LINES.put(line.to_vec());
+    } else {
+        write_at_once(line);
     }
 }
 
@@ -47,8 +64,12 @@ pub fn finish() {
     LINES.wait_until_written(PATIENCE);
 }
 
-/// Prints text without the thread: for a panic, which may be the thread's own, and when no thread can be started.
+/// Prints text without the thread: for a panic, which may be the thread's own, and when there is no thread.
 pub(super) fn tell_at_once(line: &str) {
+    write_at_once(line.as_bytes());
+}
+
+fn write_at_once(line: &[u8]) {
     let mut stderr = io::stderr();
     // poll(2) itself fails where the limit of open files is 0. stderr can be written all the same.
     let stalls = matches!(
@@ -56,7 +77,7 @@ pub(super) fn tell_at_once(line: &str) {
         Ok([false])
     );
     if !stalls {
-        let _ = stderr.write_all(line.as_bytes());
+        let _ = stderr.write_all(line);
     }
 }
 

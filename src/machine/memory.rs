@@ -44,6 +44,8 @@ impl Memory {
             })?;
             let mapping = Mapping::new(length).map_err(|source| Error::Map { size, source })?;
             mapping.advise(0..length, libc::MADV_HUGEPAGE);
+            // A core dump of this process is not to hold what the guest knows.
+            mapping.advise(0..length, libc::MADV_DONTDUMP);
             for small in small.clone() {
                 let clamp = |address: u64| address.clamp(start, start + size) - start;
                 let within = clamp(small.start) as usize..clamp(small.end) as usize;

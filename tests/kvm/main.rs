@@ -7,6 +7,8 @@ mod support;
 
 /// Arguments and files that cannot be used.
 mod command_line;
+/// What code could do that has taken the running process over.
+mod confine;
 /// Processors: how they start and what they are told of each other.
 mod cpus;
 /// Every way that a run ends, and its exit code.

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
+use super::confinement::confine;
 use super::{Error, OnReboot};
 use crate::boot::parameters;
 use crate::commands::system;
@@ -109,6 +110,7 @@ impl<'a> Boots<'a> {
             None => {
                 let opened = self.opened.insert(OpenFiles::open(config)?);
                 timeline.mark(Phase::KvmOpened);
+                confine(config.confine)?;
                 opened
             }
         };

@@ -7,6 +7,8 @@ pub mod elf;
 pub mod guest;
 /// The program under test as a job of a shell.
 pub mod job;
+/// Threads of the program under test, taken over.
+pub mod owned;
 /// The program under test, as a process.
 pub mod process;
 /// Queues as a driver lays them out, made on the host.

@@ -1,0 +1,61 @@
+//! Confines the process of a run, and says how far.
+
+use super::super::Error;
+use crate::config::Confine;
+use crate::confine::{self, Layer};
+use crate::console::write_stderr_by_thread;
+
+/// Layers whose lack is told at every run. What later versions of Linux add to them is told by `-v` and `doctor`.
+const BASIC: [&str; 3] = ["dumps", "privileges", "files"];
+
+/// Confines this process as far as `how` asks. No thread may have been started before. The threads that are started later are
+/// confined, too; the first of them writes Coracle's own lines on stderr.
+pub fn confine(how: Confine) -> Result<(), Error> {
+    match how {
+        Confine::Auto | Confine::Require => {
+            let layers = confine::enter();
+            for layer in &layers {
+                log::debug!("confinement: {layer}");
+            }
+            let missing = missing(layers);
+            if how == Confine::Require && !missing.is_empty() {
+                return Err(Error::NotConfined(missing));
+            }
+            if let Some(layer) = missing.iter().find(|layer| BASIC.contains(&layer.name)) {
+                log::warn!(
+                    "this process is less confined than it should be: {layer} (coracle doctor says more)"
+                );
+            }
+        }
+        Confine::Off => log::warn!(
+            "this process is not confined, as --confine off says: a guest that breaks out of its machine can do \
+             everything that you can"
+        ),
+    }
+    write_stderr_by_thread();
+    Ok(())
+}
+
+/// How far a run on this host is confined, for `--dry-run`.
+pub fn outlook(how: Confine) -> Result<String, Error> {
+    if how == Confine::Off {
+        return Ok("confinement   off\n".into());
+    }
+    let layers = confine::outlook();
+    let mut text = String::from("confinement\n");
+    for layer in &layers {
+        text += &format!("  {layer}\n");
+    }
+    let missing = missing(layers);
+    match how == Confine::Require && !missing.is_empty() {
+        true => Err(Error::NotConfined(missing)),
+        false => Ok(text),
+    }
+}
+
+fn missing(layers: Vec<Layer>) -> Vec<Layer> {
+    layers
+        .into_iter()
+        .filter(|layer| layer.missing().is_some())
+        .collect()
+}

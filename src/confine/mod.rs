@@ -1,0 +1,74 @@
+//! Takes from the process what it no longer needs once everything that a machine needs is open: a guest that breaks out of its
+//! machine, and so becomes this process, gains as little as possible.
+//!
+//! Each layer restricts the calling thread and the threads that it starts later, so [`enter`] comes before any other thread.
+//! docs/confinement.md describes the layers to users.
+
+/// Access to files, TCP, and other processes.
+mod landlock;
+/// What the process may do beyond other programs of its user, and who may look into it.
+mod privileges;
+
+use std::fmt;
+use std::thread;
+
+/// A kind of thing that the process can no longer do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    pub name: &'static str,
+    pub state: State,
+}
+
+/// Whether a layer is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It is. The text says what it prevents.
+    Enforced(&'static str),
+    /// It is not. The text says why.
+    Missing(String),
+}
+
+impl Layer {
+    /// Why the layer is not in force, if it is not.
+    pub fn missing(&self) -> Option<&str> {
+        match &self.state {
+            State::Enforced(_) => None,
+            State::Missing(why) => Some(why),
+        }
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.state {
+            State::Enforced(what) => write!(f, "{:<12}{what}", self.name),
+            State::Missing(why) => write!(f, "{:<12}NOT ENFORCED: {why}", self.name),
+        }
+    }
+}
+
+/// Confines the process, which has no thread but the calling one, as far as this host can. Returns all layers.
+pub fn enter() -> Vec<Layer> {
+    let mut layers = vec![privileges::forbid_dumps()];
+    layers.extend(restrict_thread());
+    layers
+}
+
+/// Returns the layers that [`enter`] would return on this host. Confines a thread that ends at once, and nothing else.
+pub fn outlook() -> Vec<Layer> {
+    // This layer is of the whole process and cannot be taken back, so it is not tried. Linux refuses it to nobody.
+    let mut layers = vec![privileges::no_dumps()];
+    layers.extend(thread::spawn(restrict_thread).join().unwrap_or_default());
+    layers
+}
+
+/// Applies the layers that are of a thread and of those that it starts.
+fn restrict_thread() -> Vec<Layer> {
+    let mut layers = vec![privileges::drop_all()];
+    layers.extend(landlock::restrict());
+    layers
+}
+
+#[cfg(test)]
+#[path = "confine_test.rs"]
+mod tests;
