@@ -5,6 +5,7 @@ mod cpu;
 mod disk_option;
 mod file;
 mod nearest;
+mod user;
 
 use std::fmt;
 use std::io;
@@ -16,6 +17,7 @@ pub use backing::Backing;
 pub use cpu::{Cpu, CpuFeature};
 #[cfg(test)]
 pub(crate) use disk_option::OPTIONS as DISK_OPTIONS;
+pub use user::User;
 
 /// Bytes in one MiB.
 pub const MIB: u64 = 1 << 20;
@@ -60,6 +62,8 @@ pub struct Config {
     pub on_reboot: OnReboot,
     /// How far this process is confined.
     pub confine: Confine,
+    /// The user that this process becomes, if it is not to stay the one who started it.
+    pub user: Option<User>,
     /// Passes Ctrl-A to the guest instead of taking it as the escape key.
     pub no_escape: bool,
 }
@@ -76,6 +80,7 @@ impl Default for Config {
             disks: Vec::new(),
             on_reboot: OnReboot::Exit,
             confine: Confine::Auto,
+            user: None,
             no_escape: false,
         }
     }

@@ -75,6 +75,8 @@ pub enum Error {
         lines(.0)
     )]
     NotConfined(Vec<Layer>),
+    #[error("cannot become user and group {user}: {source} (only root can; anybody else leaves --user out)")]
+    User { user: config::User, source: io::Error },
     #[error(transparent)]
     Race(#[from] coracle_race::Error),
     #[error(transparent)]

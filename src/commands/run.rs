@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::number::number;
 use super::{Error, print};
-use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size};
+use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size, User};
 use crate::console::{ignore_file_size_limit, tell};
 use crate::machine::{DryRun, LimitReached};
 use crate::timeline::{Phase, Timeline};
@@ -123,6 +123,12 @@ pub struct Args {
     )]
     confine: Option<Confine>,
 
+    /// The user and the group, by their numbers, that Coracle becomes once all files are open; only root can
+    ///
+    /// Without :GID the group has the number of the user.
+    #[arg(long, value_name = "UID[:GID]")]
+    user: Option<User>,
+
     /// Turn the escape key off: Ctrl-A goes to the guest like any other key
     #[arg(long)]
     no_escape: bool,
@@ -162,6 +168,7 @@ impl Args {
         config.disks.extend(self.disks.iter().cloned());
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
         config.confine = self.confine.unwrap_or(config.confine);
+        config.user = self.user.or(config.user);
         config.no_escape |= self.no_escape;
         config.validate()?;
         Ok(config)
@@ -189,7 +196,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     timeline.mark(Phase::ArgumentsUnderstood);
     if args.dry_run {
         let machine = DryRun::new(&config, &console_hints())?;
-        let confinement = confinement::outlook(config.confine)?;
+        let confinement = confinement::outlook(&config)?;
         print("print the machine", format!("{machine}{confinement}"))?;
         return Ok(0);
     }

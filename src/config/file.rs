@@ -110,6 +110,14 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "user",
+        form: "a user and a group by their numbers, for example \"65534:65534\"",
+        set: |config, value| {
+            config.user = Some(value.text()?.parse().map_err(|_| Wrong::Form)?);
+            Ok(())
+        },
+    },
+    Key {
         name: "no-escape",
         form: "true or false",
         set: |config, value| {

@@ -6,11 +6,15 @@
 
 /// Access to files, TCP, and other processes.
 mod landlock;
+/// A file system and a set of users of its own.
+mod namespaces;
 /// What the process may do beyond other programs of its user, and who may look into it.
 mod privileges;
 
 use std::fmt;
 use std::thread;
+
+pub use privileges::become_user;
 
 /// A kind of thing that the process can no longer do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,15 +53,17 @@ impl fmt::Display for Layer {
 
 /// Confines the process, which has no thread but the calling one, as far as this host can. Returns all layers.
 pub fn enter() -> Vec<Layer> {
-    let mut layers = vec![privileges::forbid_dumps()];
+    // A new user namespace makes the process dumpable as any other, and gives capabilities, so it comes first.
+    let mut layers = vec![namespaces::enter(), privileges::forbid_dumps()];
     layers.extend(restrict_thread());
     layers
 }
 
-/// Returns the layers that [`enter`] would return on this host. Confines a thread that ends at once, and nothing else.
+/// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and
+/// nothing else.
 pub fn outlook() -> Vec<Layer> {
-    // This layer is of the whole process and cannot be taken back, so it is not tried. Linux refuses it to nobody.
-    let mut layers = vec![privileges::no_dumps()];
+    // The second layer is of the whole process and cannot be taken back, so it is not tried. Linux refuses it to nobody.
+    let mut layers = vec![namespaces::outlook(), privileges::no_dumps()];
     layers.extend(thread::spawn(restrict_thread).join().unwrap_or_default());
     layers
 }

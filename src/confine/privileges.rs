@@ -46,6 +46,16 @@ pub fn no_dumps() -> Layer {
     }
 }
 
+/// Makes the process, which has no thread but the calling one, one of this user and this group, without any other group.
+pub fn become_user(user: u32, group: u32) -> io::Result<()> {
+    // SAFETY: setgroups reads no group when their number is 0; the other calls take plain numbers.
+    unsafe {
+        check(libc::setgroups(0, ptr::null()))?;
+        check(libc::setresgid(group, group, group))?;
+        check(libc::setresuid(user, user, user))
+    }
+}
+
 /// Takes all privileges from the calling thread, for good.
 pub fn drop_all() -> Layer {
     let dropped = drop_bounding_set()

@@ -76,18 +76,34 @@ impl LimitReached {
     }
 }
 
-/// Raises the limit of open files as far as this process may. The lower limit that processes have at first is for
-/// programs that use select(2).
-pub fn raise_open_files() {
-    let Some(mut limit) = get_both(libc::RLIMIT_NOFILE) else {
-        return;
+/// Raises the limits of open files and of locked memory as far as this process may. The lower limit of open files that
+/// processes have at first is for programs that use select(2). A ring of io_uring takes locked memory, which newer kernels
+/// count for all processes of a user together, and for root as well once confinement has taken its capabilities.
+pub fn raise() {
+    raise_to(libc::RLIMIT_NOFILE, None);
+    // Only root may have more than the hard limit.
+    if !raise_to(libc::RLIMIT_MEMLOCK, Some(libc::RLIM_INFINITY)) {
+        raise_to(libc::RLIMIT_MEMLOCK, None);
+    }
+}
+
+/// Raises a limit to `value`, or without one to the hard limit. Returns whether that is permitted.
+fn raise_to(resource: libc::__rlimit_resource_t, value: Option<libc::rlim_t>) -> bool {
+    let Some(mut limit) = get_both(resource) else {
+        return false;
     };
+    limit.rlim_max = value.unwrap_or(limit.rlim_max);
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: the call reads one rlimit.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+    let is_raised = unsafe { libc::setrlimit(resource, &limit) } == 0;
+    if !is_raised {
         let error = io::Error::last_os_error();
-        log::debug!("cannot raise the limit of open files: {error}");
+        log::debug!(
+            "cannot raise a limit of this process to {}: {error}",
+            limit.rlim_cur
+        );
     }
+    is_raised
 }
 
 /// Has this process take no more address space than it needs, if there is a limit. By default each thread that allocates

@@ -47,7 +47,7 @@ impl BootFiles {
 impl OpenFiles {
     /// Opens the files of `config`, locks its disks, and opens /dev/kvm.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        limits::raise_open_files();
+        limits::raise();
         let boot = BootFiles::open(config)?;
         check_each_once(&config.disks).map_err(ImageError::from)?;
         let disks = config

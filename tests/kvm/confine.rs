@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::{Child, Command, Stdio};
 
@@ -280,6 +281,31 @@ fn no_tcp_connection_can_be_made() {
 }
 
 #[test]
+fn no_unix_socket_can_be_reached_by_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let _listener = UnixListener::bind(&path).unwrap();
+    is_refused(|owned, _| {
+        let socket = owned.call(
+            libc::SYS_socket,
+            &[libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0],
+        )?;
+        let bytes = [&[1, 0][..], path.as_os_str().as_bytes(), &[0]].concat();
+        let address = owned.put(&bytes, 0);
+        owned.call(libc::SYS_connect, &[socket, address, bytes.len() as c_long])
+    });
+}
+
+#[test]
+fn no_file_of_the_host_can_be_looked_at() {
+    is_refused(|owned, _| {
+        let path = owned.text("/etc/passwd", 0);
+        let result = owned.put(&[0; 256], 1);
+        owned.call(libc::SYS_stat, &[path, result])
+    });
+}
+
+#[test]
 fn no_abstract_socket_can_be_reached() {
     let name = format!("coracle-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
@@ -389,4 +415,27 @@ fn without_confinement_a_run_says_so() {
             .with_code(0)
             .in_silence();
     }
+}
+
+#[test]
+fn root_can_become_another_user_and_nobody_else_can() {
+    need_kvm();
+    let mut running = Coracle::run(&say_afloat().linux64())
+        .args(&["-v", "--user", "1234:5678"])
+        .keyboard()
+        .start();
+    running.wait_for("afloat");
+    for (thread, name) in threads(&running) {
+        assert_eq!(status(&running, thread, "Uid"), ["1234"; 4].join("\t"), "{name}");
+        assert_eq!(status(&running, thread, "Gid"), ["5678"; 4].join("\t"), "{name}");
+        assert_eq!(status(&running, thread, "Groups"), "", "{name}");
+    }
+    running.signal(libc::SIGTERM);
+    running.end().with_code(143);
+    Coracle::run(&switch_off().linux64())
+        .args(&["--user", "4321"])
+        .without_capabilities()
+        .end()
+        .with_code(125)
+        .saying(&["cannot become user and group 4321:4321", "only root can"]);
 }

@@ -110,7 +110,7 @@ impl<'a> Boots<'a> {
             None => {
                 let opened = self.opened.insert(OpenFiles::open(config)?);
                 timeline.mark(Phase::KvmOpened);
-                confine(config.confine)?;
+                confine(config)?;
                 opened
             }
         };

@@ -1,16 +1,21 @@
 //! Confines the process of a run, and says how far.
 
 use super::super::Error;
-use crate::config::Confine;
+use crate::config::{Config, Confine};
 use crate::confine::{self, Layer};
 use crate::console::write_stderr_by_thread;
 
 /// Layers whose lack is told at every run. What later versions of Linux add to them is told by `-v` and `doctor`.
 const BASIC: [&str; 3] = ["dumps", "privileges", "files"];
 
-/// Confines this process as far as `how` asks. No thread may have been started before. The threads that are started later are
-/// confined, too; the first of them writes Coracle's own lines on stderr.
-pub fn confine(how: Confine) -> Result<(), Error> {
+/// Confines this process as far as `config` asks. No thread may have been started before. The threads that are started later
+/// are confined, too; the first of them writes Coracle's own lines on stderr.
+pub fn confine(config: &Config) -> Result<(), Error> {
+    if let Some(user) = config.user {
+        confine::become_user(user.user, user.group).map_err(|source| Error::User { user, source })?;
+        log::debug!("confinement: the process is one of user and group {user}");
+    }
+    let how = config.confine;
     match how {
         Confine::Auto | Confine::Require => {
             let layers = confine::enter();
@@ -37,7 +42,8 @@ pub fn confine(how: Confine) -> Result<(), Error> {
 }
 
 /// How far a run on this host is confined, for `--dry-run`.
-pub fn outlook(how: Confine) -> Result<String, Error> {
+pub fn outlook(config: &Config) -> Result<String, Error> {
+    let how = config.confine;
     if how == Confine::Off {
         return Ok("confinement   off\n".into());
     }

@@ -41,9 +41,13 @@ pub fn threads(running: &Running) -> Vec<(i32, String)> {
         .collect()
 }
 
-/// Whether a call was refused, or its process ended because of it.
+/// Whether a call was refused, or found no file of that name, or its process ended because of it.
 pub fn is_refusal(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) || error.to_string() == ENDED
+    let is_refused = matches!(
+        error.raw_os_error(),
+        Some(libc::EACCES | libc::EPERM | libc::ENOENT)
+    );
+    is_refused || error.to_string() == ENDED
 }
 
 impl Owned {

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -186,28 +187,44 @@ impl Coracle {
         self
     }
 
-    /// As a user who owns nothing else and may have so many processes and threads. The files that it opens are opened as
-    /// root, who alone is not held to that limit by itself, and without the capabilities that lift it.
-    pub fn with_processes_at_most(mut self, count: u64) -> Self {
+    /// Started by root, it becomes a user of its own once the files are open. What the host counts for a user, such as
+    /// threads and the memory of rings, is then not that of other runs.
+    pub fn as_user_of_its_own(self) -> Self {
         /// In nobody's range of users.
-        const USER: libc::uid_t = 0x7fff_1234;
-        const CAP_SYS_ADMIN: i32 = 21;
-        const CAP_SYS_RESOURCE: i32 = 24;
+        static NEXT: AtomicU32 = AtomicU32::new(0x7fff_1234);
+        // SAFETY: the call has no preconditions.
+        match unsafe { libc::geteuid() } {
+            0 => self.args(&["--user", &NEXT.fetch_add(1, Ordering::Relaxed).to_string()]),
+            _ => self,
+        }
+    }
+
+    /// As a user who may have so many processes and threads.
+    pub fn with_processes_at_most(mut self, count: u64) -> Self {
         let limit = libc::rlimit {
             rlim_cur: count,
             rlim_max: count,
         };
-        // SAFETY: between fork and exec only system calls are made, and setrlimit reads one rlimit.
+        // SAFETY: between fork and exec only a system call is made, which reads one rlimit.
         unsafe {
-            self.command.pre_exec(move || {
-                let result = libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0)
-                    | libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_RESOURCE, 0, 0, 0)
-                    | libc::setrlimit(libc::RLIMIT_NPROC, &limit)
-                    | libc::setresuid(USER, 0, 0);
-                match result {
+            self.command
+                .pre_exec(move || match libc::setrlimit(libc::RLIMIT_NPROC, &limit) {
                     0 => Ok(()),
                     _ => Err(std::io::Error::last_os_error()),
+                });
+        }
+        self.as_user_of_its_own()
+    }
+
+    /// As root without root's capabilities.
+    pub fn without_capabilities(mut self) -> Self {
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe {
+            self.command.pre_exec(|| {
+                for capability in 0..64 {
+                    libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
                 }
+                Ok(())
             });
         }
         self

@@ -1,0 +1,133 @@
+use std::ffi::CStr;
+use std::io;
+use std::ptr;
+
+use super::{Layer, State};
+
+/// Where the empty root is mounted for a moment. Every host has this directory.
+const PLACE: &CStr = c"/proc";
+
+/// What was tried when the host refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Unshare,
+    Mount,
+}
+
+struct Refusal {
+    step: Step,
+    errno: i32,
+}
+
+/// Moves the process, which has no thread but the calling one, to a user namespace and a mount namespace of its own, and
+/// there to an empty file system.
+pub fn enter() -> Layer {
+    layer(leave_the_hosts_files())
+}
+
+/// Returns the layer that [`enter`] would return. Tries it in a child process.
+pub fn outlook() -> Layer {
+    /// Bit of the child's exit status: the step that failed is the second one. The errors of these calls are below it.
+    const AT_MOUNT: i32 = 0x80;
+    // SAFETY: the child makes system calls only and ends, so it needs no lock that another thread may hold.
+    let status = unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            libc::_exit(match leave_the_hosts_files() {
+                Ok(()) => 0,
+                Err(Refusal {
+                    step: Step::Unshare,
+                    errno,
+                }) => errno,
+                Err(Refusal {
+                    step: Step::Mount,
+                    errno,
+                }) => errno | AT_MOUNT,
+            });
+        }
+        let mut status = 0;
+        match child == -1 || libc::waitpid(child, &mut status, 0) == -1 {
+            true => io::Error::last_os_error().raw_os_error().unwrap_or_default(),
+            false => libc::WEXITSTATUS(status),
+        }
+    };
+    layer(match status {
+        0 => Ok(()),
+        errno if errno & AT_MOUNT == 0 => Err(Refusal {
+            step: Step::Unshare,
+            errno,
+        }),
+        errno => Err(Refusal {
+            step: Step::Mount,
+            errno: errno & !AT_MOUNT,
+        }),
+    })
+}
+
+fn layer(result: Result<(), Refusal>) -> Layer {
+    Layer {
+        name: "namespaces",
+        state: match result {
+            Ok(()) => {
+                State::Enforced("no file of the host has a name, and no capability is one of the host's")
+            }
+            Err(Refusal { step, errno }) => {
+                let error = io::Error::from_raw_os_error(errno);
+                State::Missing(match step {
+                    Step::Unshare => format!(
+                        "this host permits no user namespace: {error} (a container's filter, or the sysctls \
+                         user.max_user_namespaces and kernel.unprivileged_userns_clone)"
+                    ),
+                    Step::Mount => format!(
+                        "this host permits no mounts in a user namespace: {error} (on Ubuntu the sysctl \
+                         kernel.apparmor_restrict_unprivileged_userns)"
+                    ),
+                })
+            }
+        },
+    }
+}
+
+/// The user namespace gives the capabilities that the mounts need; they are capabilities of that namespace alone, and
+/// [`drop_all`](super::privileges::drop_all) takes them away. User and group keep their numbers on the host, and have none
+/// in the namespace.
+fn leave_the_hosts_files() -> Result<(), Refusal> {
+    let check = |step, result: libc::c_int| match result {
+        0 => Ok(()),
+        _ => Err(Refusal {
+            step,
+            errno: io::Error::last_os_error().raw_os_error().unwrap_or_default(),
+        }),
+    };
+    let place = PLACE.as_ptr();
+    let none = ptr::null();
+    // SAFETY: all strings end with NUL, and null pointers stand for strings that the calls do not need.
+    unsafe {
+        check(
+            Step::Unshare,
+            libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS),
+        )?;
+        // The host is not to see what is mounted and unmounted here.
+        let root = c"/".as_ptr();
+        check(
+            Step::Mount,
+            libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()),
+        )?;
+        let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        let tmpfs = c"tmpfs".as_ptr();
+        check(
+            Step::Mount,
+            libc::mount(tmpfs, place, tmpfs, flags, c"mode=555".as_ptr().cast()),
+        )?;
+        check(Step::Mount, libc::chdir(place))?;
+        // With the same directory twice, the old root is stacked on the new one, and unmounted from there (pivot_root(2)).
+        let here = c".".as_ptr();
+        check(
+            Step::Mount,
+            libc::syscall(libc::SYS_pivot_root, here, here) as libc::c_int,
+        )?;
+        check(Step::Mount, libc::umount2(here, libc::MNT_DETACH))?;
+        // The working directory is still a place of the old root.
+        check(Step::Mount, libc::chdir(root))
+    }
+}
