@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle::bus::Bus;
-use coracle::devices::serial::{SerialPort, Sink};
+use coracle::devices::serial::SerialPort;
+use coracle::devices::sink::Sink;
 use coracle::interrupt::Interrupt;
 use coracle::x86::layout::SERIAL_PORT_COUNT;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};

@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::guest_modes::GuestModes;
 use super::signals::with_all_blocked;
 use super::wait::{For, borrow, wait};
-use crate::devices::serial::Sink;
+use crate::devices::sink::Sink;
 use crate::threads;
 
 /// Queued bytes from which on vCPUs wait.

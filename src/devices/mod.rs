@@ -4,3 +4,4 @@ pub mod boot_clock;
 pub mod keyboard;
 pub mod power;
 pub mod serial;
+pub mod sink;

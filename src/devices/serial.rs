@@ -13,6 +13,7 @@ use vm_superio::Serial;
 use vm_superio::serial::SerialEvents;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::sink::Sink;
 use crate::bus::BusDevice;
 use crate::interrupt::Interrupt;
 
@@ -30,20 +31,6 @@ const MCR_RTS: u8 = 1 << 1;
 const MCR_LOOP: u8 = 1 << 4;
 const LSR: u8 = 5;
 const LSR_DATA_READY: u8 = 1 << 0;
-
-/// Where the guest's output goes.
-pub trait Sink: Send + Sync {
-    /// Blocks until [`Sink::put`] has room for a byte of every vCPU, or until [`Sink::release`].
-    fn wait_for_room(&self);
-    /// Ends all waits for room, also later ones until [`Sink::hold`]: the vCPUs are to stop or pause.
-    fn release(&self);
-    /// Lets vCPUs wait for room again.
-    fn hold(&self);
-    /// Takes a byte; never blocks.
-    fn put(&self, byte: u8);
-    /// No byte follows at once: a line is whole, or the guest reads why the port interrupted it.
-    fn pause(&self);
-}
 
 /// Sink as the writer that vm-superio asks for.
 struct SinkWriter(Arc<dyn Sink>);

@@ -1,10 +1,10 @@
 //! Notices that the kernel could not unpack all of its initrd. The kernel prints that once, early in the boot, and at the end
 //! of the run that line may no longer be in the part of the output that is kept.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::console;
-use crate::devices::serial::Sink;
+use crate::devices::sink::{Sink, watched};
 
 /// What Linux says when it has no older kind of initrd to take the file for (init/initramfs.c).
 const FAILED: &str = "Initramfs unpacking failed: ";
@@ -31,11 +31,9 @@ pub fn reason(line: &str) -> Option<&str> {
     (!reason.is_empty()).then_some(reason)
 }
 
-/// A sink that hands every byte on, and keeps the reason for which the initrd could not be unpacked.
-pub struct InitrdWatch {
-    sink: Arc<dyn Sink>,
-    seen: Mutex<Seen>,
-}
+/// Looks at the output for the reason for which the initrd could not be unpacked, and keeps it.
+#[derive(Default)]
+pub struct InitrdWatch(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
@@ -47,46 +45,24 @@ struct Seen {
 }
 
 impl InitrdWatch {
-    pub fn new(sink: Arc<dyn Sink>) -> Arc<Self> {
-        Arc::new(Self {
-            sink,
-            seen: Mutex::default(),
-        })
+    /// Wraps the console's sink so that its lines are looked at.
+    pub fn watch(self: &Arc<Self>, console: Arc<dyn Sink>) -> Arc<dyn Sink> {
+        let watch = self.clone();
+        watched(console, move |byte| watch.look(byte))
+    }
+
+    /// Looks at the next byte of output.
+    pub fn look(&self, byte: u8) {
+        self.lock().take(byte);
     }
 
     /// The first reason that the guest gave, safe to show.
     pub fn reason(&self) -> Option<String> {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .reason
-            .clone()
-    }
-}
-
-impl Sink for InitrdWatch {
-    fn wait_for_room(&self) {
-        self.sink.wait_for_room();
+        self.lock().reason.clone()
     }
 
-    fn release(&self) {
-        self.sink.release();
-    }
-
-    fn hold(&self) {
-        self.sink.hold();
-    }
-
-    fn put(&self, byte: u8) {
-        self.sink.put(byte);
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(byte);
-    }
-
-    fn pause(&self) {
-        self.sink.pause();
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -23,10 +23,9 @@ pub use reason::{Cost, Costs, Reason};
 pub use record::{Mark, Record};
 pub use tally::Tally;
 
-use crate::devices::serial::Sink;
+use crate::devices::sink::Sink;
 use crate::kvm::Statistics;
 use recorder::Recorder;
-use watch::Watch;
 
 /// Notes when the phases of a run ended. A clone adds to the same notes. A timeline that is off notes nothing.
 #[derive(Clone, Default)]
@@ -69,7 +68,7 @@ impl Timeline {
     /// Wraps the console's sink so that lines that end a phase are noted.
     pub fn watch(&self, console: Arc<dyn Sink>) -> Arc<dyn Sink> {
         match &self.0 {
-            Some(recorder) => Arc::new(Watch::new(console, recorder.clone())),
+            Some(recorder) => watch::watch(console, recorder.clone()),
             None => console,
         }
     }

@@ -4,53 +4,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::phase::Phase;
 use super::recorder::Recorder;
-use crate::devices::serial::Sink;
+use crate::devices::sink::{Sink, watched};
 
 /// How the built-in init's first line begins.
 const INIT: &[u8] = b"Coracle guest: ";
 
-/// A sink that hands every byte to another sink, and marks the phases that its lines end.
-pub struct Watch {
-    sink: Arc<dyn Sink>,
-    recorder: Arc<Recorder>,
-    seen: Mutex<Seen>,
-}
-
-impl Watch {
-    pub fn new(sink: Arc<dyn Sink>, recorder: Arc<Recorder>) -> Self {
-        Self {
-            sink,
-            recorder,
-            seen: Mutex::default(),
-        }
-    }
-}
-
-impl Sink for Watch {
-    fn wait_for_room(&self) {
-        self.sink.wait_for_room();
-    }
-
-    fn release(&self) {
-        self.sink.release();
-    }
-
-    fn hold(&self) {
-        self.sink.hold();
-    }
-
-    fn put(&self, byte: u8) {
-        self.sink.put(byte);
-        self.recorder.count_console_byte();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+/// Wraps a sink so that the phases that its lines end are marked, and its bytes counted.
+pub fn watch(sink: Arc<dyn Sink>, recorder: Arc<Recorder>) -> Arc<dyn Sink> {
+    let seen = Mutex::new(Seen::default());
+    watched(sink, move |byte| {
+        recorder.count_console_byte();
+        let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(phase) = seen.take(byte) {
-            self.recorder.mark(phase);
+            recorder.mark(phase);
         }
-    }
-
-    fn pause(&self) {
-        self.sink.pause();
-    }
+    })
 }
 
 /// What the console has shown so far.

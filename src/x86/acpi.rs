@@ -52,11 +52,6 @@ pub enum Error {
     #[error("the ACPI tables describe 1 to 254 CPUs, not {0} (ask for another number)")]
     CpuCount(u8),
     #[error(
-        "the ACPI tables describe at most {max} virtio devices, not {0} (attach fewer)",
-        max = layout::VIRTIO_DEVICE_MAX
-    )]
-    TooManyDevices(usize),
-    #[error(
         "the virtio-mmio window of {size:#x} bytes at {address:#x} is not below 4 GiB, where ACPI has room for it"
     )]
     WindowAbove4G { address: u64, size: u64 },
@@ -77,9 +72,6 @@ pub fn write(memory: &GuestMemoryMmap, cpus: u8, virtio: &[VirtioMmioWindow]) ->
     // The IO-APIC takes the ID after the last CPU's, and 255 is every APIC's.
     if cpus == 0 || cpus == u8::MAX {
         return Err(Error::CpuCount(cpus));
-    }
-    if virtio.len() > layout::VIRTIO_DEVICE_MAX {
-        return Err(Error::TooManyDevices(virtio.len()));
     }
 
     // The RSDP is first in memory, where kernels search for it, but is written last, when the XSDT's address is known.

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use coracle::config::{Config, Disk};
-use coracle::devices::serial::Sink;
+use coracle::devices::sink::Sink;
 use coracle::machine::{Machine, OpenFiles, Outcome, Running};
 use coracle::timeline::Timeline;
 

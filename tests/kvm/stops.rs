@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use coracle::config::Config;
-use coracle::devices::serial::Sink;
+use coracle::devices::sink::Sink;
 use coracle::machine::{Machine, OpenFiles};
 use coracle::timeline::Timeline;
 

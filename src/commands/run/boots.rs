@@ -120,8 +120,9 @@ impl<'a> Boots<'a> {
         }
         if let Some(mut session) = self.session.take() {
             session.output().begin_boot();
-            let initrd = InitrdWatch::new(timeline.watch(session.output().sink()));
-            let build = || Machine::build(config, opened, &hints, initrd.clone(), timeline);
+            let initrd = Arc::<InitrdWatch>::default();
+            let console = initrd.watch(timeline.watch(session.output().sink()));
+            let build = || Machine::build(config, opened, &hints, console, timeline);
             let (machine, stop) = session
                 .stay_during(build)
                 .map_err(system("wait for the next boot"))?;
@@ -133,8 +134,9 @@ impl<'a> Boots<'a> {
             });
         }
         let output = GuestOutput::new().map_err(system("make the console"))?;
-        let initrd = InitrdWatch::new(timeline.watch(output.sink()));
-        let machine = Machine::build(config, opened, &hints, initrd.clone(), timeline)?;
+        let initrd = Arc::<InitrdWatch>::default();
+        let console = initrd.watch(timeline.watch(output.sink()));
+        let machine = Machine::build(config, opened, &hints, console, timeline)?;
         // From here on signals wait for the session. So it is opened only after the slow part, during which a signal ends
         // the process as usual, but before the threads of the machine are started, which must not receive signals.
         let session = Session::open(output, source(config)).map_err(system("use stdin and stdout"))?;

@@ -28,6 +28,7 @@ mod preview;
 pub mod qcow2;
 mod queue;
 mod request;
+mod ring;
 mod sync;
 mod uring;
 mod worker;

@@ -1,27 +1,19 @@
 //! The engine `uring`: it works on many requests at the same time, and submits and completes them in batches.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::process;
 use std::thread;
 
-use io_uring::register::Restriction;
-use io_uring::types::{Fixed, FsyncFlags};
-use io_uring::{Builder, IoUring, Probe, cqueue, opcode, squeue};
-use vmm_sys_util::eventfd::EventFd;
+use io_uring::types::FsyncFlags;
+use io_uring::{cqueue, opcode, squeue};
 
 use super::chain::Chain;
-use super::image::Raw;
 use super::image::raw::{PUNCH_HOLE, is_unsupported, zeroing_mode};
 use super::queue::{self, DiskQueue, Failure, QueueError};
 use super::request::{Operation, PIECE, Request};
+use super::ring::{IMAGE, NOTIFIER, Ring};
 use super::sync;
 
-/// The ring's table of files has the image at this place, and the notifier at the next.
-const IMAGE: Fixed = Fixed(0);
-const NOTIFIER: Fixed = Fixed(1);
-/// linux/io_uring.h.
-const ENTER_GETEVENTS: u32 = 1;
 /// How many direct requests are submitted together. The host's device works on them while the next ones are prepared.
 const DIRECT_BATCH: usize = 2;
 /// How many bytes of requests are submitted together. The kernel copies data that is in the page cache during that call, and
@@ -30,76 +22,22 @@ const BATCH: u64 = 8 * PIECE;
 /// Marks the completion of a read of the notifier. The completion of a request is marked by the request's slot.
 const NOTIFICATION: u64 = u64::MAX;
 
-const OPCODES: [u8; 6] = [
-    opcode::Read::CODE,
-    opcode::Readv::CODE,
-    opcode::Write::CODE,
-    opcode::Writev::CODE,
-    opcode::Fsync::CODE,
-    opcode::Fallocate::CODE,
-];
-
-/// A ring of the host's kernel for one queue. The thread that uses it must create it. It takes the operations of [`OPCODES`] on
-/// the files in its table and nothing else, whatever somebody writes into its memory.
-pub struct Ring<'d> {
-    ring: IoUring,
-    raw: &'d Raw,
-    notifier: &'d EventFd,
-}
-
-impl<'d> Ring<'d> {
-    /// A ring for `depth` requests at once. Fails if the kernel is too old, or if io_uring is forbidden.
-    pub fn new(raw: &'d Raw, notifier: &'d EventFd, depth: u16) -> io::Result<Self> {
-        // One entry more than requests, for the read of the notifier.
-        let entries = u32::from(depth) + 1;
-        let disabled = || {
-            let mut builder: Builder = IoUring::builder();
-            builder.setup_r_disabled();
-            builder
-        };
-        let ring = match disabled()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .build(entries)
-        {
-            // Linux before 6.1 does not know these flags.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => disabled().build(entries)?,
-            ring => ring?,
-        };
-        let submitter = ring.submitter();
-        let mut probe = Probe::new();
-        submitter.register_probe(&mut probe)?;
-        if !OPCODES.iter().all(|opcode| probe.is_supported(*opcode)) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let files = [raw.fd(), notifier.as_raw_fd()];
-        submitter.register_files(&files)?;
-        let operations = OPCODES.map(Restriction::sqe_op);
-        let files_only = Restriction::sqe_flags_required(squeue::Flags::FIXED_FILE.bits());
-        let mut restrictions: Vec<_> = operations.into_iter().chain([files_only]).collect();
-        submitter.register_restrictions(&mut restrictions)?;
-        submitter.register_enable_rings()?;
-        Ok(Self { ring, raw, notifier })
-    }
-
-    /// Serves `queue` until it is to be left. Returns the indices in its two rings that come next.
-    pub fn run(&mut self, queue: DiskQueue) -> Result<(u16, u16), QueueError> {
-        let depth = queue.size();
-        let mut engine = Engine {
-            ring: self,
-            slots: (0..depth).map(|_| Slot::default()).collect(),
-            free: (0..depth).rev().collect(),
-            listening: false,
-            count: Box::new(0),
-            in_flight: 0,
-            pushed: 0,
-            queue,
-        };
-        engine.serve()?;
-        engine.drain()?;
-        Ok(engine.queue.next_indices())
-    }
+/// Serves `queue` by `ring` until it is to be left. Returns the indices in its two rings that come next.
+pub fn run(ring: &mut Ring, queue: DiskQueue) -> Result<(u16, u16), QueueError> {
+    let depth = queue.size();
+    let mut engine = Engine {
+        ring,
+        slots: (0..depth).map(|_| Slot::default()).collect(),
+        free: (0..depth).rev().collect(),
+        listening: false,
+        count: Box::new(0),
+        in_flight: 0,
+        pushed: 0,
+        queue,
+    };
+    engine.serve()?;
+    engine.drain()?;
+    Ok(engine.queue.next_indices())
 }
 
 /// A request that the ring works on.
@@ -134,7 +72,7 @@ impl Engine<'_, '_, '_> {
             let begun = self.begin_available();
             // Reads from the page cache are complete as soon as they are submitted, and other requests may be complete, too.
             let entered = match self.has_completions_to_fetch() {
-                true => self.enter(0),
+                true => self.ring.enter(0),
                 false => Ok(()),
             };
             // Requests that needed no ring are complete, too. The driver is notified also of those that completed before a
@@ -150,11 +88,11 @@ impl Engine<'_, '_, '_> {
                 break;
             }
             if self.is_idle() {
-                queue::wait(self.ring.notifier)?;
+                queue::wait(self.ring.notifier())?;
                 continue;
             }
             self.listen()?;
-            self.enter(1).map_err(QueueError::Wait)?;
+            self.ring.enter(1).map_err(QueueError::Wait)?;
             self.complete()?;
         }
         Ok(())
@@ -162,9 +100,7 @@ impl Engine<'_, '_, '_> {
 
     /// Whether there may be completions that the kernel hands over only when it is called.
     fn has_completions_to_fetch(&mut self) -> bool {
-        let is_direct = self.ring.raw.is_direct();
-        let submission = self.ring.ring.submission();
-        submission.taskrun() || !is_direct && !submission.is_empty()
+        self.ring.has_task_work() || !self.ring.raw().is_direct() && self.ring.pushed() > 0
     }
 
     /// Whether the kernel works on no entry that was pushed.
@@ -184,19 +120,19 @@ impl Engine<'_, '_, '_> {
     fn drain(&mut self) -> Result<(), QueueError> {
         let mut reaped = Ok(());
         if self.listening
-            && let Err(error) = self.ring.notifier.write(1)
+            && let Err(error) = self.ring.notifier().write(1)
         {
             log::error!("cannot wake a disk's ring to stop it: {error}");
         }
         while !self.is_idle() {
-            if let Err(error) = self.enter(1) {
+            if let Err(error) = self.ring.enter(1) {
                 // If this returned, the kernel would write to memory that has been freed.
                 log::error!("cannot wait for a disk's requests: {error}");
                 process::abort();
             }
             match thread::panicking() {
                 // After a panic the slots may be half changed, so only the number of completions is used.
-                true => self.in_flight -= self.ring.ring.completion().count() as u32,
+                true => self.in_flight -= self.ring.completions().count() as u32,
                 false => reaped = reaped.and(self.reap()),
             }
         }
@@ -204,26 +140,6 @@ impl Engine<'_, '_, '_> {
             self.queue.notify_used();
         }
         reaped
-    }
-
-    /// Submits the entries that were pushed, and waits until at least this many completions are there.
-    fn enter(&mut self, completions: usize) -> io::Result<()> {
-        loop {
-            match self.ring.ring.submit_and_wait(completions) {
-                Ok(_) => return Ok(()),
-                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                // The kernel lacks memory or room for completions. A call that submits nothing makes it hand over
-                // completions, which makes room.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
-                    let submitter = self.ring.ring.submitter();
-                    // SAFETY: the call gets no pointer, and what is in the ring was pushed by `push`.
-                    let _ = unsafe { submitter.enter::<libc::sigset_t>(0, 0, ENTER_GETEVENTS, None) };
-                    thread::yield_now();
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     fn listen(&mut self) -> Result<(), QueueError> {
@@ -242,16 +158,16 @@ impl Engine<'_, '_, '_> {
     /// The memory that the entry points to must stay in place until its completion.
     unsafe fn push(&mut self, entry: squeue::Entry) -> Result<(), QueueError> {
         // SAFETY: the caller's promise.
-        let pushed = unsafe { self.ring.ring.submission().push(&entry) };
+        let pushed = unsafe { self.ring.push(&entry) };
         // This cannot fail: the ring has room for all slots and the notifier.
-        pushed.map_err(|error| QueueError::Wait(io::Error::other(error)))?;
+        pushed.map_err(QueueError::Wait)?;
         self.in_flight += 1;
-        let is_batch = self.pushed >= BATCH
-            || self.ring.raw.is_direct() && self.ring.ring.submission().len() >= DIRECT_BATCH;
+        let is_batch =
+            self.pushed >= BATCH || self.ring.raw().is_direct() && self.ring.pushed() >= DIRECT_BATCH;
         if is_batch {
             self.pushed = 0;
             // The error is ignored because `enter` will meet it again.
-            let _ = self.ring.ring.submit();
+            let _ = self.ring.submit();
         }
         Ok(())
     }
@@ -281,7 +197,7 @@ impl Engine<'_, '_, '_> {
     /// Submits the request in slot `index`, or carries it out here if the ring does not suit it.
     fn begin(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
         let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
-        let (raw, disk) = (self.ring.raw, self.queue.disk);
+        let (raw, disk) = (self.ring.raw(), self.queue.disk);
         let for_ring = match request.operation {
             Operation::Read => raw.takes(&chain.writable),
             // A write into the page cache completes at once. For most file systems a ring would hand it to a worker thread of
@@ -371,7 +287,7 @@ impl Engine<'_, '_, '_> {
     fn reap(&mut self) -> Result<(), QueueError> {
         let mut result = Ok(());
         loop {
-            let completion = self.ring.ring.completion().next();
+            let completion = self.ring.completions().next();
             let Some(completion) = completion else {
                 return result;
             };
@@ -425,7 +341,7 @@ impl Engine<'_, '_, '_> {
             (Operation::WriteZeroes { .. }, outcome) => {
                 let zeroed = match outcome {
                     Err(error) if is_unsupported(&error) => {
-                        self.ring.raw.write_zero_bytes(request.offset, request.length)
+                        self.ring.raw().write_zero_bytes(request.offset, request.length)
                     }
                     outcome => outcome.map(drop),
                 };

@@ -9,6 +9,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Begun, DiskQueue, Stop};
+use super::ring::Ring;
 use super::{Disk, QUEUE_SIZE};
 use super::{sync, uring};
 use crate::threads;
@@ -146,11 +147,11 @@ impl Worker {
 }
 
 /// The ring for a disk whose requests io_uring carries out. None if that is not so, or if there is no io_uring here.
-fn ring<'d>(disk: &'d Disk, notifier: &'d EventFd) -> io::Result<Option<uring::Ring<'d>>> {
+fn ring<'d>(disk: &'d Disk, notifier: &'d EventFd) -> io::Result<Option<Ring<'d>>> {
     let Some(raw) = disk.raw_for_uring() else {
         return Ok(None);
     };
-    match uring::Ring::new(raw, notifier, QUEUE_SIZE) {
+    match Ring::new(raw, notifier, QUEUE_SIZE) {
         Ok(ring) => Ok(Some(ring)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(error),
         Err(error) => {
@@ -164,7 +165,7 @@ fn ring<'d>(disk: &'d Disk, notifier: &'d EventFd) -> io::Result<Option<uring::R
 /// broken the queue.
 fn carry_out(
     disk: &Disk,
-    ring: Option<&mut uring::Ring>,
+    ring: Option<&mut Ring>,
     notifier: &EventFd,
     job: &Job,
     stop: &Stop,
@@ -178,7 +179,7 @@ fn carry_out(
     let served =
         DiskQueue::new(disk, &queue.queue, memory, interrupt, *features, stop).and_then(
             |served| match ring {
-                Some(ring) => ring.run(served),
+                Some(ring) => uring::run(ring, served),
                 None => sync::run(served, notifier),
             },
         );

@@ -171,8 +171,8 @@ fn a_flush_ends_although_reads_never_cease() {
     let served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let notifier = EventFd::new(0).unwrap();
     let raw = block.disk().raw_for_uring().unwrap();
-    match uring::Ring::new(raw, &notifier, QUEUE) {
-        Ok(mut ring) => ring.run(served).unwrap(),
+    match Ring::new(raw, &notifier, QUEUE) {
+        Ok(mut ring) => uring::run(&mut ring, served).unwrap(),
         Err(error) => panic!("this test needs io_uring: {error}"),
     };
     assert!(has_flushed.load(Ordering::SeqCst));
@@ -217,11 +217,11 @@ fn a_panic_waits_for_what_the_ring_has_begun() {
     let served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let notifier = EventFd::new(0).unwrap();
     let raw = block.disk().raw_for_uring().unwrap();
-    let mut ring = match uring::Ring::new(raw, &notifier, QUEUE) {
+    let mut ring = match Ring::new(raw, &notifier, QUEUE) {
         Ok(ring) => ring,
         Err(error) => panic!("this test needs io_uring: {error}"),
     };
-    let run = std::panic::AssertUnwindSafe(|| ring.run(served));
+    let run = std::panic::AssertUnwindSafe(|| uring::run(&mut ring, served));
     assert!(std::panic::catch_unwind(run).is_err());
     let left = contents(&file).iter().filter(|&&byte| byte != 0).count();
     assert_eq!(left, 0, "bytes that are not discarded yet");
