@@ -1,12 +1,14 @@
-//! What the person types, or a pipe delivers, on its way to the guest's serial port.
+//! What the person types, or a pipe delivers, on its way to the guest.
 
 use std::collections::VecDeque;
 use std::io;
 
+use vmm_sys_util::eventfd::EventFd;
+
 use super::escape::{Command, Escape};
 use super::identity::Identities;
+use super::stream::Keyboard;
 use super::terminal::Terminal;
-use crate::devices::serial::SerialPort;
 
 /// Bytes a read takes at once.
 const READ: usize = 4096;
@@ -26,15 +28,17 @@ pub enum Source {
 /// Stdin, and the bytes of it that the guest has not taken yet.
 pub struct Input {
     backlog: VecDeque<u8>,
+    keyboard: Keyboard,
     escape: Option<Escape>,
     identities: Identities,
     open: bool,
 }
 
 impl Input {
-    pub fn new(source: Source) -> Self {
+    pub fn new(source: Source, keyboard: Keyboard) -> Self {
         Self {
             backlog: VecDeque::new(),
+            keyboard,
             escape: (source == Source::Stdin { escape: true }).then(Escape::default),
             identities: Identities::default(),
             open: source != Source::Nothing,
@@ -48,24 +52,24 @@ impl Input {
 
     /// How many bytes may be read from stdin now.
     ///
-    /// What a terminal sends is ours alone while we are in the foreground and have not given it back. Anything else may have other readers after
-    /// us, for example the loop of a shell: from it no more is read than the guest's serial port takes at this moment.
-    pub fn wanted(&self, terminal: Option<&Terminal>, serial: Option<&SerialPort>) -> usize {
-        match (terminal, serial) {
+    /// What a terminal sends is ours alone while we are in the foreground and have not given it back. Anything else may have
+    /// other readers after us, for example the loop of a shell: from it no more is read than the guest takes at this moment.
+    pub fn wanted(&self, terminal: Option<&Terminal>) -> usize {
+        match terminal {
             _ if !self.open => 0,
-            (Some(terminal), _) if terminal.gives_input() => {
+            Some(terminal) if terminal.gives_input() => {
                 READ.min(TERMINAL_BACKLOG.saturating_sub(self.backlog.len()))
             }
-            (None, Some(serial)) if self.backlog.is_empty() => READ.min(serial.room_for_input()),
+            None if self.backlog.is_empty() => READ.min(self.keyboard.room()),
             _ => 0,
         }
     }
 
     /// Reads as many bytes as are [wanted](Self::wanted) and there, and returns the commands in them. The end of stdin,
     /// or an error, ends the input and not the guest.
-    pub fn read(&mut self, terminal: Option<&Terminal>, serial: Option<&SerialPort>) -> Vec<Command> {
+    pub fn read(&mut self, terminal: Option<&Terminal>) -> Vec<Command> {
         let mut buffer = [0; READ];
-        let wanted = self.wanted(terminal, serial);
+        let wanted = self.wanted(terminal);
         if wanted == 0 {
             return Vec::new();
         }
@@ -107,10 +111,15 @@ impl Input {
         commands
     }
 
+    /// Becomes readable when the guest takes more.
+    pub fn takes_more(&self) -> &EventFd {
+        self.keyboard.takes_input()
+    }
+
     /// Gives the guest what it takes.
-    pub fn feed(&mut self, serial: &SerialPort) {
+    pub fn feed(&mut self) {
         while !self.backlog.is_empty() {
-            let taken = serial.receive(self.backlog.as_slices().0);
+            let taken = self.keyboard.type_in(self.backlog.as_slices().0);
             if taken == 0 {
                 break;
             }

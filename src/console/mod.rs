@@ -1,4 +1,5 @@
-//! Connects the guest's serial console to stdin and stdout, which may be a person's terminal.
+//! The guest's console ([`Console`]), to which code attaches and from which it detaches, and a [`Session`], which attaches stdin
+//! and stdout to it: they may be a person's terminal.
 
 mod escape;
 mod guest_modes;
@@ -10,14 +11,16 @@ mod panic;
 mod session;
 mod signals;
 mod stderr;
+mod stream;
 mod terminal;
 mod wait;
 
 pub use input::Source;
 pub use out_of_memory::{NotingAllocator, end_on_lack_of_memory};
-pub use output::{Drain, GuestOutput};
+pub use output::Drain;
 pub use panic::end_on_panic;
 pub use session::{Session, StopReason};
 pub use signals::ignore_file_size_limit;
 pub use stderr::{finish as finish_stderr, log_line, tell, write_by_thread as write_stderr_by_thread};
+pub use stream::{Console, Keyboard, Pace, Read, Reader, Waker};
 pub use terminal::size as terminal_size;

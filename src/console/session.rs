@@ -1,4 +1,5 @@
-//! A person, or a script, attached to a guest's console: from the first boot of a run to the end of its last one.
+//! A person, or a script, attached to a guest's console by this process' stdin and stdout: from the first boot of a run to
+//! the end of its last one.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -14,9 +15,9 @@ use super::input::{Input, Source};
 use super::output::{Drain, GuestOutput};
 use super::signals::{Request, Signals, suspend};
 use super::stderr::tell;
+use super::stream::Console;
 use super::terminal::{Terminal, forget_input, is_in_foreground};
 use super::wait::{For, borrow, wait};
-use crate::devices::serial::SerialPort;
 
 /// How often a run in the background looks whether it is in the foreground now. No event tells it: `fg` sends SIGCONT to a
 /// job that was stopped, but some shells, bash among them, send none to a job that was running.
@@ -58,8 +59,9 @@ enum Woken {
     Stop(StopReason),
 }
 
-/// The host's side of the console. Dropping it gives the terminal back.
+/// A reader and a keyboard of the console that are stdout and stdin. Dropping it gives the terminal back.
 pub struct Session {
+    console: Console,
     signals: Signals,
     terminal: Option<Terminal>,
     output: GuestOutput,
@@ -72,16 +74,17 @@ pub struct Session {
 }
 
 impl Session {
-    /// Catches signals, starts to write `output` to stdout, and makes a terminal on stdin raw.
-    pub fn open(output: GuestOutput, source: Source) -> io::Result<Self> {
+    /// Catches signals, starts to write what `console` prints to stdout, and makes a terminal on stdin raw.
+    pub fn open(console: &Console, source: Source) -> io::Result<Self> {
         let signals = Signals::catch()?;
-        output.write_to(io::stdout().as_fd().try_clone_to_owned()?)?;
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
         let mut session = Self {
+            console: console.clone(),
             signals,
             terminal: Terminal::on_stdin(),
-            output,
+            output: GuestOutput::start(console, stdout)?,
             is_writing: true,
-            input: Input::new(source),
+            input: Input::new(source, console.keyboard()?),
             done: Arc::new(EventFd::new(EFD_NONBLOCK)?),
         };
         if let Some(terminal) = &mut session.terminal {
@@ -90,13 +93,14 @@ impl Session {
         Ok(session)
     }
 
-    pub fn output(&self) -> &GuestOutput {
-        &self.output
+    /// Why the output could not be written, if that was so.
+    pub fn take_output_error(&self) -> Option<io::Error> {
+        self.output.take_error()
     }
 
-    /// Carries input to `serial` until `event` becomes readable, or gives the reason why the run is to stop before.
-    pub fn attend(&mut self, event: &EventFd, serial: &SerialPort) -> io::Result<Option<StopReason>> {
-        match self.wait(Until::Readable(event), Some(serial), None)? {
+    /// Carries input to the guest until `event` becomes readable, or gives the reason why the run is to stop before.
+    pub fn attend(&mut self, event: &EventFd) -> io::Result<Option<StopReason>> {
+        match self.wait(Until::Readable(event), None)? {
             Woken::Event | Woken::TimedOut => Ok(None),
             Woken::Stop(reason) => Ok(Some(reason)),
         }
@@ -110,7 +114,7 @@ impl Session {
     ) -> io::Result<(T, Option<StopReason>)> {
         let done = self.done.clone();
         self.beside(work, |session| {
-            match session.wait(Until::Readable(&done), None, None)? {
+            match session.wait(Until::Readable(&done), None)? {
                 Woken::Event | Woken::TimedOut => Ok(None),
                 Woken::Stop(reason) => {
                     session.close(Drain::AtOnce)?;
@@ -135,9 +139,10 @@ impl Session {
         })
     }
 
-    /// Writes what is left of the output, and gives the terminal back. The person, or a signal, can end the wait for a
-    /// slow reader: then the reason is given, and output is lost.
+    /// Ends the console, writes what is left of the output, and gives the terminal back. The person, or a signal, can end the
+    /// wait for a slow reader: then the reason is given, and output is lost.
     pub fn close(&mut self, drain: Drain) -> io::Result<Option<StopReason>> {
+        self.console.end();
         self.output.close(drain);
         if let Some(terminal) = &mut self.terminal
             && let Err(error) = terminal.make_quiet()
@@ -210,7 +215,7 @@ impl Session {
     }
 
     fn wait_for_output(&mut self, patience: Option<Duration>) -> io::Result<Woken> {
-        self.wait(Until::OutputWritten, None, patience)
+        self.wait(Until::OutputWritten, patience)
     }
 
     /// Waits while the terminal may still answer what the guest has written. Where the answers can be read, the terminal is
@@ -228,7 +233,7 @@ impl Session {
             true => (Until::Identified(asked.identities + 1), ANSWERS),
             false => (Until::TimePassed, left),
         };
-        match self.wait(until, None, Some(patience))? {
+        match self.wait(until, Some(patience))? {
             Woken::Stop(reason) => Ok(Some(reason)),
             Woken::Event | Woken::TimedOut => Ok(None),
         }
@@ -244,20 +249,13 @@ impl Session {
         }
     }
 
-    /// Waits for one thing, for `patience` at most. Meanwhile signals and commands are obeyed, and input goes to `serial` or,
-    /// from a terminal and without a `serial`, waits.
-    fn wait(
-        &mut self,
-        until: Until,
-        serial: Option<&SerialPort>,
-        patience: Option<Duration>,
-    ) -> io::Result<Woken> {
+    /// Waits for one thing, for `patience` at most. Meanwhile signals and commands are obeyed, and input goes to the guest or,
+    /// from a terminal and between two boots, waits.
+    fn wait(&mut self, until: Until, patience: Option<Duration>) -> io::Result<Woken> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
             // Before the first wait, so that this boot gets what was typed during the boot before.
-            if let Some(serial) = serial {
-                self.input.feed(serial);
-            }
+            self.input.feed();
             let event = match until {
                 Until::Readable(event) => Some(event),
                 Until::OutputWritten if !self.is_writing => return Ok(Woken::Event),
@@ -265,13 +263,13 @@ impl Session {
                 Until::OutputWritten | Until::Identified(_) | Until::TimePassed => None,
             };
             let stdin = io::stdin();
-            let wanted = self.input.wanted(self.terminal.as_ref(), serial) > 0;
+            let wanted = self.input.wanted(self.terminal.as_ref()) > 0;
             let watched = [
                 event.map(|event| For::Reading(borrow(event))),
                 Some(For::Reading(self.signals.as_fd())),
                 self.is_writing
                     .then(|| For::Reading(borrow(self.output.finished()))),
-                serial.map(|serial| For::Reading(borrow(serial.room()))),
+                Some(For::Reading(borrow(self.input.takes_more()))),
                 wanted.then(|| For::Reading(stdin.as_fd())),
             ];
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -294,12 +292,12 @@ impl Session {
             if self.is_elsewhere() {
                 self.look_at_terminal();
             }
-            if room && let Some(serial) = serial {
+            if room {
                 // The counter is not 0, because poll said so; reading resets it.
-                let _ = serial.room().read();
+                let _ = self.input.takes_more().read();
             }
             let commands = match typed {
-                true => self.input.read(self.terminal.as_ref(), serial),
+                true => self.input.read(self.terminal.as_ref()),
                 false => Vec::new(),
             };
             if commands.iter().any(|command| self.obey(command)) {

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Serial;
 use vm_superio::serial::SerialEvents;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::sink::Sink;
 use crate::bus::BusDevice;
@@ -46,18 +45,24 @@ impl Write for SinkWriter {
     }
 }
 
-/// Tells the thread that feeds the port when the port has room again.
+/// Tells the sink when the port takes input that it refused before.
 struct Room {
-    event: EventFd,
-    /// The thread found no room since it was last told.
+    sink: Arc<dyn Sink>,
+    /// Input was refused since the sink was last told.
     wanted: AtomicBool,
 }
 
 impl Room {
+    fn of(sink: &Arc<dyn Sink>) -> Arc<Self> {
+        Arc::new(Self {
+            sink: sink.clone(),
+            wanted: AtomicBool::new(false),
+        })
+    }
+
     fn made(&self) {
         if self.wanted.swap(false, Ordering::AcqRel) {
-            // An eventfd's write fails only when its counter is full, and then it is readable already.
-            let _ = self.event.write(1);
+            self.sink.takes_input();
         }
     }
 }
@@ -71,16 +76,19 @@ impl SerialEvents for Room {
     }
 }
 
-struct Port {
-    registers: Serial<Interrupt, Arc<Room>, SinkWriter>,
-    request_to_send: bool,
-}
+/// The port's registers.
+struct Port(Serial<Interrupt, Arc<Room>, SinkWriter>);
 
 impl Port {
+    /// Whether the guest has RTS set. In loopback the pins are disconnected.
+    fn requests_to_send(&mut self) -> bool {
+        self.0.read(MCR as u8) & (MCR_RTS | MCR_LOOP) == MCR_RTS
+    }
+
     /// How many bytes of input the port takes now.
-    fn room(&self) -> usize {
-        match self.request_to_send {
-            true => self.registers.fifo_capacity(),
+    fn room(&mut self) -> usize {
+        match self.requests_to_send() {
+            true => self.0.fifo_capacity(),
             false => 0,
         }
     }
@@ -91,10 +99,25 @@ impl Port {
     /// further byte would come to interrupt it again.
     fn owes_input(&mut self) -> bool {
         // With DLAB set, IER's address is another register's.
-        self.registers.read(LCR) & LCR_DLAB == 0
-            && self.registers.read(IER) & IER_RDA != 0
-            && self.registers.read(LSR) & LSR_DATA_READY != 0
+        self.0.read(LCR) & LCR_DLAB == 0
+            && self.0.read(IER) & IER_RDA != 0
+            && self.0.read(LSR) & LSR_DATA_READY != 0
     }
+}
+
+/// What a port holds: its registers, by their names in the data sheet, and the input that the guest has not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SerialState {
+    pub divisor_latch: u16,
+    pub interrupt_enable: u8,
+    pub interrupt_identification: u8,
+    pub line_control: u8,
+    pub line_status: u8,
+    pub modem_control: u8,
+    pub modem_status: u8,
+    pub scratch: u8,
+    /// The receive FIFO, the oldest byte first: 64 bytes at most.
+    pub received: Vec<u8>,
 }
 
 /// A 16550A on eight addresses.
@@ -105,35 +128,64 @@ pub struct SerialPort {
 }
 
 impl SerialPort {
-    pub fn new(interrupt: Interrupt, sink: Arc<dyn Sink>) -> io::Result<Self> {
-        let room = Arc::new(Room {
-            event: EventFd::new(EFD_NONBLOCK)?,
-            wanted: AtomicBool::new(false),
-        });
+    /// A port as after power-on.
+    pub fn new(interrupt: Interrupt, sink: Arc<dyn Sink>) -> Self {
+        let room = Room::of(&sink);
         let registers = Serial::with_events(interrupt, room.clone(), SinkWriter(sink.clone()));
-        let port = Port {
-            registers,
-            request_to_send: false,
+        Self {
+            port: Mutex::new(Port(registers)),
+            sink,
+            room,
+        }
+    }
+
+    /// A port that goes on where another one was. It raises its interrupt if one is pending. Fails if the state is of no port:
+    /// its FIFO holds too much.
+    pub fn from_state(state: &SerialState, interrupt: Interrupt, sink: Arc<dyn Sink>) -> io::Result<Self> {
+        let room = Room::of(&sink);
+        let [low, high] = state.divisor_latch.to_le_bytes();
+        let registers = vm_superio::SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.received.clone(),
         };
+        let registers = Serial::from_state(&registers, interrupt, room.clone(), SinkWriter(sink.clone()))
+            .map_err(|error| io::Error::other(format!("serial port: {error}")))?;
         Ok(Self {
-            port: Mutex::new(port),
+            port: Mutex::new(Port(registers)),
             sink,
             room,
         })
     }
 
-    /// Becomes readable when [`SerialPort::receive`] refused bytes, or [`SerialPort::room_for_input`] was 0, and there
-    /// is room now.
-    pub fn room(&self) -> &EventFd {
-        &self.room.event
+    /// What the port holds. No vCPU may use it meanwhile, or the state is of no one moment.
+    pub fn state(&self) -> SerialState {
+        let state = self.lock().0.state();
+        SerialState {
+            divisor_latch: u16::from_le_bytes([state.baud_divisor_low, state.baud_divisor_high]),
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            received: state.in_buffer,
+        }
     }
 
-    /// Hands input to the guest and returns how many bytes it took; [`SerialPort::room`] tells when to offer
-    /// the rest.
+    /// Hands input to the guest and returns how many bytes it took; [`Sink::takes_input`] tells when to offer the rest.
     pub fn receive(&self, bytes: &[u8]) -> usize {
         let mut port = self.lock();
         let count = bytes.len().min(port.room());
-        let taken = match port.registers.enqueue_raw_bytes(&bytes[..count]) {
+        let taken = match port.0.enqueue_raw_bytes(&bytes[..count]) {
             Ok(taken) => taken,
             Err(error) => {
                 log::debug!("serial port: {error}");
@@ -156,9 +208,9 @@ impl SerialPort {
         self.sink.hold();
     }
 
-    /// How many bytes [`SerialPort::receive`] would take now.
+    /// How many bytes [`SerialPort::receive`] would take now. If none, [`Sink::takes_input`] tells when that changes.
     pub fn room_for_input(&self) -> usize {
-        let port = self.lock();
+        let mut port = self.lock();
         let room = port.room();
         if room == 0 {
             // While the port is locked: the guest cannot make room before this is known.
@@ -177,7 +229,7 @@ impl BusDevice for SerialPort {
         let mut port = self.lock();
         // Registers are a byte wide; a wider access reads its neighbours too, as on the ISA bus.
         for (register, byte) in (offset as u8..).zip(data) {
-            *byte = port.registers.read(register);
+            *byte = port.0.read(register);
             if register == IIR && port.owes_input() {
                 *byte = *byte & !IIR_NONE | IIR_RDA;
             }
@@ -194,15 +246,11 @@ impl BusDevice for SerialPort {
         }
         let mut port = self.lock();
         for (register, &byte) in (offset..).zip(data) {
-            if let Err(error) = port.registers.write(register as u8, byte) {
+            if let Err(error) = port.0.write(register as u8, byte) {
                 log::debug!("serial port: {error}");
             }
-            if register == MCR {
-                // In loopback the pins are disconnected.
-                port.request_to_send = byte & (MCR_RTS | MCR_LOOP) == MCR_RTS;
-                if port.request_to_send {
-                    self.room.made();
-                }
+            if register == MCR && port.requests_to_send() {
+                self.room.made();
             }
         }
         drop(port);

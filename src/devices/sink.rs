@@ -1,8 +1,8 @@
-//! Where a serial port puts the guest's output.
+//! What a serial port is connected to on the host's side.
 
 use std::sync::Arc;
 
-/// Where the guest's output goes.
+/// Where the guest's output goes, and who is told that the port takes input again.
 pub trait Sink: Send + Sync {
     /// Blocks until [`Sink::put`] has room for a byte of every vCPU, or until [`Sink::release`].
     fn wait_for_room(&self);
@@ -14,6 +14,8 @@ pub trait Sink: Send + Sync {
     fn put(&self, byte: u8);
     /// No byte follows at once: a line is whole, or the guest reads why the port interrupted it.
     fn pause(&self);
+    /// The port refused input before, and takes some now. Called while the port is locked.
+    fn takes_input(&self);
 }
 
 /// A sink that hands everything to another sink, and shows each byte to `look` after that.
@@ -47,5 +49,9 @@ impl<F: Fn(u8) + Send + Sync> Sink for Watched<F> {
 
     fn pause(&self) {
         self.sink.pause();
+    }
+
+    fn takes_input(&self) {
+        self.sink.takes_input();
     }
 }

@@ -15,7 +15,7 @@ mod outcome;
 mod vcpu;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::{io, mem};
 
@@ -247,8 +247,9 @@ impl Machine {
                 .collect()
         };
         self.timeline.guest_starts(self.memory.guest(), statistics);
-        let mut running = Running {
-            threads: Vec::with_capacity(self.vcpus.len()),
+        let running = Running {
+            threads: Mutex::default(),
+            outcome: OnceLock::new(),
             board: self.board,
             serial: self.serial,
             transports: self.transports,
@@ -258,17 +259,19 @@ impl Machine {
         };
         for (index, vcpu) in self.vcpus.into_iter().enumerate() {
             let (board, timeline) = (running.board.clone(), self.timeline.clone());
-            running
-                .threads
-                .push(vcpu::Thread::start(index, vcpu, board, timeline)?);
+            let thread = vcpu::Thread::start(index, vcpu, board, timeline)?;
+            let mut threads = running.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            threads.push(thread);
         }
         Ok(running)
     }
 }
 
-/// A machine whose vCPUs run. Dropping it stops them.
+/// A machine whose vCPUs run. Any thread can pause, resume and end it and wait for its end. Dropping it ends it.
 pub struct Running {
-    threads: Vec<vcpu::Thread>,
+    threads: Mutex<Vec<vcpu::Thread>>,
+    /// Why the run ended, once nothing works for the guest any more.
+    outcome: OnceLock<Arc<Outcome>>,
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
@@ -325,23 +328,26 @@ impl Running {
         self.is_paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stops the machine, waits until vCPUs and devices have stopped, and returns why the run ended.
-    pub fn finish(mut self) -> Outcome {
-        self.stop();
-        self.board.orders.take_outcome().unwrap_or(Outcome::Quit)
-    }
-
-    fn stop(&mut self) {
-        self.end(Outcome::Quit);
-        self.serial.release();
-        self.threads.drain(..).for_each(vcpu::Thread::join);
-        self.transports.iter().for_each(|transport| transport.stop());
+    /// Waits until the run has ended, and returns why: no vCPU and no device works for the guest any more. That can take as
+    /// long as a disk of the host hangs. Any number of threads may call this, but no thread of the machine's own.
+    pub fn wait(&self) -> Arc<Outcome> {
+        let outcome = self.outcome.get_or_init(|| {
+            let outcome = self.board.orders.wait_for_outcome();
+            // A vCPU may wait for a slow reader of the output.
+            self.serial.release();
+            let threads = mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+            threads.into_iter().for_each(vcpu::Thread::join);
+            self.transports.iter().for_each(|transport| transport.stop());
+            Arc::new(outcome.unwrap_or(Outcome::Quit))
+        });
+        outcome.clone()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop();
+        self.end(Outcome::Quit);
+        self.wait();
     }
 }
 
@@ -364,8 +370,7 @@ fn set_entry(vcpu: &Vcpu, kernel: &Kernel, memory: &Memory) -> Result<(), Error>
 }
 
 fn attach_serial(vm: &Vm, ports: &mut Bus, console: Arc<dyn Sink>) -> Result<Arc<SerialPort>, Error> {
-    let serial = SerialPort::new(vm.interrupt(layout::SERIAL_IRQ), console);
-    let serial = Arc::new(serial.map_err(system("make the serial port"))?);
+    let serial = Arc::new(SerialPort::new(vm.interrupt(layout::SERIAL_IRQ), console));
     ports.attach(
         layout::SERIAL_PORT.into(),
         layout::SERIAL_PORT_COUNT.into(),

@@ -137,8 +137,14 @@ impl Orders {
         &self.ended
     }
 
-    pub fn take_outcome(&self) -> Option<Outcome> {
-        self.lock().outcome.take()
+    /// Waits until the run is to end, and takes the reason.
+    pub fn wait_for_outcome(&self) -> Option<Outcome> {
+        let state = self.lock();
+        let mut state = self
+            .changed
+            .wait_while(state, |state| state.order != Order::Stop)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.outcome.take()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -13,7 +13,7 @@ fn the_first_outcome_is_that_of_the_run() {
     orders.stop(Outcome::Reset);
     assert_eq!(orders.next(), Next::Stop);
     assert_eq!(orders.ended().read().unwrap(), 1);
-    assert!(matches!(orders.take_outcome(), Some(Outcome::PoweredOff)));
+    assert!(matches!(orders.wait_for_outcome(), Some(Outcome::PoweredOff)));
 }
 
 /// Threads that look at the orders again and again, as vCPUs do. Each counts how often it might enter the guest, and returns

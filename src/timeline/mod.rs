@@ -143,6 +143,7 @@ mod tests {
                 self.0.lock().unwrap().push(byte);
             }
             fn pause(&self) {}
+            fn takes_input(&self) {}
         }
         let kept = Arc::new(Kept(Mutex::default()));
         let timeline = Timeline::on(monotonic());

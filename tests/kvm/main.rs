@@ -9,6 +9,8 @@ mod support;
 mod command_line;
 /// What code could do that has taken the running process over.
 mod confine;
+/// The console, for code that has no terminal.
+mod consoles;
 /// Processors: how they start and what they are told of each other.
 mod cpus;
 /// Every way that a run ends, and its exit code.

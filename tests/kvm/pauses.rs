@@ -131,6 +131,7 @@ impl Sink for Counted {
     }
 
     fn pause(&self) {}
+    fn takes_input(&self) {}
 }
 
 /// Waits until every vCPU has printed more than `before`.
@@ -188,7 +189,7 @@ fn no_vcpu_runs_in_a_pause_and_all_run_after_it() {
     running.end(Outcome::Quit);
     assert!(!running.pause());
     let before = console.read();
-    assert!(matches!(running.finish(), Outcome::Quit));
+    assert!(matches!(*running.wait(), Outcome::Quit));
     assert_eq!(console.read(), before);
 }
 

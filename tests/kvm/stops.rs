@@ -211,6 +211,7 @@ impl Sink for Stalled {
     fn hold(&self) {}
     fn put(&self, _: u8) {}
     fn pause(&self) {}
+    fn takes_input(&self) {}
 }
 
 #[test]

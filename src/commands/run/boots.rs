@@ -8,7 +8,8 @@ use super::{Error, OnReboot};
 use crate::boot::parameters;
 use crate::commands::system;
 use crate::config::Config;
-use crate::console::{Drain, GuestOutput, Session, Source, StopReason, terminal_size};
+use crate::console::{Console, Drain, Session, Source, StopReason, terminal_size};
+use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
 use crate::timeline::{Phase, Timeline};
@@ -18,15 +19,14 @@ pub struct Boots<'a> {
     config: &'a Config,
     /// The machine's files: opened for the first boot, and used again by the later ones.
     opened: Option<OpenFiles>,
-    /// The console, which is kept here between two boots. During a boot there is nothing here.
+    console: Console,
+    /// Who is attached to the console, which is kept here between two boots. During a boot there is nothing here.
     session: Option<Session>,
 }
 
-/// A machine that can start, and its console.
+/// A machine that can start, and who is attached to its console.
 struct Ready {
     machine: Machine,
-    /// Looks at the output for what the kernel says of the initrd.
-    initrd: Arc<InitrdWatch>,
     session: Session,
     /// Why the run is to stop before the machine starts, if it is.
     stop: Option<StopReason>,
@@ -37,6 +37,7 @@ impl<'a> Boots<'a> {
         Self {
             config,
             opened: None,
+            console: Console::default(),
             session: None,
         }
     }
@@ -44,28 +45,33 @@ impl<'a> Boots<'a> {
     /// Boots the machine once and waits for its end. Returns the diagnosis, or nothing if the guest is to boot again. When
     /// there is a diagnosis, the terminal has been given back to the person.
     pub fn next(&mut self, timeline: &Timeline) -> Result<Option<Diagnosis>, Error> {
+        // Looks at the output for what the kernel says of the initrd.
+        let initrd = Arc::<InitrdWatch>::default();
+        let output = initrd.watch(timeline.watch(self.console.sink()));
         let Ready {
             machine,
-            initrd,
             mut session,
             stop,
-        } = self.make_ready(timeline)?;
+        } = self.make_ready(output, timeline)?;
         let mut facts = self.facts(&machine);
         if let Some(reason) = stop {
-            let diagnosis = diagnosis::explain(&reason.into(), &session.output().tail_of_run(), &facts);
+            let diagnosis = diagnosis::explain(&reason.into(), &self.console.tail_of_run(), &facts);
             return Ok(Some(diagnosis));
         }
         timeline.mark(Phase::ConsoleReady);
 
         let running = machine.start()?;
-        let serial = running.serial().clone();
-        let stop = session
-            .attend(running.ended(), &serial)
-            .map_err(system("wait for the guest"))?;
+        self.console.connect(running.serial().clone());
+        let attended = session.attend(running.ended());
+        self.console.disconnect();
+        let stop = attended.map_err(system("wait for the guest"))?;
         timeline.end();
 
         let may_boot_again = stop.is_none() && self.config.on_reboot == OnReboot::Restart;
-        let finish = || running.finish();
+        let finish = move || {
+            running.end(Outcome::Quit);
+            running.wait()
+        };
         let finished = match (&stop, may_boot_again) {
             (_, true) => session.stay_during(finish),
             (None, false) => session.close_during(Drain::All, finish),
@@ -73,15 +79,15 @@ impl<'a> Boots<'a> {
         };
         let (outcome, later) = finished.map_err(system("wait for the end of the guest"))?;
         // KVM starts a thread of its own when the first vCPU first runs.
-        if let Outcome::RunFailed(error) = &outcome
+        if let Outcome::RunFailed(error) = &*outcome
             && let Some(limit) = LimitReached::behind(error)
         {
             return Err(limit.into());
         }
         let mut stop = stop.or(later);
         facts.initrd_failure = initrd.reason();
+        let tail = self.console.tail_of_boot();
         if may_boot_again && stop.is_none() {
-            let tail = session.output().tail_of_boot();
             if diagnosis::explain(&outcome, &tail, &facts).exit_code == exit_code::REBOOTED {
                 self.session = Some(session);
                 return Ok(None);
@@ -90,20 +96,20 @@ impl<'a> Boots<'a> {
                 .close(Drain::All)
                 .map_err(system("wait for the console's reader"))?;
         }
-        let output = session.output();
-        let diagnosis = match stop {
+        let diagnosis = match (stop, session.take_output_error()) {
             // In a restart loop this boot may have had no time to print anything.
-            Some(reason) => diagnosis::explain(&reason.into(), &output.tail_of_run(), &facts),
-            None => {
-                let outcome = lost_output(outcome, output.take_error());
-                diagnosis::explain(&outcome, &output.tail_of_boot(), &facts)
+            (Some(reason), _) => diagnosis::explain(&reason.into(), &self.console.tail_of_run(), &facts),
+            // Without its last lines a good end of the guest is not a good end of the run.
+            (None, Some(error)) if is_good_end(&outcome) => {
+                diagnosis::explain(&Outcome::ConsoleLost(error), &tail, &facts)
             }
+            (None, _) => diagnosis::explain(&outcome, &tail, &facts),
         };
         Ok(Some(diagnosis))
     }
 
-    /// Builds the machine, and opens the session with the first one.
-    fn make_ready(&mut self, timeline: &Timeline) -> Result<Ready, Error> {
+    /// Builds a machine whose console is `output`, and opens the session with the first one.
+    fn make_ready(&mut self, output: Arc<dyn Sink>, timeline: &Timeline) -> Result<Ready, Error> {
         let config = self.config;
         let opened = match &self.opened {
             Some(opened) => opened,
@@ -118,31 +124,24 @@ impl<'a> Boots<'a> {
         if timeline.is_on() {
             hints.push_str(" coracle.clock");
         }
+        let build = || Machine::build(config, opened, &hints, output, timeline);
         if let Some(mut session) = self.session.take() {
-            session.output().begin_boot();
-            let initrd = Arc::<InitrdWatch>::default();
-            let console = initrd.watch(timeline.watch(session.output().sink()));
-            let build = || Machine::build(config, opened, &hints, console, timeline);
+            self.console.begin_boot();
             let (machine, stop) = session
                 .stay_during(build)
                 .map_err(system("wait for the next boot"))?;
             return Ok(Ready {
                 machine: machine?,
-                initrd,
                 session,
                 stop,
             });
         }
-        let output = GuestOutput::new().map_err(system("make the console"))?;
-        let initrd = Arc::<InitrdWatch>::default();
-        let console = initrd.watch(timeline.watch(output.sink()));
-        let machine = Machine::build(config, opened, &hints, console, timeline)?;
+        let machine = build()?;
         // From here on signals wait for the session. So it is opened only after the slow part, during which a signal ends
         // the process as usual, but before the threads of the machine are started, which must not receive signals.
-        let session = Session::open(output, source(config)).map_err(system("use stdin and stdout"))?;
+        let session = Session::open(&self.console, source(config)).map_err(system("use stdin and stdout"))?;
         Ok(Ready {
             machine,
-            initrd,
             session,
             stop: None,
         })
@@ -171,13 +170,9 @@ impl From<StopReason> for Outcome {
     }
 }
 
-/// The outcome of a run whose console output could not be written to the end. Without its last lines a good end of the
-/// guest is not a good end of the run.
-fn lost_output(outcome: Outcome, error: Option<io::Error>) -> Outcome {
-    match (outcome, error) {
-        (Outcome::PoweredOff | Outcome::Reset | Outcome::Halted, Some(error)) => Outcome::ConsoleLost(error),
-        (outcome, _) => outcome,
-    }
+/// Whether the guest ended as it wanted.
+fn is_good_end(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::PoweredOff | Outcome::Reset | Outcome::Halted)
 }
 
 /// What the guest gets of stdin. The built-in guest's demonstration reads nothing, so what is in a pipe is left to

@@ -1,0 +1,438 @@
+//! The guest's console: a stream of what the guest printed, which has a past, and a keyboard.
+//!
+//! Whoever attaches a [`Reader`] gets the past, as far as it is kept, and then what the guest prints. Dropping the reader
+//! detaches it, and the guest goes on. Any number of readers and keyboards can be attached at the same time, from any thread,
+//! with or without a terminal. One console serves all boots of a run.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use std::{io, mem, thread};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::devices::serial::SerialPort;
+use crate::devices::sink::Sink;
+
+/// Bytes of the past that are kept. More than [`BEHIND`] and what all vCPUs print in one exit each, a page at most.
+const PAST: usize = 256 << 10;
+/// How many bytes a reader for whom the guest waits may be behind the guest.
+const BEHIND: u64 = 64 << 10;
+/// A reader that waits for more is woken by this many bytes.
+pub const PIECE: usize = 4096;
+/// How long bytes may wait for those that follow.
+const MOMENT: Duration = Duration::from_millis(1);
+/// Bytes at the end of the output that [`crate::diagnosis`] gets.
+const TAIL: usize = 8 << 10;
+
+/// What happens to a reader that is slower than the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// The guest waits for it, so it gets every byte, and it can stop the guest. This is for the one whose output the guest's
+    /// is, as that of any program: the terminal or pipe of the run.
+    GuestWaits,
+    /// It misses what is no longer kept when it comes to read it, and is told how much that was. So somebody who only looks at
+    /// the console can slow neither the guest nor another reader.
+    Misses,
+}
+
+/// What a reader gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Bytes that the guest printed. Before them, this many are missing.
+    Bytes { missed: u64 },
+    /// [`Waker::wake`] was called.
+    Woken,
+    /// The run is over, and all bytes were read.
+    Ended,
+}
+
+/// The console. A clone is the same console.
+#[derive(Clone, Default)]
+pub struct Console(Arc<Stream>);
+
+/// Reads what the guest printed. Dropping it detaches it.
+pub struct Reader {
+    stream: Arc<Stream>,
+    number: u64,
+}
+
+/// Makes the reader's read that waits, or its next one, return at once. It does nothing once the reader is detached.
+#[derive(Clone)]
+pub struct Waker {
+    stream: Arc<Stream>,
+    number: u64,
+}
+
+/// Types for the guest. Dropping it detaches it.
+pub struct Keyboard {
+    stream: Arc<Stream>,
+    takes_input: Arc<EventFd>,
+}
+
+#[derive(Default)]
+struct Stream {
+    state: Mutex<State>,
+    /// Bytes have come for which a reader waits.
+    filled: Condvar,
+    /// There is room again.
+    drained: Condvar,
+    /// Whether vCPUs have to wait. It changes only while `state` is locked, and is looked at before that.
+    is_full: AtomicBool,
+    typing: Mutex<Typing>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last bytes that the guest printed.
+    past: VecDeque<u8>,
+    /// How many bytes the guest has printed. Other positions are counts of this kind, too.
+    end: u64,
+    /// Where the current boot began.
+    boot: u64,
+    /// Where the guest paused last: what is before that is not about to be continued.
+    paused: u64,
+    /// Readers, by their numbers.
+    readers: BTreeMap<u64, Place>,
+    /// How many readers were ever attached.
+    attached: u64,
+    /// How many readers wait now.
+    waiting: usize,
+    /// Where the first of them wants to be woken.
+    wake_at: Option<u64>,
+    /// Where the guest has to wait.
+    limit: Option<u64>,
+    /// Whether vCPUs go on without waiting for room.
+    is_released: bool,
+    is_over: bool,
+}
+
+/// How far a reader has read.
+struct Place {
+    at: u64,
+    pace: Pace,
+    is_woken: bool,
+}
+
+#[derive(Default)]
+struct Typing {
+    port: Option<Arc<SerialPort>>,
+    keyboards: Vec<Arc<EventFd>>,
+    /// Somebody typed while no port was connected.
+    is_awaited: bool,
+}
+
+impl Console {
+    /// Where the guest's serial port puts its bytes.
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        self.0.clone()
+    }
+
+    /// Attaches a reader.
+    pub fn attach(&self, pace: Pace) -> Reader {
+        let mut state = self.0.lock();
+        let number = state.attached;
+        let at = state.end - state.past.len() as u64;
+        state.attached += 1;
+        let place = Place {
+            at,
+            pace,
+            is_woken: false,
+        };
+        state.readers.insert(number, place);
+        self.0.settle(&mut state);
+        Reader {
+            stream: self.0.clone(),
+            number,
+        }
+    }
+
+    /// Attaches a keyboard.
+    pub fn keyboard(&self) -> io::Result<Keyboard> {
+        let takes_input = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        self.0.typing().keyboards.push(takes_input.clone());
+        Ok(Keyboard {
+            stream: self.0.clone(),
+            takes_input,
+        })
+    }
+
+    /// What is typed goes to this port from now on.
+    pub fn connect(&self, port: Arc<SerialPort>) {
+        let mut typing = self.0.typing();
+        typing.port = Some(port);
+        if mem::take(&mut typing.is_awaited) {
+            typing.tell_keyboards();
+        }
+    }
+
+    /// The guest has ended: nothing of what is typed is taken until the next port is connected.
+    pub fn disconnect(&self) {
+        self.0.typing().port = None;
+    }
+
+    /// The next boot begins. The vCPUs of the boot before have been released and have stopped.
+    pub fn begin_boot(&self) {
+        let mut state = self.0.lock();
+        state.boot = state.end;
+        state.is_released = false;
+        self.0.settle(&mut state);
+    }
+
+    /// The run is over: later bytes are ignored, and readers get the end after what is there.
+    pub fn end(&self) {
+        self.0.lock().is_over = true;
+        self.0.filled.notify_all();
+    }
+
+    /// The last bytes that this boot has printed.
+    pub fn tail_of_boot(&self) -> Vec<u8> {
+        let state = self.0.lock();
+        state.last_bytes(state.end - state.boot)
+    }
+
+    /// The last bytes that any boot has printed.
+    pub fn tail_of_run(&self) -> Vec<u8> {
+        let state = self.0.lock();
+        state.last_bytes(state.end)
+    }
+}
+
+impl Stream {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn typing(&self) -> MutexGuard<'_, Typing> {
+        self.typing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be called when a reader has moved, come or gone, or the waits for room were ended or allowed.
+    fn settle(&self, state: &mut State) {
+        let waited_for = state
+            .readers
+            .values()
+            .filter(|place| place.pace == Pace::GuestWaits);
+        state.limit = waited_for.map(|place| place.at + BEHIND).min();
+        let is_full = state.is_full();
+        if self.is_full.swap(is_full, Ordering::Relaxed) && !is_full {
+            self.drained.notify_all();
+        }
+    }
+}
+
+impl State {
+    /// Whether vCPUs have to wait.
+    fn is_full(&self) -> bool {
+        !self.is_released && self.limit.is_some_and(|limit| self.end >= limit)
+    }
+
+    /// At most `count` bytes, and [`TAIL`].
+    fn last_bytes(&self, count: u64) -> Vec<u8> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(TAIL);
+        let skipped = self.past.len().saturating_sub(count);
+        self.past.range(skipped..).copied().collect()
+    }
+
+    /// Remembers that a reader wants to be woken when the guest has printed this many bytes.
+    fn wake_at(&mut self, end: u64) {
+        self.wake_at = Some(self.wake_at.map_or(end, |other| other.min(end)));
+    }
+}
+
+impl Typing {
+    fn tell_keyboards(&self) {
+        for takes_input in &self.keyboards {
+            // An eventfd's write fails only when it is readable already.
+            let _ = takes_input.write(1);
+        }
+    }
+}
+
+impl Reader {
+    /// Waits for bytes, and replaces those in `bytes` by them. A guest prints byte by byte, so this waits a moment for more
+    /// unless the guest has paused.
+    pub fn read(&mut self, bytes: &mut Vec<u8>) -> Read {
+        bytes.clear();
+        let stream = &*self.stream;
+        let mut state = stream.lock();
+        let Some(place) = state.readers.get(&self.number) else {
+            return Read::Ended;
+        };
+        let at = place.at;
+        state.waiting += 1;
+        let is_woken = |state: &State| {
+            state
+                .readers
+                .get(&self.number)
+                .is_some_and(|place| place.is_woken)
+        };
+        let has_nothing = |state: &mut State| {
+            let waits = state.end == at && !state.is_over && !is_woken(state);
+            if waits {
+                state.wake_at(at + 1);
+            }
+            waits
+        };
+        state = stream
+            .filled
+            .wait_while(state, has_nothing)
+            .unwrap_or_else(PoisonError::into_inner);
+        let gathers = |state: &mut State| {
+            let is_short = state.end < at + PIECE as u64 && state.paused <= at;
+            let waits = is_short && !state.is_over && !is_woken(state);
+            if waits {
+                state.wake_at(at + PIECE as u64);
+            }
+            waits
+        };
+        (state, _) = stream
+            .filled
+            .wait_timeout_while(state, MOMENT, gathers)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+
+        let State {
+            readers, past, end, ..
+        } = &mut *state;
+        let Some(place) = readers.get_mut(&self.number) else {
+            return Read::Ended;
+        };
+        if mem::take(&mut place.is_woken) {
+            return Read::Woken;
+        }
+        let start = *end - past.len() as u64;
+        let from = at.max(start);
+        bytes.extend(past.range((from - start) as usize..));
+        place.at = *end;
+        stream.settle(&mut state);
+        match bytes.is_empty() {
+            true => Read::Ended,
+            false => Read::Bytes { missed: from - at },
+        }
+    }
+
+    pub fn waker(&self) -> Waker {
+        Waker {
+            stream: self.stream.clone(),
+            number: self.number,
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.stream.lock();
+        state.readers.remove(&self.number);
+        self.stream.settle(&mut state);
+    }
+}
+
+impl Waker {
+    pub fn wake(&self) {
+        let mut state = self.stream.lock();
+        if let Some(place) = state.readers.get_mut(&self.number) {
+            place.is_woken = true;
+            self.stream.filled.notify_all();
+        }
+    }
+}
+
+impl Keyboard {
+    /// Hands what is typed to the guest, and returns how many bytes it took; [`Keyboard::takes_input`] tells when to offer the
+    /// rest.
+    pub fn type_in(&self, bytes: &[u8]) -> usize {
+        self.port().map_or(0, |port| port.receive(bytes))
+    }
+
+    /// How many bytes the guest would take now. If none, [`Keyboard::takes_input`] tells when that changes.
+    pub fn room(&self) -> usize {
+        self.port().map_or(0, |port| port.room_for_input())
+    }
+
+    /// Becomes readable when the guest takes input that it refused. It may also become so for another keyboard.
+    pub fn takes_input(&self) -> &EventFd {
+        &self.takes_input
+    }
+
+    fn port(&self) -> Option<Arc<SerialPort>> {
+        let mut typing = self.stream.typing();
+        // Not held while the port is locked, which tells keyboards of room while it is.
+        let port = typing.port.clone();
+        typing.is_awaited |= port.is_none();
+        port
+    }
+}
+
+impl Drop for Keyboard {
+    fn drop(&mut self) {
+        let mut typing = self.stream.typing();
+        typing
+            .keyboards
+            .retain(|other| !Arc::ptr_eq(other, &self.takes_input));
+    }
+}
+
+impl Sink for Stream {
+    fn wait_for_room(&self) {
+        if !self.is_full.load(Ordering::Relaxed) {
+            return;
+        }
+        let state = self.lock();
+        // An error of the wait is that another thread panicked.
+        drop(self.drained.wait_while(state, |state| state.is_full()));
+    }
+
+    fn release(&self) {
+        let mut state = self.lock();
+        state.is_released = true;
+        self.settle(&mut state);
+    }
+
+    fn hold(&self) {
+        let mut state = self.lock();
+        state.is_released = false;
+        self.settle(&mut state);
+    }
+
+    fn put(&self, byte: u8) {
+        let mut state = self.lock();
+        if state.is_over {
+            return;
+        }
+        if state.past.len() == PAST {
+            state.past.pop_front();
+        }
+        state.past.push_back(byte);
+        state.end += 1;
+        if state.is_full() {
+            self.is_full.store(true, Ordering::Relaxed);
+        }
+        if state.wake_at.is_some_and(|wake_at| state.end >= wake_at) {
+            state.wake_at = None;
+            drop(state);
+            self.filled.notify_all();
+        }
+    }
+
+    fn pause(&self) {
+        let mut state = self.lock();
+        let end = state.end;
+        let has_news = mem::replace(&mut state.paused, end) != end;
+        if has_news && state.waiting > 0 {
+            drop(state);
+            self.filled.notify_all();
+            // Lets a reader run at once if it shares a processor with this vCPU.
+            thread::yield_now();
+        }
+    }
+
+    fn takes_input(&self) {
+        self.typing().tell_keyboards();
+    }
+}
+
+#[cfg(test)]
+#[path = "stream_test.rs"]
+mod tests;
