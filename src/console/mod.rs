@@ -20,7 +20,7 @@ pub use out_of_memory::{NotingAllocator, end_on_lack_of_memory};
 pub use output::Drain;
 pub use panic::end_on_panic;
 pub use session::{Session, StopReason};
-pub use signals::ignore_file_size_limit;
+pub use signals::{Signals, ignore_file_size_limit};
 pub use stderr::{finish as finish_stderr, log_line, tell, write_by_thread as write_stderr_by_thread};
 pub use stream::{Console, Keyboard, Pace, Read, Reader, Waker};
 pub use terminal::size as terminal_size;

@@ -62,7 +62,6 @@ enum Woken {
 /// A reader and a keyboard of the console that are stdout and stdin. Dropping it gives the terminal back.
 pub struct Session {
     console: Console,
-    signals: Signals,
     terminal: Option<Terminal>,
     output: GuestOutput,
     /// The thread that writes the output has not ended.
@@ -74,13 +73,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Catches signals, starts to write what `console` prints to stdout, and makes a terminal on stdin raw.
-    pub fn open(console: &Console, source: Source) -> io::Result<Self> {
-        let signals = Signals::catch()?;
+    /// Starts to write what `console` prints to stdout, and makes a terminal on stdin raw. To be called when `signals` are
+    /// caught, since others would leave the terminal raw.
+    pub fn open(console: &Console, source: Source, _signals: &Signals) -> io::Result<Self> {
         let stdout = io::stdout().as_fd().try_clone_to_owned()?;
         let mut session = Self {
             console: console.clone(),
-            signals,
             terminal: Terminal::on_stdin(),
             output: GuestOutput::start(console, stdout)?,
             is_writing: true,
@@ -99,8 +97,8 @@ impl Session {
     }
 
     /// Carries input to the guest until `event` becomes readable, or gives the reason why the run is to stop before.
-    pub fn attend(&mut self, event: &EventFd) -> io::Result<Option<StopReason>> {
-        match self.wait(Until::Readable(event), None)? {
+    pub fn attend(&mut self, event: &EventFd, signals: &mut Signals) -> io::Result<Option<StopReason>> {
+        match self.wait(Until::Readable(event), None, signals)? {
             Woken::Event | Woken::TimedOut => Ok(None),
             Woken::Stop(reason) => Ok(Some(reason)),
         }
@@ -110,15 +108,16 @@ impl Session {
     /// the run is to stop meanwhile, the session is closed, and the reason is given once `work` is done.
     pub fn stay_during<T: Send>(
         &mut self,
+        signals: &mut Signals,
         work: impl FnOnce() -> T + Send,
     ) -> io::Result<(T, Option<StopReason>)> {
         let done = self.done.clone();
         self.beside(work, |session| {
-            match session.wait(Until::Readable(&done), None)? {
+            match session.wait(Until::Readable(&done), None, signals)? {
                 Woken::Event | Woken::TimedOut => Ok(None),
                 Woken::Stop(reason) => {
-                    session.close(Drain::AtOnce)?;
-                    session.signals.release();
+                    session.close(Drain::AtOnce, signals)?;
+                    signals.release();
                     Ok(Some(reason))
                 }
             }
@@ -130,18 +129,19 @@ impl Session {
     pub fn close_during<T: Send>(
         &mut self,
         drain: Drain,
+        signals: &mut Signals,
         work: impl FnOnce() -> T + Send,
     ) -> io::Result<(T, Option<StopReason>)> {
         self.beside(work, |session| {
-            let reason = session.close(drain)?;
-            session.signals.release();
+            let reason = session.close(drain, signals)?;
+            signals.release();
             Ok(reason)
         })
     }
 
     /// Ends the console, writes what is left of the output, and gives the terminal back. The person, or a signal, can end the
     /// wait for a slow reader: then the reason is given, and output is lost.
-    pub fn close(&mut self, drain: Drain) -> io::Result<Option<StopReason>> {
+    pub fn close(&mut self, drain: Drain, signals: &mut Signals) -> io::Result<Option<StopReason>> {
         self.console.end();
         self.output.close(drain);
         if let Some(terminal) = &mut self.terminal
@@ -149,12 +149,12 @@ impl Session {
         {
             log::debug!("cannot change the terminal's modes: {error}");
         }
-        let reason = match (self.wait_for_output(Some(PATIENCE))?, drain) {
+        let reason = match (self.wait_for_output(Some(PATIENCE), signals)?, drain) {
             (Woken::Stop(reason), _) => Some(reason),
             (Woken::Event, _) | (Woken::TimedOut, Drain::AtOnce) => None,
             (Woken::TimedOut, Drain::All) => {
                 self.give_terminal_back();
-                match self.wait_for_output(None)? {
+                match self.wait_for_output(None, signals)? {
                     Woken::Stop(reason) => Some(reason),
                     Woken::Event | Woken::TimedOut => None,
                 }
@@ -168,7 +168,7 @@ impl Session {
             )?;
         }
         let reason = match reason {
-            None => self.wait_for_answers()?,
+            None => self.wait_for_answers(signals)?,
             reason => reason,
         };
         self.give_terminal_back();
@@ -214,13 +214,13 @@ impl Session {
         })
     }
 
-    fn wait_for_output(&mut self, patience: Option<Duration>) -> io::Result<Woken> {
-        self.wait(Until::OutputWritten, patience)
+    fn wait_for_output(&mut self, patience: Option<Duration>, signals: &mut Signals) -> io::Result<Woken> {
+        self.wait(Until::OutputWritten, patience, signals)
     }
 
     /// Waits while the terminal may still answer what the guest has written. Where the answers can be read, the terminal is
     /// asked for its identity: when that comes, all answers to the guest have come.
-    fn wait_for_answers(&mut self) -> io::Result<Option<StopReason>> {
+    fn wait_for_answers(&mut self, signals: &mut Signals) -> io::Result<Option<StopReason>> {
         let Some(asked) = self.output.asked() else {
             return Ok(None);
         };
@@ -233,7 +233,7 @@ impl Session {
             true => (Until::Identified(asked.identities + 1), ANSWERS),
             false => (Until::TimePassed, left),
         };
-        match self.wait(until, Some(patience))? {
+        match self.wait(until, Some(patience), signals)? {
             Woken::Stop(reason) => Ok(Some(reason)),
             Woken::Event | Woken::TimedOut => Ok(None),
         }
@@ -251,7 +251,7 @@ impl Session {
 
     /// Waits for one thing, for `patience` at most. Meanwhile signals and commands are obeyed, and input goes to the guest or,
     /// from a terminal and between two boots, waits.
-    fn wait(&mut self, until: Until, patience: Option<Duration>) -> io::Result<Woken> {
+    fn wait(&mut self, until: Until, patience: Option<Duration>, signals: &mut Signals) -> io::Result<Woken> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
             // Before the first wait, so that this boot gets what was typed during the boot before.
@@ -266,7 +266,7 @@ impl Session {
             let wanted = self.input.wanted(self.terminal.as_ref()) > 0;
             let watched = [
                 event.map(|event| For::Reading(borrow(event))),
-                Some(For::Reading(self.signals.as_fd())),
+                Some(For::Reading(signals.as_fd())),
                 self.is_writing
                     .then(|| For::Reading(borrow(self.output.finished()))),
                 Some(For::Reading(borrow(self.input.takes_more()))),
@@ -283,7 +283,7 @@ impl Session {
             if finished && let Some(error) = self.output.take_error() {
                 return Ok(Woken::Stop(StopReason::OutputLost(error)));
             }
-            if signal && let Some(reason) = self.obey_signals() {
+            if signal && let Some(reason) = self.obey_signals(signals) {
                 return Ok(Woken::Stop(reason));
             }
             if left.is_some_and(|left| left.is_zero()) {
@@ -326,8 +326,8 @@ impl Session {
         }
     }
 
-    fn obey_signals(&mut self) -> Option<StopReason> {
-        while let Some(request) = self.signals.take() {
+    fn obey_signals(&mut self, signals: &mut Signals) -> Option<StopReason> {
+        while let Some(request) = signals.take() {
             match request {
                 Request::End(number) => return Some(StopReason::Signal(number)),
                 Request::Suspend => {

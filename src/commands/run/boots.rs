@@ -8,7 +8,7 @@ use super::{Error, OnReboot};
 use crate::boot::parameters;
 use crate::commands::system;
 use crate::config::Config;
-use crate::console::{Console, Drain, Session, Source, StopReason, terminal_size};
+use crate::console::{Console, Drain, Session, Signals, Source, StopReason, terminal_size};
 use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
@@ -20,14 +20,20 @@ pub struct Boots<'a> {
     /// The machine's files: opened for the first boot, and used again by the later ones.
     opened: Option<OpenFiles>,
     console: Console,
-    /// Who is attached to the console, which is kept here between two boots. During a boot there is nothing here.
-    session: Option<Session>,
+    /// What outlives a boot beside the console. Here between two boots; during a boot there is nothing here.
+    attached: Option<Attached>,
 }
 
-/// A machine that can start, and who is attached to its console.
+/// Who may end the run, apart from the guest: the person at the console, and whoever sends this process a signal.
+struct Attached {
+    session: Session,
+    signals: Signals,
+}
+
+/// A machine that can start.
 struct Ready {
     machine: Machine,
-    session: Session,
+    attached: Attached,
     /// Why the run is to stop before the machine starts, if it is.
     stop: Option<StopReason>,
 }
@@ -38,7 +44,7 @@ impl<'a> Boots<'a> {
             config,
             opened: None,
             console: Console::default(),
-            session: None,
+            attached: None,
         }
     }
 
@@ -50,9 +56,13 @@ impl<'a> Boots<'a> {
         let output = initrd.watch(timeline.watch(self.console.sink()));
         let Ready {
             machine,
-            mut session,
+            attached,
             stop,
         } = self.make_ready(output, timeline)?;
+        let Attached {
+            mut session,
+            mut signals,
+        } = attached;
         let mut facts = self.facts(&machine);
         if let Some(reason) = stop {
             let diagnosis = diagnosis::explain(&reason.into(), &self.console.tail_of_run(), &facts);
@@ -62,7 +72,7 @@ impl<'a> Boots<'a> {
 
         let running = machine.start()?;
         self.console.connect(running.serial().clone());
-        let attended = session.attend(running.ended());
+        let attended = session.attend(running.ended(), &mut signals);
         self.console.disconnect();
         let stop = attended.map_err(system("wait for the guest"))?;
         timeline.end();
@@ -73,9 +83,9 @@ impl<'a> Boots<'a> {
             running.wait()
         };
         let finished = match (&stop, may_boot_again) {
-            (_, true) => session.stay_during(finish),
-            (None, false) => session.close_during(Drain::All, finish),
-            (Some(_), _) => session.close_during(Drain::AtOnce, finish),
+            (_, true) => session.stay_during(&mut signals, finish),
+            (None, false) => session.close_during(Drain::All, &mut signals, finish),
+            (Some(_), _) => session.close_during(Drain::AtOnce, &mut signals, finish),
         };
         let (outcome, later) = finished.map_err(system("wait for the end of the guest"))?;
         // KVM starts a thread of its own when the first vCPU first runs.
@@ -89,11 +99,11 @@ impl<'a> Boots<'a> {
         let tail = self.console.tail_of_boot();
         if may_boot_again && stop.is_none() {
             if diagnosis::explain(&outcome, &tail, &facts).exit_code == exit_code::REBOOTED {
-                self.session = Some(session);
+                self.attached = Some(Attached { session, signals });
                 return Ok(None);
             }
             stop = session
-                .close(Drain::All)
+                .close(Drain::All, &mut signals)
                 .map_err(system("wait for the console's reader"))?;
         }
         let diagnosis = match (stop, session.take_output_error()) {
@@ -125,24 +135,27 @@ impl<'a> Boots<'a> {
             hints.push_str(" coracle.clock");
         }
         let build = || Machine::build(config, opened, &hints, output, timeline);
-        if let Some(mut session) = self.session.take() {
+        if let Some(mut attached) = self.attached.take() {
             self.console.begin_boot();
+            let Attached { session, signals } = &mut attached;
             let (machine, stop) = session
-                .stay_during(build)
+                .stay_during(signals, build)
                 .map_err(system("wait for the next boot"))?;
             return Ok(Ready {
                 machine: machine?,
-                session,
+                attached,
                 stop,
             });
         }
         let machine = build()?;
-        // From here on signals wait for the session. So it is opened only after the slow part, during which a signal ends
-        // the process as usual, but before the threads of the machine are started, which must not receive signals.
-        let session = Session::open(&self.console, source(config)).map_err(system("use stdin and stdout"))?;
+        // From here on signals wait until the session takes them. So they are caught only after the slow part, during which
+        // they end the process as usual, but before the threads of the machine are started, which must not receive them.
+        let signals = Signals::catch().map_err(system("catch signals"))?;
+        let session = Session::open(&self.console, source(config), &signals);
+        let session = session.map_err(system("use stdin and stdout"))?;
         Ok(Ready {
             machine,
-            session,
+            attached: Attached { session, signals },
             stop: None,
         })
     }
