@@ -156,3 +156,67 @@ fn there_is_room_for_as_much_input_as_is_then_taken() {
     assert!(sink.is_told_of_room(), "the thread that asked is told");
     assert_eq!(port.room_for_input(), room);
 }
+
+/// What happens to a port.
+#[derive(Clone, Debug)]
+enum Step {
+    Read(u64),
+    Write(u64, u8),
+    Receive(Vec<u8>),
+    MakeAnew,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..8u64).prop_map(Step::Read),
+        3 => (0..8u64, any::<u8>()).prop_map(|(offset, value)| Step::Write(offset, value)),
+        1 => Just(Step::Write(MCR, MCR_RTS)),
+        1 => Just(Step::Write(LCR.into(), 0)),
+        2 => prop::collection::vec(any::<u8>(), 0..80).prop_map(Step::Receive),
+        2 => Just(Step::MakeAnew),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_port_made_anew_answers_as_one_that_never_stopped(steps in prop::collection::vec(step(), 0..150)) {
+        let (mut stops, output, line) = port();
+        let (never_stops, expected, _) = port();
+        for step in steps {
+            match step {
+                Step::Read(offset) => prop_assert_eq!(read(&stops, offset), read(&never_stops, offset)),
+                Step::Write(offset, value) => {
+                    stops.write(offset, &[value]);
+                    never_stops.write(offset, &[value]);
+                }
+                Step::Receive(bytes) => prop_assert_eq!(stops.receive(&bytes), never_stops.receive(&bytes)),
+                Step::MakeAnew => {
+                    let edge = line.try_clone().unwrap();
+                    let interrupt = Interrupt::new(move || edge.write(1));
+                    stops = SerialPort::from_state(&stops.state(), interrupt, output.clone()).unwrap();
+                }
+            }
+            prop_assert_eq!(stops.state(), never_stops.state());
+        }
+        prop_assert_eq!(&*output.output.lock().unwrap(), &*expected.output.lock().unwrap());
+    }
+}
+
+#[test]
+fn a_port_made_anew_interrupts_if_it_had_something_to_tell() {
+    let (port, sink, line) = port();
+    port.write(IER.into(), &[IER_RDA]);
+    port.write(MCR, &[MCR_RTS]);
+    assert_eq!(port.receive(b"a"), 1);
+    let _ = line.read();
+    let state = port.state();
+    let edge = line.try_clone().unwrap();
+    let anew = SerialPort::from_state(&state, Interrupt::new(move || edge.write(1)), sink.clone()).unwrap();
+    assert!(line.read().is_ok());
+    assert_eq!(read(&anew, RBR), b'a');
+    let too_much = SerialState {
+        received: vec![0; 65],
+        ..state
+    };
+    assert!(SerialPort::from_state(&too_much, Interrupt::new(|| Ok(())), sink).is_err());
+}

@@ -2,19 +2,19 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::{io, mem};
 
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_mmio::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::{Queue, QueueState, QueueT};
+use virtio_queue::QueueState;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::log_limit::LogLimit;
-use super::{Activation, ActiveQueue, VirtioDevice, VirtioInterrupt};
+use super::{VirtioDevice, VirtioInterrupt};
 use crate::bus::BusDevice;
-use crate::interrupt::Interrupt;
+
+mod lifecycle;
 
 /// Offset of QueueNotify. The driver writes a queue's index to it, 4 bytes wide, when there is work in that queue.
 pub const QUEUE_NOTIFY: u64 = VIRTIO_MMIO_QUEUE_NOTIFY as u64;
@@ -84,104 +84,14 @@ fn power_on_queue(max_size: u16) -> QueueState {
 }
 
 impl MmioTransport {
-    pub fn new(
-        memory: Arc<GuestMemoryMmap>,
-        interrupt: Interrupt,
-        device: Box<dyn VirtioDevice>,
-    ) -> io::Result<Self> {
-        let sizes = device.queue_max_sizes();
-        Ok(Self {
-            memory,
-            interrupt: VirtioInterrupt::new(interrupt),
-            notifiers: device.notifiers()?,
-            device_id: device.device_id(),
-            features: device.features() | FEATURES,
-            log: device.log(),
-            state: Mutex::new(State {
-                stopped: false,
-                paused: Vec::new(),
-                device_features_select: 0,
-                driver_features_select: 0,
-                driver_features: 0,
-                queue_select: 0,
-                queues: sizes.iter().copied().map(power_on_queue).collect(),
-                device: Some(device),
-            }),
-            device_returned: Condvar::new(),
-        })
-    }
-
     /// The eventfd of each queue. KVM can write it instead of making an exit when the driver writes the queue's index to
     /// [`QUEUE_NOTIFY`] (ioeventfd, with that index as datamatch).
     pub fn queue_notifiers(&self) -> &[Arc<EventFd>] {
         &self.notifiers
     }
 
-    /// Makes what the device will need, before the guest runs.
-    pub fn prepare(&self) -> io::Result<()> {
-        match &mut self.lock().device {
-            Some(device) => device.prepare(),
-            None => Ok(()),
-        }
-    }
-
-    /// Stops the device for good. After this returns, the device accesses neither guest memory nor its queues.
-    pub fn stop(&self) {
-        let mut state = self.lock();
-        state.stopped = true;
-        drop(self.with_device(state, |device| device.reset()));
-    }
-
-    /// Has the device complete what it has begun, and rest until [`MmioTransport::resume`]. After this returns, the device
-    /// accesses neither guest memory nor its queues. Meanwhile no vCPU may run.
-    pub fn pause(&self) {
-        let (mut state, positions) = self.with_device(self.lock(), |device| device.quiesce());
-        for position in &positions {
-            if let Some(queue) = state.queues.get_mut(usize::from(position.queue)) {
-                queue.next_avail = position.next_available;
-                queue.next_used = position.next_used;
-            }
-        }
-        state.paused = positions.iter().map(|position| position.queue).collect();
-    }
-
-    /// Lets a device that rests go on where it was.
-    pub fn resume(&self) {
-        let mut state = self.lock();
-        let served = mem::take(&mut state.paused);
-        if !served.is_empty() && !state.stopped {
-            self.activate(state, |queue| served.contains(&queue));
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the device stop, by `stop`. The lock is released meanwhile, so that other vCPUs do not wait for the device's I/O.
-    fn with_device<'a, T>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        stop: impl FnOnce(&mut dyn VirtioDevice) -> T,
-    ) -> (MutexGuard<'a, State>, T) {
-        let mut device = loop {
-            match state.device.take() {
-                Some(device) => break device,
-                // Another thread is doing this.
-                None => {
-                    state = self
-                        .device_returned
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
-            }
-        };
-        drop(state);
-        let stopped = stop(device.as_mut());
-        let mut state = self.lock();
-        state.device = Some(device);
-        self.device_returned.notify_one();
-        (state, stopped)
     }
 
     fn status(&self) -> u32 {
@@ -351,67 +261,6 @@ impl MmioTransport {
     /// Whether the driver accepted VERSION_1, and no feature that was not offered (sections 6.1 and 2.2).
     fn agrees_on(&self, driver_features: u64) -> bool {
         driver_features & !self.features == 0 && driver_features & 1 << VIRTIO_F_VERSION_1 != 0
-    }
-
-    fn reset<'a>(&'a self, state: MutexGuard<'a, State>) {
-        let (mut state, ()) = self.with_device(state, |device| device.reset());
-        state.paused.clear();
-        state.forget_driver();
-        self.interrupt.0.pending.store(0, Ordering::SeqCst);
-        // The status comes last, because a driver that polls for 0 goes on as soon as it reads it (section 2.4.1).
-        self.interrupt.0.status.store(0, Ordering::SeqCst);
-    }
-
-    /// Gives the device those of its queues that are ready and `wanted`.
-    fn activate(&self, mut state: MutexGuard<'_, State>, wanted: impl Fn(u16) -> bool) {
-        let features = state.driver_features;
-        let activated = self
-            .active_queues(&state.queues, features)
-            .and_then(|mut queues| {
-                queues.retain(|queue| wanted(queue.index));
-                let device = state
-                    .device
-                    .as_mut()
-                    .ok_or_else(|| io::Error::other("the device is being reset"))?;
-                device.activate(Activation {
-                    memory: self.memory.clone(),
-                    queues,
-                    features,
-                    interrupt: self.interrupt.clone(),
-                })
-            });
-        if let Err(error) = activated {
-            let line = format_args!(
-                "virtio device {}: the driver must reset it: {error}",
-                self.device_id
-            );
-            self.log.log(log::Level::Warn, line);
-            self.interrupt.need_reset();
-        }
-    }
-
-    fn active_queues(&self, states: &[QueueState], features: u64) -> io::Result<Vec<ActiveQueue>> {
-        let mut queues = Vec::with_capacity(states.len());
-        for (index, (state, notifier)) in states.iter().zip(&self.notifiers).enumerate() {
-            if !state.ready {
-                continue;
-            }
-            let event_idx_enabled = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-            let queue = Queue::try_from(QueueState {
-                event_idx_enabled,
-                ..*state
-            })
-            .map_err(|error| io::Error::other(format!("queue {index}: {error}")))?;
-            if !queue.is_valid(self.memory.as_ref()) {
-                return Err(io::Error::other(format!("queue {index} leaves guest memory")));
-            }
-            queues.push(ActiveQueue {
-                index: index as u16,
-                queue,
-                notifier: notifier.clone(),
-            });
-        }
-        Ok(queues)
     }
 }
 

@@ -1,11 +1,16 @@
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use proptest::prelude::*;
+use virtio_queue::QueueT;
 
 use super::*;
-use crate::virtio::QueuePosition;
+use crate::interrupt::Interrupt;
+use crate::virtio::log_limit::LogLimit;
+use crate::virtio::state::{DeviceState, TransportState};
 use crate::virtio::test_driver::*;
+use crate::virtio::{Activation, ActiveQueue, QueuePosition};
 
 const DEVICE_FEATURE: u64 = 1 << 5;
 const ALL_FEATURES: u64 = DEVICE_FEATURE | FEATURES;
@@ -552,4 +557,79 @@ fn a_device_without_a_driver_or_with_a_broken_queue_or_at_its_end_does_not_go_on
     driver.transport.stop();
     driver.transport.resume();
     assert!(!log.active());
+}
+
+proptest! {
+    /// Of any writes and reads of a driver, in any order, two devices answer the same, one of which is made anew now and then.
+    #[test]
+    fn a_device_made_anew_answers_as_one_that_never_stopped(
+        accesses in prop::collection::vec((0u64..0x110, prop_oneof![0u32..16, any::<u32>()], any::<bool>()), 1..120),
+        likely in prop::collection::vec((0usize..8, 0u32..3), 0..60),
+    ) {
+        const REGISTERS: [u32; 8] = [
+            VIRTIO_MMIO_QUEUE_SEL, VIRTIO_MMIO_QUEUE_READY, VIRTIO_MMIO_STATUS, VIRTIO_MMIO_QUEUE_NUM,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL, VIRTIO_MMIO_DEVICE_FEATURES_SEL, VIRTIO_MMIO_DRIVER_FEATURES,
+            VIRTIO_MMIO_INTERRUPT_ACK,
+        ];
+        let ((mut stops, _), (mut never_stops, _)) = (fake(), fake());
+        let negotiates = likely.len() % 2 == 0;
+        if negotiates {
+            for driver in [&mut stops, &mut never_stops] {
+                driver.negotiate(VERSION_1);
+                driver.describe_queue(0, 8, QUEUE_0);
+            }
+        }
+        let likely = likely.into_iter().map(|(register, value)| (u64::from(REGISTERS[register]), value, false));
+        for (offset, value, makes_anew) in likely.chain(accesses) {
+            let mut answers = [[0xff; 4]; 2];
+            for (driver, answer) in [&mut stops, &mut never_stops].into_iter().zip(&mut answers) {
+                driver.transport.write(offset, &value.to_le_bytes());
+                driver.transport.read(offset, answer);
+            }
+            prop_assert_eq!(answers[0], answers[1]);
+            if makes_anew {
+                stops.transport.pause();
+                stops.resume_anew(|| Box::new(Fake::default()));
+                // The fake device counts a pause as requests.
+                never_stops.transport.pause();
+                never_stops.transport.resume();
+            }
+            for register in REGISTERS {
+                prop_assert_eq!(stops.read(register), never_stops.read(register));
+            }
+        }
+        stops.transport.pause();
+        never_stops.transport.pause();
+        prop_assert_eq!(stops.transport.state(), never_stops.transport.state());
+    }
+}
+
+#[test]
+fn the_state_of_another_device_is_refused() {
+    let (driver, _) = fake();
+    driver.transport.pause();
+    let state = driver.transport.state();
+    let made = |state: &TransportState| {
+        let line = Interrupt::new(|| Ok(()));
+        MmioTransport::from_state(driver.memory.clone(), line, Box::new(Fake::default()), state).is_ok()
+    };
+    assert!(made(&state));
+    let mut other = state.clone();
+    other.queues.pop();
+    assert!(!made(&other));
+    let other = TransportState {
+        driver_features: 1 << 6,
+        ..state.clone()
+    };
+    assert!(made(&other), "nothing is agreed on yet");
+    let other = TransportState {
+        status: VIRTIO_CONFIG_S_FEATURES_OK,
+        ..other
+    };
+    assert!(!made(&other));
+    let other = TransportState {
+        device: DeviceState::Block { writeback: true },
+        ..state
+    };
+    assert!(!made(&other));
 }

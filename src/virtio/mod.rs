@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::interrupt::Interrupt;
 use log_limit::LogLimit;
+use state::DeviceState;
 
 /// Disks: images and block devices of the host.
 pub mod block;
@@ -27,6 +28,8 @@ pub mod log_limit;
 pub mod mmio;
 mod recent_memory;
 mod split_queue;
+/// What a device holds, as plain data.
+pub mod state;
 
 #[cfg(test)]
 mod test_driver;
@@ -74,6 +77,20 @@ pub trait VirtioDevice: Send {
     /// returns `false` instead; then the transport wakes the thread that waits for [`ActiveQueue::notifier`].
     fn serve(&mut self, _queue: u16) -> bool {
         false
+    }
+
+    /// What the device holds beside its queues.
+    fn state(&self) -> DeviceState {
+        DeviceState::Stateless
+    }
+
+    /// Takes over what a device of the same kind held. Called after [`VirtioDevice::features_accepted`] if the driver of that
+    /// device had set FEATURES_OK. Fails for a state of another kind.
+    fn restore(&mut self, state: &DeviceState) -> io::Result<()> {
+        match state {
+            DeviceState::Stateless => Ok(()),
+            _ => Err(state::of_another_kind()),
+        }
     }
 
     /// Completes the requests that it has taken, takes no other, and stops using the queues and guest memory before it

@@ -12,6 +12,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::VirtioDevice;
+use super::entropy::Entropy;
 use super::mmio::MmioTransport;
 use crate::bus::BusDevice;
 use crate::interrupt::Interrupt;
@@ -82,6 +83,23 @@ impl Driver {
             next_available: 0,
             next_used: 0,
         }
+    }
+
+    /// Ends a pause with another device, made by `make` from the state of the one that was paused. That one is dropped before.
+    pub fn resume_anew(&mut self, make: impl FnOnce() -> Box<dyn VirtioDevice>) {
+        let state = self.transport.state();
+        let nothing = MmioTransport::new(
+            self.memory.clone(),
+            Interrupt::new(|| Ok(())),
+            Box::new(Entropy::default()),
+        );
+        self.transport = Arc::new(nothing.unwrap());
+        let edge = self.line.try_clone().unwrap();
+        let interrupt = Interrupt::new(move || edge.write(1));
+        let anew = MmioTransport::from_state(self.memory.clone(), interrupt, make(), &state).unwrap();
+        assert_eq!(anew.state(), state);
+        anew.resume();
+        self.transport = Arc::new(anew);
     }
 
     pub fn read(&self, register: u32) -> u32 {

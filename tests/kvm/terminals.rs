@@ -311,6 +311,8 @@ fn after_the_guests_end_what_is_typed_is_left_to_others_while_the_output_waits_f
     wait_until_full(&writer);
     drop(writer);
     wait_until("the terminal is given back", || terminal.modes() == before);
+    // What was typed before is thrown away after that.
+    running.wait_until_thread_is_in("coracle", libc::SYS_poll);
     // If Coracle read this, it would print help on stderr.
     (&terminal.person).write_all(b"\x01h\n").unwrap();
     wait_until("the line is there for its reader", || unread(&terminal) == 3);

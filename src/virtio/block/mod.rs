@@ -9,6 +9,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::log_limit::LogLimit;
+use super::state::{DeviceState, of_another_kind};
 use super::{Activation, QueuePosition, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 pub use backend::Backend;
@@ -252,6 +253,20 @@ impl VirtioDevice for Block {
             features,
             interrupt: interrupt.clone(),
         }))
+    }
+
+    fn state(&self) -> DeviceState {
+        DeviceState::Block {
+            writeback: !self.disk().driver_writes_through.load(Ordering::Relaxed),
+        }
+    }
+
+    fn restore(&mut self, state: &DeviceState) -> io::Result<()> {
+        match *state {
+            DeviceState::Block { writeback } => self.disk().set_writeback(writeback),
+            _ => return Err(of_another_kind()),
+        }
+        Ok(())
     }
 
     fn quiesce(&mut self) -> Vec<QueuePosition> {

@@ -1,4 +1,4 @@
-//! Pauses at any moment: no request is lost, done twice or done by half.
+//! Pauses at any moment, and devices that go on in the place of others: no request is lost, done twice or done by half.
 
 use std::thread;
 
@@ -17,6 +17,25 @@ enum Kind {
     Read,
     Write(u8),
     Flush,
+}
+
+/// What happens during a pause.
+#[derive(Clone, Copy, Debug)]
+enum Pause {
+    Nothing,
+    /// Another device over the same open disk takes the place.
+    NewDevice,
+    /// The disk is closed and opened again for another device.
+    NewBackend,
+}
+
+fn pause() -> impl Strategy<Value = (u32, Pause)> {
+    let pause = prop_oneof![
+        Just(Pause::Nothing),
+        Just(Pause::NewDevice),
+        Just(Pause::NewBackend)
+    ];
+    (0..200u32, pause)
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
@@ -57,9 +76,9 @@ fn offer_one(driver: &mut Driver, number: usize, kind: Kind) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
-    fn pauses_among_requests_change_no_answer(
+    fn pauses_among_requests_and_devices_made_anew_change_no_answer(
         batches in prop::collection::vec(
-            (prop::collection::vec(kind(), 1..BATCH), prop::collection::vec(0..200u32, 0..4), any::<bool>()),
+            (prop::collection::vec(kind(), 1..BATCH), prop::collection::vec(pause(), 0..4), any::<bool>()),
             1..6,
         ),
         event_idx in any::<bool>(),
@@ -70,7 +89,8 @@ proptest! {
         let file = image();
         let mut model = pattern();
         let options = config::Disk { cache, ..options(file.path(), engine) };
-        let mut driver = driver(Block::open(&options, 1).unwrap(), features);
+        let mut backend = Some(Arc::new(Backend::open(&options, 1).unwrap()));
+        let mut driver = driver(Block::new(backend.clone().unwrap()), features);
         for (kinds, pauses, is_told) in batches {
             let before = model.clone();
             for (number, &kind) in kinds.iter().enumerate() {
@@ -83,13 +103,22 @@ proptest! {
             if is_told {
                 driver.notify();
             }
-            for yields in pauses {
+            for (yields, pause) in pauses {
                 (0..yields).for_each(|_| thread::yield_now());
                 driver.transport.pause();
                 let resting = driver.bytes(0, MEMORY_SIZE as usize);
                 thread::yield_now();
                 prop_assert!(driver.bytes(0, MEMORY_SIZE as usize) == resting, "a device that rests wrote to guest memory");
-                driver.transport.resume();
+                if let Pause::NewBackend = pause {
+                    backend = None;
+                }
+                match pause {
+                    Pause::Nothing => driver.transport.resume(),
+                    Pause::NewDevice | Pause::NewBackend => driver.resume_anew(|| {
+                        let open = || Arc::new(Backend::open(&options, 1).unwrap());
+                        Box::new(Block::new(backend.get_or_insert_with(open).clone()))
+                    }),
+                }
             }
             if !is_told {
                 driver.notify();
@@ -117,4 +146,22 @@ proptest! {
         driver.transport.pause();
         prop_assert!(contents(&file) == model);
     }
+}
+
+#[test]
+fn a_device_made_anew_keeps_what_its_driver_chose_about_durability() {
+    const CONFIG_WCE: u64 = 1 << VIRTIO_BLK_F_CONFIG_WCE;
+    const WRITEBACK: u64 = 32;
+    let file = image();
+    let options = options(file.path(), Engine::Sync);
+    let mut driver = driver(Block::open(&options, 1).unwrap(), FEATURES | CONFIG_WCE);
+    for writeback in [0, 1, 0] {
+        driver.write_config(WRITEBACK, &[writeback]);
+        driver.transport.pause();
+        driver.resume_anew(|| Box::new(Block::open(&options, 1).unwrap()));
+        assert_eq!(driver.config(WRITEBACK, 1), [writeback]);
+    }
+    // The new device knows what was negotiated, too.
+    driver.write_config(WRITEBACK, &[1]);
+    assert_eq!(driver.config(WRITEBACK, 1), [1]);
 }

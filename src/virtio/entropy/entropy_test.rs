@@ -241,3 +241,20 @@ fn after_a_reset_the_device_touches_nothing() {
     driver.notify();
     assert!(before == driver.bytes(0, MEMORY_SIZE as usize));
 }
+
+#[test]
+fn a_device_made_anew_serves_what_the_one_before_had_not_and_nothing_twice() {
+    let mut driver = device(FEATURES);
+    for number in 0..20 {
+        let at = DATA + 64 * number;
+        offer(&mut driver, DESCRIPTORS, &[(at, 64, WRITE)]);
+        // The driver was stopped before it could notify the device.
+        driver.transport.pause();
+        driver.resume_anew(|| Box::new(Entropy::default()));
+        assert_eq!(driver.wait(), VIRTIO_MMIO_INT_VRING);
+        assert_eq!(driver.take_used(), Some((0, 64)));
+        assert!(is_random(&driver.bytes(at, 64)));
+        driver.notify();
+        assert_eq!(driver.take_used(), None);
+    }
+}
