@@ -422,6 +422,7 @@ fn root_can_become_another_user_and_nobody_else_can() {
     need_kvm();
     let mut running = Coracle::run(&say_afloat().linux64())
         .args(&["-v", "--user", "1234:5678"])
+        .through(&["setpriv", "--groups", "7,8"])
         .keyboard()
         .start();
     running.wait_for("afloat");
@@ -438,4 +439,50 @@ fn root_can_become_another_user_and_nobody_else_can() {
         .end()
         .with_code(125)
         .saying(&["cannot become user and group 4321:4321", "only root can"]);
+}
+
+#[test]
+fn a_host_without_landlock_is_told_and_refused_where_all_is_required() {
+    need_kvm();
+    let run = |arguments: &[&str]| {
+        Coracle::run(&switch_off().linux64())
+            .args(arguments)
+            .without_call(libc::SYS_landlock_create_ruleset)
+            .end()
+    };
+    let ended = run(&[]).with_code(0);
+    let lines: Vec<_> = ended.stderr.lines().collect();
+    assert!(
+        matches!(lines[..], [line] if line.contains("less confined") && line.contains("no Landlock")),
+        "{lines:?}"
+    );
+    for arguments in [
+        &["--confine", "require"][..],
+        &["--confine", "require", "--dry-run"],
+    ] {
+        let ended = run(arguments).with_code(126);
+        assert_eq!(ended.stdout, b"");
+        ended.saying(&["files       NOT ENFORCED", "no Landlock", "--confine auto"]);
+    }
+    let shown = run(&["--dry-run"]).with_code(0).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("  files       NOT ENFORCED: "), "{shown}");
+    assert!(shown.contains("  privileges  no capabilities"), "{shown}");
+    let off = run(&["--dry-run", "--confine", "off"]).with_code(0).stdout;
+    assert!(String::from_utf8(off).unwrap().ends_with("\nconfinement   off\n"));
+}
+
+#[test]
+fn a_host_without_user_namespaces_is_refused_where_all_is_required() {
+    need_kvm();
+    let run = |confine: &str| {
+        Coracle::run(&switch_off().linux64())
+            .args(&["--confine", confine])
+            .without_call(libc::SYS_unshare)
+            .end()
+    };
+    run("auto").with_code(0).in_silence();
+    run("require")
+        .with_code(126)
+        .saying(&["namespaces  NOT ENFORCED", "no user namespace"]);
 }

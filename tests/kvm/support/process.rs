@@ -152,9 +152,14 @@ impl Coracle {
     }
 
     /// In a sandbox that forbids io_uring, as containers' do.
-    pub fn without_io_uring(mut self) -> Self {
+    pub fn without_io_uring(self) -> Self {
+        self.without_call(libc::SYS_io_uring_setup)
+    }
+
+    /// In a sandbox that forbids a system call.
+    pub fn without_call(mut self, number: i64) -> Self {
         // SAFETY: between fork and exec only system calls are made.
-        unsafe { self.command.pre_exec(forbid_io_uring) };
+        unsafe { self.command.pre_exec(move || forbid(number)) };
         self
     }
 
@@ -516,8 +521,8 @@ pub fn wait_until_full(pipe: &impl AsRawFd) {
     }
 }
 
-/// A seccomp filter of this process and those that it becomes: io_uring_setup(2) is not permitted.
-fn forbid_io_uring() -> std::io::Result<()> {
+/// A seccomp filter of this process and those that it becomes: a system call is not permitted.
+fn forbid(number: i64) -> std::io::Result<()> {
     let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter {
         code: code as u16,
         jt: 0,
@@ -527,11 +532,7 @@ fn forbid_io_uring() -> std::io::Result<()> {
     let mut filter = [
         // The number of the system call is the first field of seccomp_data.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        instruction(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            1,
-            libc::SYS_io_uring_setup as u32,
-        ),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, number as u32),
         instruction(
             libc::BPF_RET | libc::BPF_K,
             0,
