@@ -486,3 +486,26 @@ fn a_host_without_user_namespaces_is_refused_where_all_is_required() {
         .with_code(126)
         .saying(&["namespaces  NOT ENFORCED", "no user namespace"]);
 }
+
+#[test]
+fn no_kind_of_disk_keeps_a_run_from_being_confined_in_every_way() {
+    need_kvm();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(file("raw"), vec![0; 1 << 20]).unwrap();
+    fs::write(file("base.img"), vec![0; 1 << 20]).unwrap();
+    let image = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([file("base.img"), file("image.qcow2")])
+        .status()
+        .unwrap();
+    assert!(image.success());
+    Coracle::run(&switch_off().linux64())
+        .args(&["--confine", "require"])
+        .args(&["--disk", &format!("{},cache=direct", file("raw"))])
+        .args(&["--disk", &format!("{},ephemeral", file("base.img"))])
+        .args(&["--disk", &format!("{},cache=direct", file("image.qcow2"))])
+        .end()
+        .with_code(0)
+        .in_silence();
+}
