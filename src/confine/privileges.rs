@@ -58,9 +58,7 @@ pub fn become_user(user: u32, group: u32) -> io::Result<()> {
 
 /// Takes all privileges from the calling thread, for good.
 pub fn drop_all() -> Layer {
-    let dropped = drop_bounding_set()
-        .and_then(|()| drop_capabilities())
-        .and_then(|()| forbid_new_privileges());
+    let dropped = drop_capabilities().and_then(|()| forbid_new_privileges());
     Layer {
         name: "privileges",
         state: match dropped {
@@ -68,23 +66,6 @@ pub fn drop_all() -> Layer {
             Err(error) => State::Missing(error.to_string()),
         },
     }
-}
-
-/// Empties the set of capabilities that a program of root's would have.
-fn drop_bounding_set() -> io::Result<()> {
-    for capability in 0.. {
-        // SAFETY: plain numbers.
-        let dropped = check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) });
-        match dropped.map_err(|error| (error.raw_os_error(), error)) {
-            Ok(()) => {}
-            // The last one that this kernel knows was dropped before.
-            Err((Some(libc::EINVAL), _)) => break,
-            // Only root may do this. A program of anybody else has no capabilities without new privileges.
-            Err((Some(libc::EPERM), _)) => break,
-            Err((_, error)) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Empties the thread's own sets (capabilities(7)). The ambient set is then empty, too, because it is a part of the
@@ -102,7 +83,9 @@ fn drop_capabilities() -> io::Result<()> {
     }
 }
 
-/// From now on no program that is started gets privileges by its file (set-user-ID, file capabilities).
+/// From now on a program that is started gets no privileges beyond those of the thread: not by its file (set-user-ID, file
+/// capabilities), nor because the user is root. So the bounding set need not be emptied, which takes a call for each
+/// capability and 0.07 virtual milliseconds.
 fn forbid_new_privileges() -> io::Result<()> {
     // SAFETY: plain numbers.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
