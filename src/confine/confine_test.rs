@@ -34,9 +34,10 @@ fn a_layer_that_is_enforced_prevents_what_it_says() {
             status,
             File::open("/proc/self/exe"),
             TcpStream::connect(address),
+            TcpListener::bind("127.0.0.1:0"),
         )
     });
-    let (layers, status, file, connection) = tried.join().unwrap();
+    let (layers, status, file, connection, port) = tried.join().unwrap();
     let is_enforced = |name| {
         layers
             .iter()
@@ -49,6 +50,7 @@ fn a_layer_that_is_enforced_prevents_what_it_says() {
     } else {
         file.unwrap();
     }
+    assert_eq!(port.is_err(), is_enforced("TCP"), "{port:?}");
     if is_enforced("TCP") {
         assert_eq!(connection.unwrap_err().kind(), ErrorKind::PermissionDenied);
     } else {

@@ -32,7 +32,7 @@ const PARTS: [Part; 4] = [
     },
     Part {
         name: "TCP",
-        prevents: "no TCP connection can be made or accepted",
+        prevents: "no TCP connection can be made, and none accepted at a chosen port",
         since: ABI::V4,
         linux: "6.7",
     },

@@ -14,9 +14,20 @@ enum Step {
     Mount,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refusal {
     step: Step,
     errno: i32,
+}
+
+impl Refusal {
+    /// With the error of the system call before.
+    fn at(step: Step) -> Self {
+        Self {
+            step,
+            errno: io::Error::last_os_error().raw_os_error().unwrap_or_default(),
+        }
+    }
 }
 
 /// Moves the process, which has no thread but the calling one, to a user namespace and a mount namespace of its own, and
@@ -27,31 +38,43 @@ pub fn enter() -> Layer {
 
 /// Returns the layer that [`enter`] would return. Tries it in a child process.
 pub fn outlook() -> Layer {
-    /// Bit of the child's exit status: the step that failed is the second one. The errors of these calls are below it.
-    const AT_MOUNT: i32 = 0x80;
     // SAFETY: the child makes system calls only and ends, so it needs no lock that another thread may hold.
-    let status = unsafe {
+    let tried = unsafe {
         let child = libc::fork();
         if child == 0 {
-            libc::_exit(match leave_the_hosts_files() {
-                Ok(()) => 0,
-                Err(Refusal {
-                    step: Step::Unshare,
-                    errno,
-                }) => errno,
-                Err(Refusal {
-                    step: Step::Mount,
-                    errno,
-                }) => errno | AT_MOUNT,
-            });
+            libc::_exit(exit_status(leave_the_hosts_files()));
         }
         let mut status = 0;
         match child == -1 || libc::waitpid(child, &mut status, 0) == -1 {
-            true => io::Error::last_os_error().raw_os_error().unwrap_or_default(),
-            false => libc::WEXITSTATUS(status),
+            true => Err(Refusal::at(Step::Unshare)),
+            false => result_of(status),
         }
     };
-    layer(match status {
+    layer(tried)
+}
+
+/// Bit of the child's exit status: the step that failed is the second one. The errors of these calls are below it.
+const AT_MOUNT: i32 = 0x80;
+
+/// The status with which the child exits.
+fn exit_status(tried: Result<(), Refusal>) -> i32 {
+    match tried {
+        Ok(()) => 0,
+        Err(Refusal { step, errno }) => match step {
+            Step::Unshare => errno,
+            Step::Mount => errno | AT_MOUNT,
+        },
+    }
+}
+
+/// What the child tried, by its status (wait(2)).
+fn result_of(status: i32) -> Result<(), Refusal> {
+    match libc::WEXITSTATUS(status) {
+        // A container's filter may kill the process that makes such a call.
+        _ if !libc::WIFEXITED(status) => Err(Refusal {
+            step: Step::Unshare,
+            errno: libc::EPERM,
+        }),
         0 => Ok(()),
         errno if errno & AT_MOUNT == 0 => Err(Refusal {
             step: Step::Unshare,
@@ -61,7 +84,7 @@ pub fn outlook() -> Layer {
             step: Step::Mount,
             errno: errno & !AT_MOUNT,
         }),
-    })
+    }
 }
 
 fn layer(result: Result<(), Refusal>) -> Layer {
@@ -94,10 +117,7 @@ fn layer(result: Result<(), Refusal>) -> Layer {
 fn leave_the_hosts_files() -> Result<(), Refusal> {
     let check = |step, result: libc::c_int| match result {
         0 => Ok(()),
-        _ => Err(Refusal {
-            step,
-            errno: io::Error::last_os_error().raw_os_error().unwrap_or_default(),
-        }),
+        _ => Err(Refusal::at(step)),
     };
     let place = PLACE.as_ptr();
     let none = ptr::null();
@@ -129,5 +149,23 @@ fn leave_the_hosts_files() -> Result<(), Refusal> {
         check(Step::Mount, libc::umount2(here, libc::MNT_DETACH))?;
         // The working directory is still a place of the old root.
         check(Step::Mount, libc::chdir(root))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parent_learns_what_the_child_met() {
+        let refused = |step, errno| Err(Refusal { step, errno });
+        let at_unshare = refused(Step::Unshare, libc::ENOSPC);
+        let at_mount = refused(Step::Mount, libc::EACCES);
+        for met in [Ok(()), at_unshare, at_mount] {
+            let exited = exit_status(met) << 8;
+            assert_eq!(result_of(exited), met);
+        }
+        let killed = libc::SIGSYS;
+        assert_eq!(result_of(killed), refused(Step::Unshare, libc::EPERM));
     }
 }
