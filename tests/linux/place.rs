@@ -19,8 +19,8 @@ const MACHINE_FAILED: i32 = 125;
 /// Exit code of this program inside when trials have failed.
 const TRIALS_FAILED: i32 = 101;
 
-/// Seconds after which the nested machine is stopped. Each trial gives up long before. The full amounts take almost two
-/// hours.
+/// Seconds after which the nested machine is stopped. Each trial gives up long before. The full amounts take
+/// longer.
 const MACHINE_PATIENCE: u32 = 1800;
 const MACHINE_PATIENCE_FULL: u32 = 10_800;
 

@@ -194,6 +194,12 @@ impl Run {
         }
     }
 
+    /// Whether the guest has printed `text` after the text that [`Run::wait_for`] found last.
+    pub fn has_printed(&self, text: &str) -> bool {
+        let printed = self.stdout.as_ref().expect("stdout is captured").bytes();
+        find(&printed[self.seen..], text.as_bytes()).is_some()
+    }
+
     /// Waits until `coracle` says `text` on stderr.
     pub fn wait_for_message(&mut self, text: &str) {
         if self.stderr.wait_for(text.as_bytes(), 0, self.deadline).is_none() {
