@@ -89,6 +89,11 @@ pub fn kvm_tests() -> PathBuf {
     }
 }
 
+/// This program, without symbols.
+fn linux_tests() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("linux-tests")
+}
+
 /// Cargo's target directory, found as tests/nested/run finds it.
 fn target_directory() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(ROOT).join("target"), PathBuf::from)
@@ -143,6 +148,8 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
         ])
         .arg(root.join("Cargo.toml"));
     do_or_say(cargo)?;
+    let ours = env::current_exe().map_err(|why| format!("cannot find this program: {why}"))?;
+    strip(&ours, &linux_tests())?;
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         need(&["e2fsprogs", "dmsetup"])?;
     }
@@ -190,8 +197,14 @@ fn do_or_say(mut command: Command) -> Result<(), String> {
     }
 }
 
-/// Builds the tests of tests/kvm, and leaves out what only a debugger needs: it would be most of what is copied into
-/// nested machines.
+/// Copies a program without what only a debugger needs, which would be most of what nested machines have to unpack.
+fn strip(program: &Path, to: &Path) -> Result<(), String> {
+    let mut strip = Command::new("strip");
+    strip.arg("-o").args([to, program]);
+    do_or_say(strip)
+}
+
+/// Builds the tests of tests/kvm.
 fn make_kvm_tests() -> Result<(), String> {
     let mut cargo = cargo();
     cargo.args(["test", "--no-run", "--quiet", "--test", "kvm"]);
@@ -212,9 +225,7 @@ fn make_kvm_tests() -> Result<(), String> {
         .filter(|message| message["target"]["name"] == "kvm")
         .find_map(|message| Some(message["executable"].as_str()?.to_owned()))
         .ok_or_else(|| format!("{cargo:?} names no program"))?;
-    let mut strip = Command::new("strip");
-    strip.arg("-o").args([kvm_tests(), program.into()]);
-    do_or_say(strip)
+    strip(Path::new(&program), &kvm_tests())
 }
 
 fn cargo() -> Command {
@@ -322,11 +333,12 @@ pub fn machine(
         let inside = program.display().to_string();
         (fs::canonicalize(&program).unwrap_or(program), inside)
     });
-    let ours = env::current_exe().map(|program| (program, "/linux-tests".into()));
-    let files = programs
-        .into_iter()
-        .chain(ours)
-        .chain([(records(), "/records".into()), (processor(), "/processor".into())]);
+    let ours = [
+        (linux_tests(), "/linux-tests".into()),
+        (records(), "/records".into()),
+        (processor(), "/processor".into()),
+    ];
+    let files = programs.into_iter().chain(ours);
     let extent = env::var(EXTENT).unwrap_or_default();
     let run = Path::new(ROOT).join("tests/nested/run");
     let mut machine = match patience {

@@ -16,7 +16,7 @@ crate::group!["disks":
 fn what_the_guest_writes_is_whole_on_the_host_after_power_off() {
     let scratch = scratch();
     let disk = ext4(&scratch, "disk");
-    let content = noise(5, 8 << 20);
+    let content = noise(5, if place::is_full() { 8 << 20 } else { 1 << 20 });
     let source = raw(&scratch, "source", &content);
     Coracle::run()
         .args(["--disk", disk.to_str().unwrap()])
