@@ -61,6 +61,9 @@ guest!(
     start_disk
     mov dword ptr [rbx + 0x50], 0
 2:
+    # Bochs 2.7 holds the host's interrupts back while a guest runs that was entered with its own switched off. This loop
+    # would keep the host's only processor from serving the disk. KVM has the processor leave a guest that pauses.
+    pause
     movzx eax, word ptr [0x302002]
     test eax, eax
     jz 2b
