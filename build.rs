@@ -1,10 +1,43 @@
-//! Builds the guest into the program if guest-images/ has been built.
+//! Builds the guest into the program if guest-images/ has been built, and compiles the tables of the filters for system calls.
+
+#[path = "build/programs.rs"]
+mod programs;
+#[path = "src/confine/filter/tables/mod.rs"]
+mod tables;
 
 use std::env;
+use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
 fn main() {
+    build_guest_in();
+    compile_filters();
+}
+
+/// Writes the programs for src/confine/filter/mod.rs.
+fn compile_filters() {
+    let mut source = format!("pub const OWN_PROCESS: u32 = {};\n", programs::OWN_PROCESS);
+    let start = || tables::START.calls();
+    let narrowed = tables::KINDS
+        .iter()
+        .map(|kind| (kind.name, programs::narrowed(kind.calls(), start())));
+    for (name, program) in narrowed.chain([(tables::START.name, programs::inherited(start()))]) {
+        writeln!(source, "pub static {name}: [sock_filter; {}] = [", program.len()).expect("a string grows");
+        for (code, jt, jf, k) in program {
+            writeln!(
+                source,
+                "    sock_filter {{ code: {code}, jt: {jt}, jf: {jf}, k: {k} }},"
+            )
+            .expect("a string grows");
+        }
+        source.push_str("];\n");
+    }
+    let out = env::var("OUT_DIR").expect("cargo tells build scripts where to write");
+    fs::write(Path::new(&out).join("filters.rs"), source).expect("cargo made the directory");
+}
+
+fn build_guest_in() {
     println!("cargo::rustc-check-cfg=cfg(built_in_guest)");
     println!("cargo::rerun-if-env-changed=CORACLE_NO_BUILT_IN_GUEST");
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo tells build scripts where the package is");

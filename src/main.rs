@@ -9,7 +9,7 @@ use coracle::commands::{Cli, Error, print_refusal};
 use coracle::console::{NotingAllocator, end_on_lack_of_memory, end_on_panic, finish_stderr, tell};
 use coracle::diagnosis::exit_code;
 use coracle::logging;
-use coracle::machine::spare_address_space;
+use coracle::machine::share_heap;
 
 #[global_allocator]
 static ALLOCATOR: NotingAllocator = NotingAllocator;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let started = monotonic();
     end_on_panic(exit_code::BUG);
     end_on_lack_of_memory(exit_code::FAILED);
-    spare_address_space();
+    share_heap();
     forget_variables();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

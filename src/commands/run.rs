@@ -40,7 +40,7 @@ On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ct
 guest. All other keys, also Ctrl-C, go to the guest.
 
 Exit codes: 0 powered off, 100 rebooted, 101 a bug in Coracle, 102 to 106 kernel panic, 110 triple fault, \
-111 KVM error, 112 quit, 113 halted, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing, \
+111 KVM error, 112 quit, 113 halted, 114 stopped by its own filter, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing, \
 141 nobody reads the output any more, 128+N ended by signal N.")]
 pub struct Args {
     /// Kernel image: bzImage or ELF vmlinux, recognised by content [default: the built-in one]

@@ -59,6 +59,28 @@ fn a_layer_that_is_enforced_prevents_what_it_says() {
 }
 
 #[test]
+fn a_process_that_forbids_dumps_cannot_be_dumped() {
+    // In a child, since this cannot be taken back.
+    // SAFETY: the child makes system calls only, and leaves without handlers.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let layer = privileges::forbid_dumps();
+        // SAFETY: plain numbers.
+        unsafe {
+            let dumpable = libc::prctl(libc::PR_GET_DUMPABLE);
+            libc::_exit(if layer.missing().is_some() { 2 } else { dumpable });
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a variable that outlives the call.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert!(
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        "{status:#x}"
+    );
+}
+
+#[test]
 fn a_layer_says_what_it_prevents_or_why_it_does_not() {
     let layer = |state| Layer { name: "files", state }.to_string();
     assert_eq!(layer(State::Enforced("no file")), "files       no file");

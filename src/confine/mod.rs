@@ -4,6 +4,8 @@
 //! Each layer restricts the calling thread and the threads that it starts later, so [`enter`] comes before any other thread.
 //! docs/confinement.md describes the layers to users.
 
+/// Which system calls each thread may make.
+pub mod filter;
 /// Access to files, TCP, and other processes.
 mod landlock;
 /// A file system and a set of users of its own.
@@ -51,11 +53,14 @@ impl fmt::Display for Layer {
     }
 }
 
-/// Confines the process, which has no thread but the calling one, as far as this host can. Returns all layers.
-pub fn enter() -> Vec<Layer> {
+/// Confines the process, which has no thread but the calling one, as far as this host can. Returns all layers. `end` ends the
+/// process, with these words, when a thread makes a system call that it may not make; it is called in a signal's handler.
+pub fn enter(end: filter::End) -> Vec<Layer> {
     // A new user namespace makes the process dumpable as any other, and gives capabilities, so it comes first.
     let mut layers = vec![namespaces::enter(), privileges::forbid_dumps()];
     layers.extend(restrict_thread());
+    // The last one, because it refuses what the others need.
+    layers.push(filter::restrict_process(end));
     layers
 }
 
@@ -64,7 +69,12 @@ pub fn enter() -> Vec<Layer> {
 pub fn outlook() -> Vec<Layer> {
     // The second layer is of the whole process and cannot be taken back, so it is not tried. Linux refuses it to nobody.
     let mut layers = vec![namespaces::outlook(), privileges::no_dumps()];
-    layers.extend(thread::spawn(restrict_thread).join().unwrap_or_default());
+    let tried = thread::spawn(|| {
+        let mut layers = restrict_thread();
+        layers.push(filter::restrict());
+        layers
+    });
+    layers.extend(tried.join().unwrap_or_default());
     layers
 }
 

@@ -16,7 +16,7 @@ mod terminal;
 mod wait;
 
 pub use input::Source;
-pub use out_of_memory::{NotingAllocator, end_on_lack_of_memory};
+pub use out_of_memory::{NotingAllocator, end_at_once, end_on_lack_of_memory};
 pub use output::Drain;
 pub use panic::end_on_panic;
 pub use session::{Session, StopReason};

@@ -55,12 +55,20 @@ fn noted(memory: *mut u8) -> *mut u8 {
     memory
 }
 
+/// Ends the process from the handler of a signal: restores the terminal, prints `words` on stderr, and exits.
+pub fn end_at_once(words: &str, exit_code: u8) -> ! {
+    terminal::restore();
+    tell_at_once(words);
+    // SAFETY: the call does not return. Handlers of exit(3) are left out, since they may need memory.
+    unsafe { libc::_exit(exit_code.into()) }
+}
+
 /// Makes every later abort that a failed allocation causes, on any thread, end the process with this exit code. Any other
 /// SIGABRT ends it as it always does, but for the terminal, which is restored. The program must use [`NotingAllocator`].
 pub fn end_on_lack_of_memory(exit_code: u8) {
     extern "C" fn handle(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        terminal::restore();
         if !HAS_FAILED.get() {
+            terminal::restore();
             // SAFETY: both may be called in a handler. The second signal comes when this one returns, and ends the process.
             unsafe {
                 libc::signal(SIGABRT, libc::SIG_DFL);
@@ -68,12 +76,11 @@ pub fn end_on_lack_of_memory(exit_code: u8) {
             }
             return;
         }
-        tell_at_once(
+        end_at_once(
             "coracle: the host gives Coracle no more memory (see the limits of the process with 'ulimit -v' and 'ulimit -d', \
              or free memory of the host)\n",
+            EXIT_CODE.load(Ordering::Relaxed),
         );
-        // SAFETY: the call does not return. Handlers of exit(3) are left out, since they may need memory.
-        unsafe { libc::_exit(EXIT_CODE.load(Ordering::Relaxed).into()) };
     }
     EXIT_CODE.store(exit_code, Ordering::Relaxed);
     if let Err(error) = register_signal_handler(SIGABRT, handle) {

@@ -15,6 +15,7 @@ use super::guest_modes::GuestModes;
 use super::signals::with_all_blocked;
 use super::stream::{Console, Pace, Read, Reader, Waker};
 use super::wait::{For, borrow, wait};
+use crate::confine::filter;
 use crate::threads;
 
 /// Bytes that a pipe takes whole, and without blocking, once it is ready for writing: `PIPE_BUF`.
@@ -88,7 +89,10 @@ impl GuestOutput {
         let waker = reader.waker();
         let write = {
             let writer = writer.clone();
-            move || writer.write_all(reader, File::from(stdout))
+            move || {
+                filter::narrow(filter::Kind::Console);
+                writer.write_all(reader, File::from(stdout));
+            }
         };
         with_all_blocked(|| thread::Builder::new().name("console".into()).spawn(write))
             .map_err(threads::not_started)?;

@@ -14,7 +14,7 @@ use super::identity;
 use super::input::{Input, Source};
 use super::output::{Drain, GuestOutput};
 use super::signals::{Request, Signals, suspend};
-use super::stderr::tell;
+use super::stderr::{self, tell};
 use super::stream::Console;
 use super::terminal::{Terminal, forget_input, is_in_foreground};
 use super::wait::{For, borrow, wait};
@@ -271,11 +271,15 @@ impl Session {
                     .then(|| For::Reading(borrow(self.output.finished()))),
                 Some(For::Reading(borrow(self.input.takes_more()))),
                 wanted.then(|| For::Reading(stdin.as_fd())),
+                stderr::wanted().map(|event| For::Reading(borrow(event))),
             ];
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let looks = self.is_elsewhere().then_some(FOREGROUND_LOOKS);
-            let [happened, signal, finished, room, typed] =
+            let [happened, signal, finished, room, typed, has_lines] =
                 wait(watched, left.into_iter().chain(looks).min())?;
+            if has_lines {
+                stderr::start_wanted();
+            }
             self.is_writing &= !finished;
             if happened || finished && matches!(until, Until::OutputWritten) {
                 return Ok(Woken::Event);

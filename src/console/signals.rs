@@ -91,14 +91,16 @@ impl AsFd for Signals {
     }
 }
 
-/// Calls `start`, which starts a thread, with all signals blocked, so that the new thread never receives a signal.
+/// Calls `start`, which starts a thread, with all signals blocked, so that the new thread never receives a signal, but for that of
+/// a refused system call (confine/filter/refusal.rs).
 pub fn with_all_blocked<T>(start: impl FnOnce() -> T) -> T {
     let mut all = MaybeUninit::<sigset_t>::uninit();
     let mut before = MaybeUninit::<sigset_t>::uninit();
-    // SAFETY: sigfillset initialises `all`, which pthread_sigmask reads; pthread_sigmask initialises `before`, since it
+    // SAFETY: sigfillset initialises `all`, which sigdelset changes and pthread_sigmask reads; pthread_sigmask initialises `before`, since it
     // fails only for an unknown first argument.
     unsafe {
         libc::sigfillset(all.as_mut_ptr());
+        libc::sigdelset(all.as_mut_ptr(), libc::SIGSYS);
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr());
     }
     let started = start();

@@ -11,12 +11,15 @@ use std::io::{self, Write};
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
 use super::signals::with_all_blocked;
 use super::wait::{For, wait};
+use crate::confine::filter;
 
 /// How long [`tell`] and [`finish`] wait for a stalled stderr.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -28,12 +31,33 @@ static LINES: Lines = Lines::new();
 /// Whether a thread writes the lines.
 static BY_THREAD: AtomicBool = AtomicBool::new(false);
 
+/// Readable when a thread that may not start the writer's wants it started.
+static WANTED: OnceLock<EventFd> = OnceLock::new();
+
 /// From now on a thread writes the lines.
 pub fn write_by_thread() {
+    match EventFd::new(EFD_NONBLOCK) {
+        // Only the first one counts.
+        Ok(wanted) => drop(WANTED.set(wanted)),
+        // Then the lines of such threads are written when another one has a line, or at the end.
+        Err(error) => log::debug!("cannot make an event for lines on stderr: {error}"),
+    }
     BY_THREAD.store(true, Ordering::Relaxed);
 }
 
-/// Whether the thread runs that writes the lines.
+/// Becomes readable when [`start_wanted`] is to be called.
+pub(super) fn wanted() -> Option<&'static EventFd> {
+    WANTED.get()
+}
+
+/// Starts the writer for a thread that may not do that. To be called by the main thread.
+pub(super) fn start_wanted() {
+    // Reading resets the event.
+    let _ = WANTED.get().map(EventFd::read);
+    LINES.start(io::stderr().as_fd());
+}
+
+/// Whether a thread writes the lines that are queued, now or soon.
 fn has_thread() -> bool {
     BY_THREAD.load(Ordering::Relaxed) && LINES.start(io::stderr().as_fd())
 }
@@ -61,6 +85,9 @@ pub fn log_line(line: &[u8]) {
 
 /// Waits until all lines are written, but not for long. For the end of the process.
 pub fn finish() {
+    if !LINES.lock().queue.is_empty() {
+        has_thread();
+    }
     LINES.wait_until_written(PATIENCE);
 }
 
@@ -131,13 +158,25 @@ impl Lines {
         self.filled.notify_one();
     }
 
-    /// Starts the thread that writes the lines to `to`, if it does not run yet; false when that is not possible.
+    /// Starts the thread that writes the lines to `to`, if it does not run yet, or has the main thread start it; false when that
+    /// is not possible.
     fn start(&'static self, to: BorrowedFd) -> bool {
+        if self.lock().started {
+            return true;
+        }
+        if !filter::may_start_threads() {
+            // An eventfd's write fails only when it is readable already.
+            let _ = WANTED.get().map(|wanted| wanted.write(1));
+            return true;
+        }
         if mem::replace(&mut self.lock().started, true) {
             return true;
         }
         let started = to.try_clone_to_owned().and_then(|to| {
-            let write = move || self.write_all(File::from(to));
+            let write = move || {
+                filter::narrow(filter::Kind::Console);
+                self.write_all(File::from(to));
+            };
             with_all_blocked(|| thread::Builder::new().name("stderr".into()).spawn(write))
         });
         if started.is_err() {

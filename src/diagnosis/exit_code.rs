@@ -27,6 +27,8 @@ pub const KVM_FAILED: u8 = 111;
 pub const QUIT: u8 = 112;
 /// The guest halted: no processor of it will ever go on.
 pub const HALTED: u8 = 113;
+/// A thread of Coracle made a system call that its filter refuses.
+pub const REFUSED_CALL: u8 = 114;
 
 /// Coracle itself failed, or did not understand its arguments.
 pub const FAILED: u8 = 125;
@@ -63,6 +65,10 @@ pub const TABLE: &[(u8, &str)] = &[
     (KVM_FAILED, "KVM could not run the guest any further"),
     (QUIT, "quit from the console with Ctrl-A x"),
     (HALTED, "the guest halted without powering off"),
+    (
+        REFUSED_CALL,
+        "Coracle was stopped by its own filter for system calls",
+    ),
     (
         FAILED,
         "Coracle itself failed, or did not understand its arguments",

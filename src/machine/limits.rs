@@ -106,14 +106,13 @@ fn raise_to(resource: libc::__rlimit_resource_t, value: Option<libc::rlim_t>) ->
     is_raised
 }
 
-/// Has this process take no more address space than it needs, if there is a limit. By default each thread that allocates
-/// memory sets 64 MiB of addresses aside for that, unless the limit is in the way: whether a machine can start would
-/// depend on how many threads happen to allocate at the same time. To be called before the first thread is started.
-pub fn spare_address_space() {
-    if address_space().is_some() {
-        // SAFETY: no thread but this one runs yet. The call fails only for an unknown parameter.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-    }
+/// Has all threads allocate from one heap. By default each thread sets 64 MiB of addresses aside for a heap of its own, unless a
+/// limit is in the way: whether a machine can start would depend on how many threads happen to allocate at the same time. And to
+/// give memory of such a heap back, the C library opens a file, which a confined process cannot. To be called before the first
+/// thread is started.
+pub fn share_heap() {
+    // SAFETY: no thread but this one runs yet. The call fails only for an unknown parameter.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 /// Proves that what a machine takes beside guest memory fits into the limit of address space: `threads` threads of vCPUs

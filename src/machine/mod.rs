@@ -22,7 +22,7 @@ use std::{io, mem};
 use vmm_sys_util::eventfd::EventFd;
 
 pub use dry_run::DryRun;
-pub use limits::{LimitReached, spare_address_space};
+pub use limits::{LimitReached, share_heap};
 use memory::Memory;
 pub use open_files::OpenFiles;
 pub use outcome::Outcome;

@@ -12,6 +12,7 @@ use super::orders::{Next, Orders};
 use super::{Error, Outcome};
 use crate::bus::Bus;
 use crate::clock::coarse;
+use crate::confine::filter;
 use crate::kvm::{Exit, Vcpu};
 use crate::threads;
 use crate::timeline::{Phase, Tally, Timeline};
@@ -34,7 +35,7 @@ pub struct Board {
 }
 
 /// A running vCPU.
-pub struct Thread(JoinHandle<()>);
+pub struct Thread(JoinHandle<Vcpu>);
 
 impl Thread {
     pub fn start(index: usize, vcpu: Vcpu, board: Arc<Board>, timeline: Timeline) -> Result<Self, Error> {
@@ -46,7 +47,7 @@ impl Thread {
                     0 => timeline.mark(Phase::GuestEntered),
                     _ => log::debug!("vCPU {index} enters the guest"),
                 }
-                run(index, vcpu, &board, tally);
+                run(index, vcpu, &board, tally)
             })
             .map(Self)
             .map_err(|error| Error::System {
@@ -55,7 +56,7 @@ impl Thread {
             })
     }
 
-    /// Waits for the thread to end, after [`Orders::stop`].
+    /// Waits for the thread to end, after [`Orders::stop`]. The vCPU is dropped here: its own thread may close nothing.
     pub fn join(self) {
         if self.0.join().is_err() {
             log::error!("a vCPU's thread panicked");
@@ -65,10 +66,12 @@ impl Thread {
 
 /// Runs the vCPU until it is ordered to stop. It does not enter the guest against an order: the order is given before the
 /// kick, and the kick ends either the `KVM_RUN` that is under way or the next one before it enters the guest.
-fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
-    // SAFETY: variables are dropped before parameters, so the vCPU outlives this, also when a panic unwinds.
+fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) -> Vcpu {
+    // SAFETY: variables are dropped before parameters and before what is returned, so the vCPU outlives this, also when a panic
+    // unwinds.
     let _kickable = unsafe { board.orders.vcpus.enter(vcpu.immediate_exit()) };
     let mut halts = board.halts.watch(index, &board.orders.vcpus);
+    filter::narrow(filter::Kind::Vcpu);
     // Whether the guest missed some time since it was last told of that.
     let mut was_stopped = false;
     loop {
@@ -109,6 +112,7 @@ fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) {
             board.orders.stop(with_instruction(outcome, &vcpu, &board.memory));
         }
     }
+    vcpu
 }
 
 /// Handles an exit. Returns an outcome if the guest cannot go on.

@@ -17,6 +17,8 @@ mod cpus;
 mod ends;
 /// What a kernel finds at its entry.
 mod entry;
+/// Filters for system calls.
+mod filters;
 /// Guests that mean harm.
 mod hostile;
 /// Interrupts, from a device to the guest's handler.

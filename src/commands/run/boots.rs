@@ -8,6 +8,7 @@ use super::{Error, OnReboot};
 use crate::boot::parameters;
 use crate::commands::system;
 use crate::config::Config;
+use crate::confine::filter;
 use crate::console::{Console, Drain, Session, Signals, Source, StopReason, terminal_size};
 use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
@@ -71,6 +72,10 @@ impl<'a> Boots<'a> {
         timeline.mark(Phase::ConsoleReady);
 
         let running = machine.start()?;
+        filter::narrow(match self.config.on_reboot {
+            OnReboot::Exit => filter::Kind::Main,
+            OnReboot::Restart => filter::Kind::MainWithRestarts,
+        });
         self.console.connect(running.serial().clone());
         let attended = session.attend(running.ended(), &mut signals);
         self.console.disconnect();

@@ -3,10 +3,11 @@
 use super::super::Error;
 use crate::config::{Config, Confine};
 use crate::confine::{self, Layer};
-use crate::console::write_stderr_by_thread;
+use crate::console::{end_at_once, write_stderr_by_thread};
+use crate::diagnosis::exit_code;
 
 /// Layers whose lack is told at every run. What later versions of Linux add to them is told by `-v` and `doctor`.
-const BASIC: [&str; 3] = ["dumps", "privileges", "files"];
+const BASIC: [&str; 4] = ["dumps", "privileges", "files", "calls"];
 
 /// Confines this process as far as `config` asks. No thread may have been started before. The threads that are started later
 /// are confined, too; the first of them writes Coracle's own lines on stderr.
@@ -18,7 +19,7 @@ pub fn confine(config: &Config) -> Result<(), Error> {
     let how = config.confine;
     match how {
         Confine::Auto | Confine::Require => {
-            let layers = confine::enter();
+            let layers = confine::enter(|words| end_at_once(words, exit_code::REFUSED_CALL));
             for layer in &layers {
                 log::debug!("confinement: {layer}");
             }

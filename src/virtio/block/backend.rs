@@ -13,9 +13,10 @@ use crate::config;
 use crate::virtio::QueuePosition;
 
 pub struct Backend {
-    pub(super) disk: Arc<Disk>,
-    /// One for each queue, once somebody has asked for [`Backend::notifiers`].
+    /// One for each queue, once somebody has asked for [`Backend::notifiers`]. Declared before the disk, so that the threads have
+    /// ended before it is closed: they may not do that.
     workers: Mutex<Vec<Worker>>,
+    pub(super) disk: Arc<Disk>,
 }
 
 impl Backend {

@@ -12,6 +12,7 @@ use super::queue::{Begun, DiskQueue, Stop};
 use super::ring::Ring;
 use super::{Disk, QUEUE_SIZE};
 use super::{sync, uring};
+use crate::confine::filter;
 use crate::threads;
 use crate::virtio::{ActiveQueue, QueuePosition, VirtioInterrupt};
 
@@ -81,6 +82,10 @@ impl Worker {
                     // Whoever started this thread is told, and starts no guest.
                     Err(error) => return drop(made.send(Err(error))),
                 };
+                filter::narrow(match ring {
+                    Some(_) => filter::Kind::DiskWithRing,
+                    None => filter::Kind::Disk,
+                });
                 // Nobody waits for this when the thread is not needed any more.
                 let _ = made.send(Ok(()));
                 drop(made);

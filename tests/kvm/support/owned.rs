@@ -87,6 +87,8 @@ impl Owned {
         self.set(number, arguments);
         self.run_to_call()?;
         if self.is_about_to_end() {
+            // A process whose thread is still traced does not end for its parent.
+            trace(libc::PTRACE_DETACH, self.thread, 0);
             self.has_ended = true;
             return Err(io::Error::other(ENDED));
         }

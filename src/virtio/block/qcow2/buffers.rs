@@ -54,7 +54,7 @@ impl<'a> Cursor<'a> {
     pub fn pwritev(&self, file: &File, limit: u64, offset: u64) -> io::Result<u64> {
         self.call(limit, offset, |iovecs, count, offset| {
             // SAFETY: the iovecs are parts of live buffers (`new`), and the kernel only reads them.
-            unsafe { libc::pwritev(file.as_raw_fd(), iovecs, count, offset) }
+            unsafe { libc::pwritev2(file.as_raw_fd(), iovecs, count, offset, 0) }
         })
     }
 

@@ -1,0 +1,444 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+
+use proptest::prelude::*;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
+use super::tables::{Answer, KINDS, START, Test};
+use super::*;
+
+/// Higher than all numbers of system calls, now and for some years.
+const NUMBERS: u32 = 600;
+const X86_64: u32 = 0xc000_003e;
+/// Linux asks no filter about these, because its own probes in programs make them. They do nothing for anybody else.
+const URETPROBE: u32 = 335;
+const UPROBE: u32 = 336;
+
+const ALL: [(Kind, &str); 7] = [
+    (Kind::Main, "MAIN"),
+    (Kind::MainWithRestarts, "MAIN_WITH_RESTARTS"),
+    (Kind::Vcpu, "VCPU"),
+    (Kind::Disk, "DISK"),
+    (Kind::DiskWithRing, "DISK_WITH_RING"),
+    (Kind::Console, "CONSOLE"),
+    (Kind::Timings, "TIMINGS"),
+];
+
+fn tables(name: &str) -> &'static tables::Kind {
+    KINDS.iter().find(|kind| kind.name == name).unwrap()
+}
+
+/// How many system calls the tables allow.
+fn count(tables: &tables::Kind) -> usize {
+    let allowed = tables.calls().filter(|call| call.answer != Answer::Absent);
+    allowed.map(|call| call.number).collect::<BTreeSet<_>>().len()
+}
+
+/// What the kernel finds in a program (seccomp(2)): `struct seccomp_data`, as words.
+fn run(program: &[sock_filter], number: u32, architecture: u32, arguments: [u64; 6]) -> u32 {
+    let words: Vec<u32> = [number, architecture, 0, 0]
+        .into_iter()
+        .chain(
+            arguments
+                .into_iter()
+                .flat_map(|argument| [argument as u32, (argument >> 32) as u32]),
+        )
+        .collect();
+    let (mut at, mut accumulator) = (0, 0);
+    loop {
+        let sock_filter { code, jt, jf, k } = program[at];
+        at += 1;
+        let jump = |so: bool| usize::from(if so { jt } else { jf });
+        match code {
+            0x20 => accumulator = words[k as usize / 4],
+            0x54 => accumulator &= k,
+            0x05 => at += k as usize,
+            0x15 => at += jump(accumulator == k),
+            0x35 => at += jump(accumulator >= k),
+            0x06 => return k,
+            _ => panic!("no such instruction: {code:#x}"),
+        }
+    }
+}
+
+/// What the kernel does with several programs: the strictest answer counts.
+fn run_all(programs: &[&[sock_filter]], number: u32, arguments: [u64; 6]) -> u32 {
+    let answers = programs
+        .iter()
+        .map(|program| run(program, number, X86_64, arguments));
+    // Refusing has a lower number than allowing, and SECCOMP_RET_TRAP a lower one than SECCOMP_RET_ERRNO.
+    answers.min().unwrap()
+}
+
+/// The tables as the crate seccompiler compiles them, which makes a chain of comparisons of them.
+fn by_seccompiler<'c>(calls: impl Iterator<Item = &'c tables::Call>) -> BpfProgram {
+    let condition = |test: &Test| {
+        let (argument, operator, value) = match *test {
+            Test::Is(argument, value) => (argument, SeccompCmpOp::Eq, value),
+            Test::IsNot(argument, value) => (argument, SeccompCmpOp::Ne, value),
+            Test::Masked(argument, mask, value) => (argument, SeccompCmpOp::MaskedEq(mask.into()), value),
+            Test::IsOwnProcess(argument) => (argument, SeccompCmpOp::Eq, compiled::OWN_PROCESS),
+        };
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into()).unwrap()
+    };
+    let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
+    let mut unconditional = BTreeSet::new();
+    for call in calls {
+        let number = call.number.into();
+        match call.answer {
+            Answer::Absent => continue,
+            Answer::Allow => {
+                unconditional.insert(number);
+            }
+            Answer::AllowIf(tests) => {
+                let rule = SeccompRule::new(tests.iter().map(condition).collect()).unwrap();
+                rules.entry(number).or_default().push(rule);
+            }
+        }
+    }
+    rules.extend(unconditional.into_iter().map(|number| (number, Vec::new())));
+    SeccompFilter::new(
+        rules,
+        SeccompAction::Trap,
+        SeccompAction::Allow,
+        TargetArch::x86_64,
+    )
+    .unwrap()
+    .try_into()
+    .unwrap()
+}
+
+/// Values that the tables test arguments for, and others.
+fn argument() -> impl Strategy<Value = u64> {
+    let calls = || START.calls().chain(KINDS.iter().flat_map(tables::Kind::calls));
+    let mut values: Vec<u64> = calls()
+        .filter_map(|call| match call.answer {
+            Answer::AllowIf(tests) => Some(tests),
+            _ => None,
+        })
+        .flatten()
+        .map(|test| match *test {
+            Test::Is(_, value) | Test::IsNot(_, value) | Test::Masked(_, _, value) => value.into(),
+            Test::IsOwnProcess(_) => compiled::OWN_PROCESS.into(),
+        })
+        .collect();
+    values.extend([0, 1, 3, 4, 7, 0xae02, 0xaeff, 0x5412, u64::MAX]);
+    values.sort_unstable();
+    values.dedup();
+    (
+        prop::sample::select(values),
+        prop::sample::select(vec![0, 0, 0, 1u64 << 32]),
+    )
+        .prop_map(|(low, high)| low | high)
+}
+
+fn arguments() -> impl Strategy<Value = [u64; 6]> {
+    prop::array::uniform6(argument())
+}
+
+#[test]
+fn tables_that_the_build_compiled_mean_what_seccompiler_makes_of_them() {
+    for (kind, name) in ALL {
+        let oracle = by_seccompiler(tables(name).calls());
+        for number in 0..NUMBERS {
+            for first in [
+                0,
+                1,
+                6,
+                7,
+                11,
+                15,
+                23,
+                31,
+                u64::from(compiled::OWN_PROCESS),
+                0x3d_0f00,
+                0x7d_0f00,
+            ] {
+                let arguments = [first, 0xae80, 3, 0, 0, 0];
+                let expected = run(&oracle, number, X86_64, arguments) == 0x7fff_0000;
+                let answer = run_all(&[&compiled::START, kind.program()], number, arguments);
+                assert_eq!(
+                    answer == 0x7fff_0000,
+                    expected,
+                    "{kind:?}, call {number}, {first:#x}"
+                );
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #[test]
+    fn any_arguments_get_seccompilers_answer(
+        index in 0..ALL.len(),
+        number in prop_oneof![0..NUMBERS, prop::sample::select(vec![16u32, 9, 10, 13, 56, 72, 157, 234, 317])],
+        arguments in arguments(),
+    ) {
+        let (kind, name) = ALL[index];
+        let expected = run(&by_seccompiler(tables(name).calls()), number, X86_64, arguments);
+        let answer = run_all(&[&compiled::START, kind.program()], number, arguments);
+        prop_assert_eq!(answer == 0x7fff_0000, expected == 0x7fff_0000);
+        let expected = run(&by_seccompiler(START.calls()), number, X86_64, arguments);
+        let answer = run(&compiled::START, number, X86_64, arguments);
+        prop_assert_eq!(answer == 0x7fff_0000, expected == 0x7fff_0000);
+    }
+}
+
+#[test]
+fn calls_of_other_architectures_and_of_x32_are_refused() {
+    for number in (0..NUMBERS).chain([0x4000_0000, 0x4000_0001, 0x4000_0010, u32::MAX]) {
+        // i386.
+        assert_eq!(run(&compiled::START, number, 0x4000_0003, [0; 6]), 0x8000_0000);
+        if number >= NUMBERS {
+            for (kind, _) in ALL {
+                assert_eq!(run(&compiled::START, number, X86_64, [0; 6]), 0x0003_0000);
+                assert_eq!(
+                    run(kind.program(), number, X86_64, [0; 6]),
+                    0x0003_0000,
+                    "{kind:?}"
+                );
+            }
+        }
+    }
+}
+
+/// How a child ends that restricts itself and makes a system call. None if the call returned.
+fn fate(kind: Option<Kind>, number: u32, arguments: [u64; 6]) -> Option<i32> {
+    // SAFETY: the child calls nothing but the allocator, which fork(2) leaves usable, and system calls.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // Nobody is interested in a core of it.
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: the calls with arguments that point nowhere do no harm, whether they are refused or not. A call that must not be
+        // made in vain is in no table, which is what the test is about.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_CORE, &none);
+            libc::signal(libc::SIGSYS, libc::SIG_DFL);
+            if install(&compiled::START).is_err() || kind.is_some_and(|kind| install(kind.program()).is_err())
+            {
+                libc::_exit(3);
+            }
+            let [a, b, c, d, e, f] = arguments;
+            libc::syscall(number.into(), a, b, c, d, e, f);
+            libc::_exit(0);
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a variable that outlives the call.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    match libc::WIFSIGNALED(status) {
+        true => Some(libc::WTERMSIG(status)),
+        false => {
+            assert_ne!(libc::WEXITSTATUS(status), 3, "no filter could be installed");
+            None
+        }
+    }
+}
+
+/// Arguments that pass all of these tests. The others are invalid for every call.
+fn passing(tests: &[Test]) -> [u64; 6] {
+    let mut arguments = [u64::MAX; 6];
+    for test in tests {
+        match *test {
+            Test::Is(argument, value) | Test::Masked(argument, _, value) => {
+                arguments[usize::from(argument)] = value.into()
+            }
+            Test::IsNot(argument, value) => arguments[usize::from(argument)] = u64::from(!value),
+            // It is the child's own.
+            Test::IsOwnProcess(_) => (),
+        }
+    }
+    arguments
+}
+
+/// This makes the calls: each number in each kind of thread.
+#[test]
+fn every_call_that_a_table_does_not_allow_kills() {
+    for (kind, name) in ALL {
+        let allowed: BTreeSet<_> = tables(name)
+            .calls()
+            .filter(|call| !matches!(call.answer, Answer::AllowIf(_)))
+            .map(|call| call.number)
+            .collect();
+        let exempt = |number| number == URETPROBE || number == UPROBE;
+        for number in (0..NUMBERS).filter(|number| !allowed.contains(number) && !exempt(*number)) {
+            // Arguments with which no call is allowed that is allowed with some.
+            let wrong = match i64::from(number) {
+                libc::SYS_rt_sigaction => libc::SIGSYS as u64,
+                _ => u64::MAX,
+            };
+            let fate = fate(Some(kind), number, [wrong; 6]);
+            assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}, call {number}");
+        }
+    }
+}
+
+#[test]
+fn every_call_that_a_table_allows_is_carried_out() {
+    for (kind, name) in ALL {
+        for call in tables(name).calls() {
+            let arguments = match call.answer {
+                Answer::AllowIf([.., Test::IsOwnProcess(_)]) => continue,
+                Answer::AllowIf(tests) => passing(tests),
+                // This is also what a debug build asks of fcntl(2).
+                Answer::Absent => passing(&[Test::Is(1, libc::F_GETFD as u32)]),
+                Answer::Allow => [u64::MAX; 6],
+            };
+            let fate = fate(Some(kind), call.number, arguments);
+            // A handler that returns without a signal ends in a bad address.
+            let expected = (call.name == "SYS_rt_sigreturn").then_some(libc::SIGSEGV);
+            assert_eq!(fate, expected, "{kind:?}, {}: {}", call.name, call.why);
+        }
+    }
+}
+
+#[test]
+fn calls_with_other_arguments_kill() {
+    const CREATE_VM: u64 = 0xae01;
+    const TIOCSTI: u64 = 0x5412;
+    let any = u64::MAX;
+    let executable = u64::from((libc::PROT_READ | libc::PROT_EXEC) as u32);
+    for (kind, _) in ALL {
+        for (call, arguments) in [
+            (libc::SYS_ioctl, [any, TIOCSTI, any, any, any, any]),
+            (libc::SYS_mmap, [0, 4096, executable, 0x22, any, 0]),
+            (libc::SYS_mprotect, [0, 4096, executable, any, any, any]),
+            // Signals for another process.
+            (libc::SYS_tgkill, [1, 1, 0, any, any, any]),
+            // A handler for SIGSYS, a process, a namespace.
+            (libc::SYS_rt_sigaction, [libc::SIGSYS as u64, 0, 0, 8, any, any]),
+            (libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]),
+            (
+                libc::SYS_clone,
+                [0x3d_0f00 | libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0],
+            ),
+            (libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, any]),
+        ] {
+            let fate = fate(Some(kind), call as u32, arguments);
+            assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}, call {call}, {arguments:x?}");
+        }
+    }
+    for kind in [
+        Kind::Vcpu,
+        Kind::Disk,
+        Kind::DiskWithRing,
+        Kind::Console,
+        Kind::Timings,
+        Kind::Main,
+    ] {
+        let fate = fate(
+            Some(kind),
+            libc::SYS_ioctl as u32,
+            [any, CREATE_VM, any, any, any, any],
+        );
+        assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_thread_that_is_restricted_can_send_signals_to_its_own_process_only() {
+    // The number of the process is not known before.
+    // SAFETY: as in `fate`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as in `fate`. The signal 0 is none.
+        unsafe {
+            let own = libc::getpid();
+            if install(&compiled::START).is_err() || install(Kind::Vcpu.program()).is_err() {
+                libc::_exit(3);
+            }
+            libc::_exit(libc::syscall(libc::SYS_tgkill, own, own, 0) as i32);
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a variable that outlives the call.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert!(
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        "{status:#x}"
+    );
+}
+
+#[test]
+fn a_thread_inherits_what_a_thread_like_it_needs() {
+    let covers = |wide: &tables::Kind, name: &str| {
+        let numbers: BTreeSet<_> = wide.calls().map(|call| call.number).collect();
+        for call in tables(name).calls() {
+            assert!(
+                numbers.contains(&call.number),
+                "{}: {} for {name}",
+                wide.name,
+                call.name
+            );
+        }
+    };
+    KINDS.iter().for_each(|kind| covers(&START, kind.name));
+    // It starts these when the guest boots again, or when the first line is to be written.
+    covers(tables("MAIN_WITH_RESTARTS"), "VCPU");
+    for main in ["MAIN", "MAIN_WITH_RESTARTS"] {
+        covers(tables(main), "CONSOLE");
+    }
+}
+
+#[test]
+fn the_tables_are_as_short_as_is_promised() {
+    for (name, most) in [
+        ("VCPU", 24),
+        ("DISK", 30),
+        ("DISK_WITH_RING", 30),
+        ("MAIN", 45),
+        ("MAIN_WITH_RESTARTS", 45),
+    ] {
+        let count = count(tables(name));
+        assert!(count <= most, "{name}: {count}");
+    }
+}
+
+#[test]
+fn every_entry_says_why_and_stands_once() {
+    for kind in KINDS {
+        let mut seen = BTreeSet::new();
+        for call in kind.calls() {
+            assert!(call.why.len() > 4, "{}", call.name);
+            let tests = match call.answer {
+                Answer::AllowIf(tests) => tests,
+                _ => &[],
+            };
+            let is_new = seen.insert((
+                call.number,
+                tests,
+                mem::discriminant(&call.answer) == mem::discriminant(&Answer::Absent),
+            ));
+            assert!(
+                is_new || kind.name.starts_with("MAIN"),
+                "{}: {}",
+                kind.name,
+                call.name
+            );
+        }
+    }
+}
+
+#[test]
+fn the_document_has_the_tables_sizes() {
+    let document = include_str!("../../../docs/confinement.md");
+    for (name, thread) in [
+        ("MAIN", "main"),
+        ("MAIN_WITH_RESTARTS", "main, with `--on-reboot restart`"),
+        ("VCPU", "a vCPU's"),
+        ("DISK", "a disk's, `engine=sync`"),
+        ("DISK_WITH_RING", "a disk's, `engine=uring`"),
+        ("CONSOLE", "a writer of output"),
+        ("TIMINGS", "the one of `--timings`"),
+    ] {
+        let line = format!("\n| {thread} | {} |\n", count(tables(name)));
+        assert!(document.contains(&line), "{line}");
+    }
+}

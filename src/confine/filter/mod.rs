@@ -1,0 +1,140 @@
+//! Which system calls the threads may make (seccomp(2)). The main thread restricts itself once all files are open, and every
+//! thread inherits that. When a thread has all that its work needs, it narrows its own filter with [`narrow`].
+//!
+//! A call that a filter refuses is not carried out; it ends the process (`refusal.rs`).
+
+/// How a refused call ends the process.
+mod refusal;
+/// What each kind of thread may do. The build script compiles this.
+#[cfg(test)]
+mod tables;
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::{fmt, process};
+
+use seccompiler::{apply_filter, sock_filter};
+
+use super::{Layer, State};
+
+/// The programs that the build script made of the tables.
+mod compiled {
+    use seccompiler::sock_filter;
+    include!(concat!(env!("OUT_DIR"), "/filters.rs"));
+}
+
+/// What ends a process that is confined by filters, with these words.
+pub type End = fn(&str) -> !;
+
+static END: OnceLock<End> = OnceLock::new();
+
+thread_local! {
+    static KIND: Cell<Option<Kind>> = const { Cell::new(None) };
+}
+
+/// A kind of thread with a filter of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The main thread of a run that ends with its first boot.
+    Main,
+    /// The main thread where the guest can boot again.
+    MainWithRestarts,
+    Vcpu,
+    /// A disk's thread with the engine `sync`.
+    Disk,
+    /// A disk's thread with the engine `uring`.
+    DiskWithRing,
+    /// The writer of the console's output, or of Coracle's own lines.
+    Console,
+    /// The thread that reads the use of memory for `--timings`.
+    Timings,
+}
+
+impl Kind {
+    fn program(self) -> &'static [sock_filter] {
+        match self {
+            Self::Main => &compiled::MAIN,
+            Self::MainWithRestarts => &compiled::MAIN_WITH_RESTARTS,
+            Self::Vcpu => &compiled::VCPU,
+            Self::Disk => &compiled::DISK,
+            Self::DiskWithRing => &compiled::DISK_WITH_RING,
+            Self::Console => &compiled::CONSOLE,
+            Self::Timings => &compiled::TIMINGS,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Main | Self::MainWithRestarts => "the main thread",
+            Self::Vcpu => "a vCPU's thread",
+            Self::Disk | Self::DiskWithRing => "a disk's thread",
+            Self::Console => "a thread that writes output",
+            Self::Timings => "the thread of --timings",
+        })
+    }
+}
+
+/// Restricts the calling thread, and those that it starts, to the calls that any thread needs.
+pub fn restrict() -> Layer {
+    let state = match install(&compiled::START) {
+        Ok(()) => State::Enforced("each thread can make the system calls of its own work only"),
+        Err(error) => State::Missing(format!("seccomp(2): {error}")),
+    };
+    let name = "calls";
+    Layer { name, state }
+}
+
+/// Does the same for the process, which has no thread but the calling one. Once that is done, [`narrow`] narrows, and a call
+/// that is refused ends the process with `end`.
+pub fn restrict_process(end: End) -> Layer {
+    // The filter allows no handler of this signal.
+    let caught = refusal::catch();
+    let layer = restrict();
+    if layer.missing().is_none() {
+        if let Err(error) = caught {
+            log::debug!("a system call that is refused ends this process without a word: {error}");
+        }
+        // Only the first one counts.
+        let _ = END.set(end);
+    }
+    layer
+}
+
+/// Restricts the calling thread, and those that it starts, to what its work needs, if this process is confined and the thread has
+/// not done so before. Ends the process if that fails, which it does for lack of memory only.
+pub fn narrow(kind: Kind) {
+    let Some(end) = END.get() else { return };
+    if KIND.get().is_some() {
+        return;
+    }
+    if let Err(error) = install(kind.program()) {
+        end(&format!("coracle: cannot restrict {kind}: {error}\n"));
+    }
+    KIND.set(Some(kind));
+}
+
+/// Whether the calling thread may start others.
+pub fn may_start_threads() -> bool {
+    matches!(KIND.get(), None | Some(Kind::Main | Kind::MainWithRestarts))
+}
+
+fn install(program: &[sock_filter]) -> Result<(), seccompiler::Error> {
+    let own = process::id();
+    let program: Vec<_> = program
+        .iter()
+        .map(|instruction| match instruction.k {
+            compiled::OWN_PROCESS => sock_filter {
+                k: own,
+                ..instruction.clone()
+            },
+            _ => instruction.clone(),
+        })
+        .collect();
+    apply_filter(&program)
+}
+
+#[cfg(test)]
+#[path = "filter_test.rs"]
+mod tests;

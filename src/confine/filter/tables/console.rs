@@ -1,0 +1,21 @@
+use super::Test::Is;
+use super::common::REQUEST;
+use super::{Call, call};
+
+pub const CALLS: &[Call] = &[
+    call!(
+        SYS_ioctl,
+        "the terminal has taken all output, so the next program's begins after it",
+        if Is(REQUEST, libc::TCSBRK as u32)
+    ),
+    call!(
+        SYS_restart_syscall,
+        "a wait for some time goes on after the process was stopped"
+    ),
+    call!(SYS_close, "its own descriptor of stdout"),
+    call!(
+        SYS_fcntl,
+        "a debug build asks whether the descriptor that it closes was open",
+        absent
+    ),
+];

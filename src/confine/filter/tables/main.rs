@@ -1,0 +1,102 @@
+use super::Test::Is;
+use super::common::{NOT_EXECUTABLE, REQUEST};
+use super::{Call, call, kvm};
+
+/// linux/sched.h: what makes a thread of this process, as the C library asks for it, and nothing else.
+const THREAD: u32 = (libc::CLONE_VM
+    | libc::CLONE_FS
+    | libc::CLONE_FILES
+    | libc::CLONE_SIGHAND
+    | libc::CLONE_THREAD
+    | libc::CLONE_SYSVSEM
+    | libc::CLONE_SETTLS
+    | libc::CLONE_PARENT_SETTID
+    | libc::CLONE_CHILD_CLEARTID) as u32;
+/// linux/fcntl.h.
+const F_OFD_SETLK: u32 = 37;
+
+pub const CALLS: &[Call] = &[
+    // The console, and signals.
+    call!(SYS_read, "what is typed, signals and events"),
+    call!(SYS_ioctl, "the serial port's interrupt", if Is(REQUEST, kvm::IRQ_LINE)),
+    call!(
+        SYS_restart_syscall,
+        "a wait for some time goes on after the process was stopped"
+    ),
+    // Threads: one ends the machine beside this one, and one may write Coracle's own lines.
+    call!(
+        SYS_clone,
+        "a thread of this process, with no more and no less than the C library's flags",
+        if Is(0, THREAD)
+    ),
+    call!(
+        SYS_clone3,
+        "its flags are in memory, where no filter can check them: the C library calls clone then",
+        absent
+    ),
+    call!(SYS_mprotect, "a thread's stack", if NOT_EXECUTABLE),
+    call!(SYS_set_robust_list, "a thread that starts"),
+    call!(SYS_rseq, "a thread that starts"),
+    call!(
+        SYS_sched_getaffinity,
+        "the standard library: it asks the C library for the bounds of a thread's stack"
+    ),
+    call!(SYS_prctl, "a thread's name", if Is(0, libc::PR_SET_NAME as u32)),
+    call!(
+        SYS_prctl,
+        "no new privileges, once more, before a thread narrows its filter",
+        if Is(0, libc::PR_SET_NO_NEW_PRIVS as u32)
+    ),
+    call!(SYS_seccomp, "a thread narrows its filter", if Is(0, libc::SECCOMP_SET_MODE_FILTER)),
+    call!(SYS_fcntl, "a descriptor of stderr for its thread", if Is(1, libc::F_DUPFD_CLOEXEC as u32)),
+    // The end of the machine.
+    call!(SYS_close, "files and devices"),
+    call!(
+        SYS_fcntl,
+        "a debug build asks whether the descriptor that it closes is open",
+        if Is(1, libc::F_GETFD as u32)
+    ),
+    call!(SYS_fcntl, "a disk's lock is given back", if Is(1, F_OFD_SETLK)),
+    call!(SYS_flock, "a disk's lock is given back"),
+    call!(SYS_timer_delete, "the timer of a vCPU whose thread has ended"),
+    call!(
+        SYS_pread64,
+        "--timings: KVM's counters; a qcow2 image that is closed"
+    ),
+    call!(SYS_pwrite64, "a qcow2 image that is closed"),
+    call!(SYS_fdatasync, "a qcow2 image that is closed"),
+    call!(SYS_fallocate, "a qcow2 image that is closed"),
+    call!(
+        SYS_prlimit64,
+        "which limit of the process kept a thread from being made?"
+    ),
+    call!(SYS_getrandom, "the standard library's hash tables"),
+];
+
+/// With `--on-reboot restart` the main thread builds the machine again, of the files that are open.
+pub const BUILDING_AGAIN: &[Call] = &[
+    call!(SYS_ioctl, "how large is the terminal?", if Is(REQUEST, libc::TIOCGWINSZ as u32)),
+    call!(SYS_lseek, "the kernel's and the initrd's sizes"),
+    call!(SYS_statx, "the kernel's and the initrd's sizes"),
+    call!(SYS_eventfd2, "events of the new machine"),
+    call!(SYS_ioctl, "the new VM", if Is(REQUEST, kvm::CREATE_VM)),
+    call!(SYS_ioctl, "has the host's KVM a timer with deadlines?", if Is(REQUEST, kvm::CHECK_EXTENSION)),
+    call!(SYS_ioctl, "which CPUID leaves has the host's KVM?", if Is(REQUEST, kvm::GET_SUPPORTED_CPUID)),
+    call!(
+        SYS_ioctl,
+        "how large is the memory that KVM shares with a vCPU's owner?",
+        if Is(REQUEST, kvm::GET_VCPU_MMAP_SIZE)
+    ),
+    call!(SYS_ioctl, "guest memory", if Is(REQUEST, kvm::SET_USER_MEMORY_REGION)),
+    call!(SYS_ioctl, "memory that KVM itself needs", if Is(REQUEST, kvm::SET_TSS_ADDR)),
+    call!(SYS_ioctl, "memory that KVM itself needs", if Is(REQUEST, kvm::SET_IDENTITY_MAP_ADDR)),
+    call!(SYS_ioctl, "interrupt controllers", if Is(REQUEST, kvm::CREATE_IRQCHIP)),
+    call!(SYS_ioctl, "the PIT", if Is(REQUEST, kvm::CREATE_PIT2)),
+    call!(SYS_ioctl, "performance counters are taken away", if Is(REQUEST, kvm::ENABLE_CAP)),
+    call!(SYS_ioctl, "a vCPU", if Is(REQUEST, kvm::CREATE_VCPU)),
+    call!(SYS_ioctl, "a vCPU's features", if Is(REQUEST, kvm::SET_CPUID2)),
+    call!(SYS_ioctl, "a vCPU's model-specific registers", if Is(REQUEST, kvm::SET_MSRS)),
+    call!(SYS_ioctl, "a vCPU's registers", if Is(REQUEST, kvm::SET_REGS)),
+    call!(SYS_ioctl, "a vCPU's special registers", if Is(REQUEST, kvm::SET_SREGS)),
+    call!(SYS_ioctl, "a disk's notifications", if Is(REQUEST, kvm::IOEVENTFD)),
+];

@@ -1,0 +1,149 @@
+//! Which system calls each kind of thread may make. The build script compiles these tables (build/programs.rs), so the program
+//! itself carries only the result.
+
+/// What every thread needs: memory, locks, and to end.
+mod common;
+/// The console's writer, and the writer of Coracle's own lines.
+mod console;
+/// A disk's I/O threads.
+mod disk;
+/// KVM's requests to ioctl(2).
+mod kvm;
+/// The main thread once the guest runs, and the threads beside it.
+mod main;
+/// The process before the guest runs: everything that any thread needs.
+mod start;
+/// The thread that reads the use of memory for `--timings`.
+mod timings;
+/// A vCPU's thread once it runs the guest.
+mod vcpu;
+
+/// One system call that may be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    pub number: u32,
+    /// As in the crate libc: with SYS_ in front.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the tests"))]
+    pub name: &'static str,
+    pub answer: Answer,
+    /// What it is for.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for people, and for the tests"))]
+    pub why: &'static str,
+}
+
+/// What becomes of a call. A call that has several entries is carried out if one of them says so; those that are made most often
+/// come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is carried out.
+    Allow,
+    /// It is carried out if its arguments pass all of these tests.
+    AllowIf(&'static [Test]),
+    /// It fails with ENOSYS, as on a kernel that does not have it.
+    Absent,
+}
+
+/// A test of the argument with this index. Only the lower half is looked at: the kernel itself uses no more of these arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Test {
+    /// It has this value in the bits of the mask, which comes first.
+    Masked(u8, u32, u32),
+    /// It has this value.
+    Is(u8, u32),
+    /// It has another value.
+    IsNot(u8, u32),
+    /// It is this process's number.
+    IsOwnProcess(u8),
+}
+
+/// A kind of thread, and what it may do.
+pub struct Kind {
+    /// The name of its constant in the compiled programs.
+    pub name: &'static str,
+    pub tables: &'static [&'static [Call]],
+}
+
+/// The filter that all threads inherit. It allows what any of the others allows, and what a start needs.
+pub const START: Kind = Kind {
+    name: "START",
+    tables: &[
+        start::CALLS,
+        common::CALLS,
+        main::CALLS,
+        main::BUILDING_AGAIN,
+        vcpu::CALLS,
+        vcpu::STARTING,
+        disk::CALLS,
+        disk::STARTING,
+        disk::WITHOUT_RING,
+        disk::WITH_RING,
+        console::CALLS,
+        timings::CALLS,
+    ],
+};
+
+/// The kinds of threads that narrow what they inherit.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "MAIN",
+        tables: &[main::CALLS, common::CALLS],
+    },
+    Kind {
+        name: "MAIN_WITH_RESTARTS",
+        tables: &[
+            main::CALLS,
+            main::BUILDING_AGAIN,
+            vcpu::CALLS,
+            vcpu::STARTING,
+            common::CALLS,
+        ],
+    },
+    Kind {
+        name: "VCPU",
+        tables: &[vcpu::CALLS, common::CALLS],
+    },
+    Kind {
+        name: "DISK",
+        tables: &[disk::CALLS, disk::WITHOUT_RING, common::CALLS],
+    },
+    Kind {
+        name: "DISK_WITH_RING",
+        tables: &[disk::CALLS, disk::WITH_RING, common::CALLS],
+    },
+    Kind {
+        name: "CONSOLE",
+        tables: &[console::CALLS, common::CALLS],
+    },
+    Kind {
+        name: "TIMINGS",
+        tables: &[timings::CALLS, common::CALLS],
+    },
+];
+
+impl Kind {
+    pub fn calls(&self) -> impl Iterator<Item = &'static Call> {
+        self.tables.iter().copied().flatten()
+    }
+}
+
+/// The entry of a system call, by its constant in libc.
+macro_rules! call {
+    ($name:ident, $why:literal) => {
+        call!($name, $why, super::Answer::Allow)
+    };
+    ($name:ident, $why:literal, if $($test:expr),+) => {
+        call!($name, $why, super::Answer::AllowIf(&[$($test),+]))
+    };
+    ($name:ident, $why:literal, absent) => {
+        call!($name, $why, super::Answer::Absent)
+    };
+    ($name:ident, $why:literal, $answer:expr) => {
+        super::Call {
+            number: libc::$name as u32,
+            name: stringify!($name),
+            answer: $answer,
+            why: $why,
+        }
+    };
+}
+use call;

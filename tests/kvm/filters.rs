@@ -1,0 +1,170 @@
+use std::fs;
+use std::io::{BufRead, BufReader};
+
+use libc::c_long;
+
+use crate::support::owned::{Owned, threads};
+use crate::support::process::{Running, pipe};
+use crate::support::terminal::Terminal;
+use crate::support::{Coracle, need_kvm};
+
+guest!(
+    say_ready,
+    "
+    say \"ready\"
+2:
+    pause
+    jmp 2b
+"
+);
+
+/// A run with every kind of thread, whose guest has started.
+fn start(more: &[&str]) -> (Running, tempfile::TempDir) {
+    need_kvm();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    for disk in ["uring", "sync"] {
+        fs::write(file(disk), vec![0; 1 << 20]).unwrap();
+    }
+    let mut running = Coracle::run(&say_ready().linux64())
+        .args(&[
+            "-v",
+            "--cpus",
+            "2",
+            "--disk",
+            &format!("{},engine=uring", file("uring")),
+        ])
+        .args(&["--disk", &format!("{},engine=sync", file("sync"))])
+        .args(&[&format!("--timings={}", file("timings.json"))])
+        .args(more)
+        .keyboard()
+        .start();
+    running.wait_for("ready");
+    (running, folder)
+}
+
+/// The value of a line in the status of a thread (proc(5)).
+fn status(running: &Running, thread: i32, name: &str) -> u32 {
+    let text = fs::read_to_string(format!("/proc/{}/task/{thread}/status", running.id())).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap().trim().parse().unwrap()
+}
+
+fn end(running: Running) {
+    running.signal(libc::SIGTERM);
+    running.end().with_code(143);
+}
+
+/// Makes a system call in the thread with this name.
+fn call(running: &Running, thread: &str, number: c_long, arguments: &[c_long]) {
+    let threads = threads(running);
+    let (thread, _) = threads.iter().find(|(_, name)| name == thread).unwrap();
+    let mut owned = Owned::take(running, *thread);
+    owned.call(number, arguments).expect_err("it is refused");
+    assert!(owned.has_ended());
+}
+
+#[test]
+fn each_thread_has_narrowed_what_it_inherited() {
+    let (running, _folder) = start(&["--confine", "require"]);
+    let threads = threads(&running);
+    // Main, two vCPUs, four disks' threads, the console, Coracle's own lines, timings.
+    assert!(threads.len() >= 9, "{threads:?}");
+    for (thread, name) in threads {
+        assert_eq!(status(&running, thread, "Seccomp"), 2, "{name}");
+        let filters = status(&running, thread, "Seccomp_filters");
+        assert!(filters >= 2, "{filters} in {name}");
+    }
+    end(running);
+}
+
+#[test]
+fn without_confinement_there_is_no_filter() {
+    let (running, _folder) = start(&["--confine", "off"]);
+    for (thread, name) in threads(&running) {
+        assert_eq!(status(&running, thread, "Seccomp"), 0, "{name}");
+    }
+    end(running);
+}
+
+#[test]
+fn a_refused_call_ends_the_run_and_is_told_with_its_thread() {
+    for (thread, words) in [
+        ("vcpu-1", "a vCPU's thread"),
+        ("disk-uring", "a disk's thread"),
+        ("disk-sync", "a disk's thread"),
+        ("console", "a thread that writes output"),
+        ("stderr", "a thread that writes output"),
+        ("coracle", "the main thread"),
+    ] {
+        let (running, _folder) = start(&[]);
+        call(
+            &running,
+            thread,
+            libc::SYS_socket,
+            &[libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0],
+        );
+        running
+            .end()
+            .with_code(114)
+            .saying(&[&format!("{words} made system call 41 (socket)"), "report"]);
+    }
+}
+
+#[test]
+fn a_refused_call_leaves_the_terminal_as_it_was() {
+    need_kvm();
+    let terminal = Terminal::open(24, 80);
+    let before = terminal.modes();
+    let running = Coracle::run(&say_ready().linux64())
+        .on_terminal(&terminal)
+        .start();
+    while !terminal.modes().is_raw() || !threads(&running).iter().any(|(_, name)| name == "vcpu-0") {
+        std::thread::yield_now();
+    }
+    // The thread narrows its filter after it has got its name.
+    let (vcpu, _) = *threads(&running)
+        .iter()
+        .find(|(_, name)| name == "vcpu-0")
+        .unwrap();
+    while status(&running, vcpu, "Seccomp_filters") < 2 {
+        std::thread::yield_now();
+    }
+    call(&running, "vcpu-0", libc::SYS_getuid, &[]);
+    running.end_unread().with_code(114);
+    assert_eq!(terminal.modes(), before);
+}
+
+guest!(
+    break_a_device,
+    "
+    negotiate_disk
+    # A queue whose descriptors are nowhere.
+    mov dword ptr [rbx + 0x30], 0
+    mov dword ptr [rbx + 0x38], 8
+    mov dword ptr [rbx + 0x84], 0x7fffffff
+    mov dword ptr [rbx + 0x44], 1
+    driver_ok
+2:
+    pause
+    jmp 2b
+"
+);
+
+/// The first line on stderr is that of a vCPU's thread, which may start no thread for it.
+#[test]
+fn a_line_of_a_thread_that_starts_none_is_shown_while_the_guest_runs() {
+    need_kvm();
+    let (reader, writer) = pipe();
+    let running = Coracle::run(&break_a_device().linux64())
+        .keyboard()
+        .stderr(writer)
+        .start();
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line).unwrap();
+    assert!(line.contains("the driver must reset it"), "{line}");
+    running.signal(libc::SIGTERM);
+    running.end().with_code(143);
+}
