@@ -47,7 +47,7 @@ fn limited(options: &str, cpus: &str) -> Ended {
     Coracle::run(&kernel())
         .args(&["--memory", "32M", "--cpus", cpus])
         .args(&["--disk", &disk].repeat(16))
-        .as_user_of_its_own()
+        .with_user_of_its_own()
         .through(&["sh", "-c", &limited, "sh"])
         .end()
 }
@@ -94,7 +94,7 @@ fn the_soft_limit_of_open_files_is_raised_to_the_hard_one() {
     let disk = format!("{},ro", disk.path().display());
     let ended = Coracle::run(&kernel())
         .args(&["--disk", &disk].repeat(16))
-        .as_user_of_its_own()
+        .with_user_of_its_own()
         .through(&["sh", "-c", "ulimit -S -n 16; exec \"$@\"", "sh"])
         .end()
         .with_code(0)

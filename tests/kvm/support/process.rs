@@ -194,7 +194,7 @@ impl Coracle {
 
     /// Started by root, it becomes a user of its own once the files are open. What the host counts for a user, such as
     /// threads and the memory of rings, is then not that of other runs.
-    pub fn as_user_of_its_own(self) -> Self {
+    pub fn with_user_of_its_own(self) -> Self {
         /// In nobody's range of users.
         static NEXT: AtomicU32 = AtomicU32::new(0x7fff_1234);
         // SAFETY: the call has no preconditions.
@@ -218,7 +218,7 @@ impl Coracle {
                     _ => Err(std::io::Error::last_os_error()),
                 });
         }
-        self.as_user_of_its_own()
+        self.with_user_of_its_own()
     }
 
     /// As root without root's capabilities.
