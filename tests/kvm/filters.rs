@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 
 use libc::c_long;
 
@@ -162,6 +163,19 @@ fn a_line_of_a_thread_that_starts_none_is_shown_while_the_guest_runs() {
         .keyboard()
         .stderr(writer)
         .start();
+    // Far more than it takes.
+    const PATIENCE: i32 = 60_000;
+    let mut poll = libc::pollfd {
+        fd: reader.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, as it says.
+    assert_eq!(
+        unsafe { libc::poll(&mut poll, 1, PATIENCE) },
+        1,
+        "there is no line"
+    );
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line).unwrap();
     assert!(line.contains("the driver must reset it"), "{line}");
