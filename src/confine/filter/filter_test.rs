@@ -312,6 +312,19 @@ fn calls_with_other_arguments_kill() {
             (libc::SYS_mprotect, [0, 4096, executable, any, any, any]),
             // Signals for another process.
             (libc::SYS_tgkill, [1, 1, 0, any, any, any]),
+            // A limit of another process; a filter for all threads.
+            (libc::SYS_prlimit64, [1, libc::RLIMIT_CPU.into(), 0, 0, any, any]),
+            (
+                libc::SYS_seccomp,
+                [
+                    libc::SECCOMP_SET_MODE_FILTER.into(),
+                    libc::SECCOMP_FILTER_FLAG_TSYNC,
+                    0,
+                    any,
+                    any,
+                    any,
+                ],
+            ),
             // A handler for SIGSYS, a process, a namespace.
             (libc::SYS_rt_sigaction, [libc::SIGSYS as u64, 0, 0, 8, any, any]),
             (libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]),

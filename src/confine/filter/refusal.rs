@@ -1,9 +1,9 @@
 //! How a refused system call ends the process: the kernel sends the thread SIGSYS, whose handler restores the terminal, says
 //! which call was refused, and exits.
 //!
-//! Code that has taken a thread over cannot keep the process alive by undoing this. No filter allows another handler for
-//! SIGSYS, and where a thread blocks the signal, the kernel ends the process itself. It can change the memory that the handler
-//! uses; the refused call has not been carried out all the same.
+//! No filter allows another handler for SIGSYS, and where a thread blocks the signal, the kernel ends the process itself. Code
+//! that has taken a thread over can change the memory that the handler uses, and so perhaps keep the process alive; the refused
+//! call has not been carried out all the same.
 
 use std::fmt::{self, Write};
 use std::{io, str};

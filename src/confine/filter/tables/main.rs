@@ -47,7 +47,11 @@ pub const CALLS: &[Call] = &[
         "no new privileges, once more, before a thread narrows its filter",
         if Is(0, libc::PR_SET_NO_NEW_PRIVS as u32)
     ),
-    call!(SYS_seccomp, "a thread narrows its filter", if Is(0, libc::SECCOMP_SET_MODE_FILTER)),
+    call!(
+        SYS_seccomp,
+        "a thread narrows its own filter",
+        if Is(0, libc::SECCOMP_SET_MODE_FILTER), Is(1, 0)
+    ),
     call!(SYS_fcntl, "a descriptor of stderr for its thread", if Is(1, libc::F_DUPFD_CLOEXEC as u32)),
     // The end of the machine.
     call!(SYS_close, "files and devices"),
@@ -68,7 +72,8 @@ pub const CALLS: &[Call] = &[
     call!(SYS_fallocate, "a qcow2 image that is closed"),
     call!(
         SYS_prlimit64,
-        "which limit of the process kept a thread from being made?"
+        "which limit kept a thread from being made? Of this process only: another one of the same user could be ended by it",
+        if Is(0, 0)
     ),
     call!(SYS_getrandom, "the standard library's hash tables"),
 ];
