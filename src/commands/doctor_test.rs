@@ -250,7 +250,7 @@ fn a_run_without_kvm_gets_the_advice_of_the_report() {
 fn confinement_is_a_warning_where_a_layer_is_missing_and_says_why() {
     let layer = |name, state| Layer { name, state };
     let enforced = layer("files", State::Enforced("no file can be opened"));
-    assert_eq!(confinement(&[enforced.clone()]).status, Status::Ok);
+    assert_eq!(confinement(std::slice::from_ref(&enforced)).status, Status::Ok);
     let missing = layer("TCP", State::Missing("this needs Linux 6.7 or later".into()));
     let check = confinement(&[enforced, missing]);
     assert_eq!(check.status, Status::Warning);
