@@ -1,5 +1,5 @@
 //! Which system calls the threads may make (seccomp(2)). The main thread restricts itself once all files are open, and every
-//! thread inherits that. When a thread has all that its work needs, it narrows its own filter with [`narrow`].
+//! thread inherits that. When a thread has all that its work needs, it narrows its own filter with `narrow`.
 //!
 //! A call that a filter refuses is not carried out; it ends the process (`refusal.rs`).
 
