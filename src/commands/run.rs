@@ -108,7 +108,7 @@ pub struct Args {
 
     /// How far Coracle's own process is confined before the guest runs [default: auto]
     ///
-    /// A confined process can open no file and make no TCP connection, has none
+    /// A confined process can open no file and make no connection, has none
     /// of root's capabilities, and leaves no core dump: a guest that breaks out
     /// of its machine finds little to use.
     ///

@@ -89,3 +89,22 @@ fn a_layer_says_what_it_prevents_or_why_it_does_not() {
         "files       NOT ENFORCED: too old"
     );
 }
+
+#[test]
+fn the_filters_hold_what_an_old_landlock_does_not_know_but_not_files() {
+    let layer = |name, is_enforced| Layer {
+        name,
+        state: match is_enforced {
+            true => State::Enforced("it"),
+            false => State::Missing("too old".into()),
+        },
+    };
+    let missing_with = |calls| -> Vec<&str> {
+        let layers = ["files", "truncation", "TCP", "processes", "namespaces"].map(|name| layer(name, false));
+        let layers = with_calls(layers.into(), calls);
+        let missing = layers.iter().filter(|layer| layer.missing().is_some());
+        missing.map(|layer| layer.name).collect()
+    };
+    assert_eq!(missing_with(layer("calls", true)), ["files", "namespaces"]);
+    assert_eq!(missing_with(layer("calls", false)).len(), 6);
+}

@@ -60,8 +60,7 @@ pub fn enter(end: filter::End) -> Vec<Layer> {
     let mut layers = vec![namespaces::enter(), privileges::forbid_dumps()];
     layers.extend(restrict_thread());
     // The last one, because it refuses what the others need.
-    layers.push(filter::restrict_process(end));
-    layers
+    with_calls(layers, filter::restrict_process(end))
 }
 
 /// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and
@@ -69,11 +68,7 @@ pub fn enter(end: filter::End) -> Vec<Layer> {
 pub fn outlook() -> Vec<Layer> {
     // The second layer is of the whole process and cannot be taken back, so it is not tried. Linux refuses it to nobody.
     let mut layers = vec![namespaces::outlook(), privileges::no_dumps()];
-    let tried = thread::spawn(|| {
-        let mut layers = restrict_thread();
-        layers.push(filter::restrict());
-        layers
-    });
+    let tried = thread::spawn(|| with_calls(restrict_thread(), filter::restrict()));
     layers.extend(tried.join().unwrap_or_default());
     layers
 }
@@ -82,6 +77,22 @@ pub fn outlook() -> Vec<Layer> {
 fn restrict_thread() -> Vec<Layer> {
     let mut layers = vec![privileges::drop_all()];
     layers.extend(landlock::restrict());
+    layers
+}
+
+/// Adds the layer of the filters, which holds some others by itself where this host's Landlock does not know them.
+fn with_calls(mut layers: Vec<Layer>, calls: Layer) -> Vec<Layer> {
+    const HELD: [&str; 3] = ["truncation", "TCP", "processes"];
+    if calls.missing().is_none() {
+        let held = layers
+            .iter_mut()
+            .filter(|layer| HELD.contains(&layer.name) && layer.missing().is_some());
+        held.for_each(|layer| {
+            layer.state =
+                State::Enforced("by the filters of system calls: this host's Landlock does not know it");
+        });
+    }
+    layers.push(calls);
     layers
 }
 

@@ -351,7 +351,7 @@ fn no_ring_opens_a_file() {
     const PARAMETERS: usize = 120;
     const OFFSET_OF_SQES: c_long = 0x1000_0000;
     const OPENAT: u8 = 18;
-    is_refused(|owned, _| {
+    is_refused(|owned, run| {
         let parameters = owned.put(&[0; PARAMETERS], 0);
         let ring = owned.call(libc::SYS_io_uring_setup, &[1, parameters])?;
         let field = |owned: &Owned, offset| owned.read_u32(parameters + offset) as c_long;
@@ -366,7 +366,7 @@ fn no_ring_opens_a_file() {
         // The queue and the completions are in one mapping (IORING_FEAT_SINGLE_MMAP).
         let (queue, entries) = (map(owned, 0)?, map(owned, OFFSET_OF_SQES)?);
         // opcode, flags, priority, descriptor, offset, address, length (the mode), flags of openat(2): O_RDONLY
-        let path = owned.text("/etc/shadow", 1);
+        let path = owned.text(&run.path("read-only"), 1);
         let entry = [
             &[OPENAT, 0, 0, 0][..],
             &libc::AT_FDCWD.to_le_bytes(),

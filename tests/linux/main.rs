@@ -14,6 +14,7 @@ mod terminal;
 mod torture;
 
 mod trials {
+    pub mod confinement;
     pub mod console;
     pub mod cpus;
     pub mod disks;
@@ -103,6 +104,7 @@ fn trials() -> Vec<Trial> {
         trials::hardware::trials(),
         trials::failures::trials(),
         trials::ends::trials(),
+        trials::confinement::trials(),
         trials::guest::trials(),
     ]
     .into_iter()

@@ -153,7 +153,7 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
         need(&["e2fsprogs", "dmsetup"])?;
     }
-    if wanted("hardware") {
+    if wanted("hardware") || wanted("confinement") {
         make_kvm_tests()?;
     }
     if wanted("kernels") || wanted("load") {

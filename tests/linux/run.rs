@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{PipeWriter, Write, pipe};
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ pub struct Coracle {
     program: OsString,
     arguments: Vec<OsString>,
     patience: Duration,
+    user: Option<u32>,
     input: Input,
     stdout: Option<OwnedFd>,
 }
@@ -51,6 +53,7 @@ impl Coracle {
             program: program.into(),
             arguments: Vec::new(),
             patience: patience(),
+            user: None,
             input: Input::None,
             stdout: None,
         }
@@ -89,6 +92,12 @@ impl Coracle {
         self
     }
 
+    /// Started by this user, who is in the group of the same number and in no other.
+    pub fn as_user(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     pub fn patience(mut self, seconds: u64) -> Self {
         self.patience = Duration::from_secs(seconds);
         self
@@ -97,6 +106,9 @@ impl Coracle {
     pub fn start(self) -> Run {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stderr(Stdio::piped());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         let mut typing = None;
         let mut terminal = None;
         let mut stdout = None;
