@@ -7,7 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::escape::{Command, Escape};
 use super::identity::Identities;
-use super::stream::Keyboard;
+use super::keyboard::Keyboard;
 use super::terminal::Terminal;
 
 /// Bytes a read takes at once.

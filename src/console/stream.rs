@@ -10,8 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, mem, thread};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
+use super::keyboard::{Keyboard, Keyboards};
 use crate::devices::serial::SerialPort;
 use crate::devices::sink::Sink;
 
@@ -65,12 +64,6 @@ pub struct Waker {
     number: u64,
 }
 
-/// Types for the guest. Dropping it detaches it.
-pub struct Keyboard {
-    stream: Arc<Stream>,
-    takes_input: Arc<EventFd>,
-}
-
 #[derive(Default)]
 struct Stream {
     state: Mutex<State>,
@@ -80,7 +73,7 @@ struct Stream {
     drained: Condvar,
     /// Whether vCPUs have to wait. It changes only while `state` is locked, and is looked at before that.
     is_full: AtomicBool,
-    typing: Mutex<Typing>,
+    keyboards: Arc<Keyboards>,
 }
 
 #[derive(Default)]
@@ -115,14 +108,6 @@ struct Place {
     is_woken: bool,
 }
 
-#[derive(Default)]
-struct Typing {
-    port: Option<Arc<SerialPort>>,
-    keyboards: Vec<Arc<EventFd>>,
-    /// Somebody typed while no port was connected.
-    is_awaited: bool,
-}
-
 impl Console {
     /// Where the guest's serial port puts its bytes.
     pub fn sink(&self) -> Arc<dyn Sink> {
@@ -150,26 +135,17 @@ impl Console {
 
     /// Attaches a keyboard.
     pub fn keyboard(&self) -> io::Result<Keyboard> {
-        let takes_input = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        self.0.typing().keyboards.push(takes_input.clone());
-        Ok(Keyboard {
-            stream: self.0.clone(),
-            takes_input,
-        })
+        self.0.keyboards.attach()
     }
 
     /// What is typed goes to this port from now on.
     pub fn connect(&self, port: Arc<SerialPort>) {
-        let mut typing = self.0.typing();
-        typing.port = Some(port);
-        if mem::take(&mut typing.is_awaited) {
-            typing.tell_keyboards();
-        }
+        self.0.keyboards.connect(port);
     }
 
     /// The guest has ended: nothing of what is typed is taken until the next port is connected.
     pub fn disconnect(&self) {
-        self.0.typing().port = None;
+        self.0.keyboards.disconnect();
     }
 
     /// The next boot begins. The vCPUs of the boot before have been released and have stopped.
@@ -204,10 +180,6 @@ impl Stream {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn typing(&self) -> MutexGuard<'_, Typing> {
-        self.typing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// To be called when a reader has moved, come or gone, or the waits for room were ended or allowed.
     fn settle(&self, state: &mut State) {
         let waited_for = state
@@ -238,15 +210,6 @@ impl State {
     /// Remembers that a reader wants to be woken when the guest has printed this many bytes.
     fn wake_at(&mut self, end: u64) {
         self.wake_at = Some(self.wake_at.map_or(end, |other| other.min(end)));
-    }
-}
-
-impl Typing {
-    fn tell_keyboards(&self) {
-        for takes_input in &self.keyboards {
-            // An eventfd's write fails only when it is readable already.
-            let _ = takes_input.write(1);
-        }
     }
 }
 
@@ -339,41 +302,6 @@ impl Waker {
     }
 }
 
-impl Keyboard {
-    /// Hands what is typed to the guest, and returns how many bytes it took; [`Keyboard::takes_input`] tells when to offer the
-    /// rest.
-    pub fn type_in(&self, bytes: &[u8]) -> usize {
-        self.port().map_or(0, |port| port.receive(bytes))
-    }
-
-    /// How many bytes the guest would take now. If none, [`Keyboard::takes_input`] tells when that changes.
-    pub fn room(&self) -> usize {
-        self.port().map_or(0, |port| port.room_for_input())
-    }
-
-    /// Becomes readable when the guest takes input that it refused. It may also become so for another keyboard.
-    pub fn takes_input(&self) -> &EventFd {
-        &self.takes_input
-    }
-
-    fn port(&self) -> Option<Arc<SerialPort>> {
-        let mut typing = self.stream.typing();
-        // Not held while the port is locked, which tells keyboards of room while it is.
-        let port = typing.port.clone();
-        typing.is_awaited |= port.is_none();
-        port
-    }
-}
-
-impl Drop for Keyboard {
-    fn drop(&mut self) {
-        let mut typing = self.stream.typing();
-        typing
-            .keyboards
-            .retain(|other| !Arc::ptr_eq(other, &self.takes_input));
-    }
-}
-
 impl Sink for Stream {
     fn wait_for_room(&self) {
         if !self.is_full.load(Ordering::Relaxed) {
@@ -429,7 +357,7 @@ impl Sink for Stream {
     }
 
     fn takes_input(&self) {
-        self.typing().tell_keyboards();
+        self.keyboards.tell();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Makes a machine of a [`Config`], runs it, and reports its [`Outcome`].
+//! Makes a machine of a [`Config`] and starts it: then it is a [`Running`], which ends with an [`Outcome`].
 
 mod address_width;
 mod blueprint;
@@ -12,20 +12,19 @@ mod memory;
 mod open_files;
 mod orders;
 mod outcome;
+mod running;
 mod vcpu;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
-use std::thread;
-use std::{io, mem};
-
-use vmm_sys_util::eventfd::EventFd;
+use std::sync::{Arc, mpsc};
+use std::{io, thread};
 
 pub use dry_run::DryRun;
 pub use limits::{LimitReached, share_heap};
 use memory::Memory;
 pub use open_files::OpenFiles;
 pub use outcome::Outcome;
+pub use running::Running;
 
 use crate::boot::{self, Kernel, Protocol};
 use crate::built_in;
@@ -247,107 +246,14 @@ impl Machine {
                 .collect()
         };
         self.timeline.guest_starts(self.memory.guest(), statistics);
-        let running = Running {
-            threads: Mutex::default(),
-            outcome: OnceLock::new(),
-            board: self.board,
-            serial: self.serial,
-            transports: self.transports,
-            is_paused: Mutex::new(false),
-            _vm: self.vm,
-            _memory: self.memory,
-        };
-        for (index, vcpu) in self.vcpus.into_iter().enumerate() {
-            let (board, timeline) = (running.board.clone(), self.timeline.clone());
-            let thread = vcpu::Thread::start(index, vcpu, board, timeline)?;
-            let mut threads = running.threads.lock().unwrap_or_else(PoisonError::into_inner);
-            threads.push(thread);
-        }
-        Ok(running)
-    }
-}
-
-/// A machine whose vCPUs run. Any thread can pause, resume and end it and wait for its end. Dropping it ends it.
-pub struct Running {
-    threads: Mutex<Vec<vcpu::Thread>>,
-    /// Why the run ended, once nothing works for the guest any more.
-    outcome: OnceLock<Arc<Outcome>>,
-    board: Arc<vcpu::Board>,
-    serial: Arc<SerialPort>,
-    transports: Vec<Arc<MmioTransport>>,
-    /// Whether the devices rest. Whoever pauses or resumes the machine holds this until that is done, so that no thread
-    /// resumes devices that another one is still pausing.
-    is_paused: Mutex<bool>,
-    _vm: Vm,
-    _memory: Memory,
-}
-
-impl Running {
-    /// Becomes readable when the run ends.
-    pub fn ended(&self) -> &EventFd {
-        self.board.orders.ended()
-    }
-
-    /// The guest's console.
-    pub fn serial(&self) -> &Arc<SerialPort> {
-        &self.serial
-    }
-
-    /// Ends the run, unless it ended before.
-    pub fn end(&self, outcome: Outcome) {
-        self.board.orders.stop(outcome);
-    }
-
-    /// Stops the guest for a while, and waits until no vCPU and no device works for it. Returns whether that is so: a run
-    /// that ends does not pause any more. A machine that is paused already stays as it is, and one call of
-    /// [`Running::resume`] lets it go on. Any thread may call this, but no thread of the machine's own.
-    pub fn pause(&self) -> bool {
-        let mut is_paused = self.lock_pause();
-        // A vCPU that waits for a slow reader of the output would make this wait as well.
-        self.serial.release();
-        if !self.board.orders.pause() {
-            return false;
-        }
-        self.serial.hold();
-        if !mem::replace(&mut *is_paused, true) {
-            self.transports.iter().for_each(|transport| transport.pause());
-        }
-        true
-    }
-
-    /// Lets a guest that was paused go on.
-    pub fn resume(&self) {
-        let mut is_paused = self.lock_pause();
-        if mem::take(&mut *is_paused) {
-            self.transports.iter().for_each(|transport| transport.resume());
-            self.board.orders.resume();
-        }
-    }
-
-    fn lock_pause(&self) -> MutexGuard<'_, bool> {
-        self.is_paused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until the run has ended, and returns why: no vCPU and no device works for the guest any more. That can take as
-    /// long as a disk of the host hangs. Any number of threads may call this, but no thread of the machine's own.
-    pub fn wait(&self) -> Arc<Outcome> {
-        let outcome = self.outcome.get_or_init(|| {
-            let outcome = self.board.orders.wait_for_outcome();
-            // A vCPU may wait for a slow reader of the output.
-            self.serial.release();
-            let threads = mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-            threads.into_iter().for_each(vcpu::Thread::join);
-            self.transports.iter().for_each(|transport| transport.stop());
-            Arc::new(outcome.unwrap_or(Outcome::Quit))
-        });
-        outcome.clone()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.end(Outcome::Quit);
-        self.wait();
+        Running::start(
+            self.vcpus,
+            self.board,
+            self.serial,
+            self.transports,
+            (self.vm, self.memory),
+            &self.timeline,
+        )
     }
 }
 

@@ -1,0 +1,126 @@
+//! A machine that runs, as whoever holds it sees it.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::memory::Memory;
+use super::{Error, Outcome, vcpu};
+use crate::devices::serial::SerialPort;
+use crate::kvm::{Vcpu, Vm};
+use crate::timeline::Timeline;
+use crate::virtio::mmio::MmioTransport;
+
+/// A machine whose vCPUs run. Any thread can pause, resume and end it and wait for its end. Dropping it ends it.
+pub struct Running {
+    threads: Mutex<Vec<vcpu::Thread>>,
+    /// Why the run ended, once nothing works for the guest any more.
+    outcome: OnceLock<Arc<Outcome>>,
+    board: Arc<vcpu::Board>,
+    serial: Arc<SerialPort>,
+    transports: Vec<Arc<MmioTransport>>,
+    /// Whether the devices rest. Whoever pauses or resumes the machine holds this until that is done, so that no thread
+    /// resumes devices that another one is still pausing.
+    is_paused: Mutex<bool>,
+    /// The memory is the last to be dropped, after everything that uses it.
+    _owned: (Vm, Memory),
+}
+
+impl Running {
+    /// Starts a thread for each of `vcpus`. If one cannot be started, the others are stopped.
+    pub(super) fn start(
+        vcpus: Vec<Vcpu>,
+        board: Arc<vcpu::Board>,
+        serial: Arc<SerialPort>,
+        transports: Vec<Arc<MmioTransport>>,
+        owned: (Vm, Memory),
+        timeline: &Timeline,
+    ) -> Result<Self, Error> {
+        let running = Self {
+            threads: Mutex::default(),
+            outcome: OnceLock::new(),
+            board,
+            serial,
+            transports,
+            is_paused: Mutex::new(false),
+            _owned: owned,
+        };
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            let thread = vcpu::Thread::start(index, vcpu, running.board.clone(), timeline.clone())?;
+            running.lock_threads().push(thread);
+        }
+        Ok(running)
+    }
+
+    /// Becomes readable when the run ends.
+    pub fn ended(&self) -> &EventFd {
+        self.board.orders.ended()
+    }
+
+    /// The guest's console.
+    pub fn serial(&self) -> &Arc<SerialPort> {
+        &self.serial
+    }
+
+    /// Ends the run, unless it ended before.
+    pub fn end(&self, outcome: Outcome) {
+        self.board.orders.stop(outcome);
+    }
+
+    /// Stops the guest for a while, and waits until no vCPU and no device works for it. Returns whether that is so: a run
+    /// that ends does not pause any more. A machine that is paused already stays as it is, and one call of
+    /// [`Running::resume`] lets it go on. Any thread may call this, but no thread of the machine's own.
+    pub fn pause(&self) -> bool {
+        let mut is_paused = self.lock_pause();
+        // A vCPU that waits for a slow reader of the output would make this wait as well.
+        self.serial.release();
+        if !self.board.orders.pause() {
+            return false;
+        }
+        self.serial.hold();
+        if !mem::replace(&mut *is_paused, true) {
+            self.transports.iter().for_each(|transport| transport.pause());
+        }
+        true
+    }
+
+    /// Lets a guest that was paused go on.
+    pub fn resume(&self) {
+        let mut is_paused = self.lock_pause();
+        if mem::take(&mut *is_paused) {
+            self.transports.iter().for_each(|transport| transport.resume());
+            self.board.orders.resume();
+        }
+    }
+
+    fn lock_pause(&self) -> MutexGuard<'_, bool> {
+        self.is_paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_threads(&self) -> MutexGuard<'_, Vec<vcpu::Thread>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the run has ended, and returns why: no vCPU and no device works for the guest any more. That can take as
+    /// long as a disk of the host hangs. Any number of threads may call this, but no thread of the machine's own.
+    pub fn wait(&self) -> Arc<Outcome> {
+        let outcome = self.outcome.get_or_init(|| {
+            let outcome = self.board.orders.wait_for_outcome();
+            // A vCPU may wait for a slow reader of the output.
+            self.serial.release();
+            let threads = mem::take(&mut *self.lock_threads());
+            threads.into_iter().for_each(vcpu::Thread::join);
+            self.transports.iter().for_each(|transport| transport.stop());
+            Arc::new(outcome.unwrap_or(Outcome::Quit))
+        });
+        outcome.clone()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(Outcome::Quit);
+        self.wait();
+    }
+}
