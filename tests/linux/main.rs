@@ -25,6 +25,7 @@ mod trials {
     pub mod kernels;
     pub mod load;
     pub mod memory;
+    pub mod pauses;
     pub mod processors;
     pub mod race;
     pub mod terminals;
@@ -94,6 +95,7 @@ fn trials() -> Vec<Trial> {
         trials::kernels::trials(),
         trials::load::trials(),
         trials::memory::trials(),
+        trials::pauses::trials(),
         trials::cpus::trials(),
         trials::processors::trials(),
         trials::race::trials(),
