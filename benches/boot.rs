@@ -5,6 +5,8 @@
 //! `-- --save` writes that file anew, which belongs in the commit that changed the figures. With the variable
 //! CORACLE_NESTED it is `amd` or `intel` only.
 //!
+//! Beside it stands how long a pause of a running machine takes.
+//!
 //! A nested machine's clock counts instructions, a virtual nanosecond each, so the figures repeat and do not depend on the
 //! host. Neither clock shows what a VM exit costs a real processor, so exits are counted beside it.
 
@@ -16,8 +18,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use coracle::config::{Config, Disk};
+use coracle::console::{Console, Pace};
+use coracle::machine::{Machine, OpenFiles, Outcome};
+use coracle::timeline::Timeline;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -37,8 +43,17 @@ const ONLY: &str = "CORACLE_NESTED";
 const INITRD: &str = "/guest-images/out/initrd";
 const BUNDLE: &str = "/run/bundle";
 const TIMINGS: &str = "/run/timings.json";
+const DISK: &str = "/run/disk";
 /// Measured starts of each. The clock repeats, so the median of a few is enough.
 const RUNS: usize = 3;
+
+/// What a guest prints once it does what it is to do while it is paused.
+const WORKING: &str = "working";
+const IDLE: &str = "echo working; sleep 1000";
+const BUSY: &str = "for vcpu in 1 2 3 4; do while :; do :; done & done; echo working; wait";
+const PAUSES: usize = 20;
+/// No multiple of a tick, so that the pauses come at different moments of it.
+const BETWEEN_PAUSES: Duration = Duration::from_micros(1_700);
 
 /// What one machine measured of a line of the budget.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -227,6 +242,14 @@ fn measure() -> Result<Vec<Measured>, Box<dyn Error>> {
     let timed = start(coracle(&[&format!("--timings={TIMINGS}")]))?;
     rows.extend(phases(timed, &serde_json::from_slice(&fs::read(TIMINGS)?)?)?);
     rows.push(total("coracle, 2 vCPUs", median(|_| coracle(&["--cpus", "2"]))?));
+    rows.push(total(
+        "pause of 4 vCPUs that wait, the longest",
+        longest_pause(IDLE)?,
+    ));
+    rows.push(total(
+        "pause of 4 vCPUs that work, the longest",
+        longest_pause(BUSY)?,
+    ));
     // Debian's kernel, a bzImage packed with LZ4, with the same init: shows what its additional features cost.
     let stock = || coracle(&["--kernel", "/stock/vmlinuz", "--initrd", INITRD]);
     rows.push(total(
@@ -234,6 +257,43 @@ fn measure() -> Result<Vec<Measured>, Box<dyn Error>> {
         start(stock())?,
     ));
     Ok(rows)
+}
+
+/// Pauses and resumes a guest with 4 vCPUs and a disk, whose init runs `script`, and returns the longest time from the order
+/// to pause until every vCPU and device stood still.
+fn longest_pause(script: &str) -> Result<f64, Box<dyn Error>> {
+    fs::write(DISK, [0; 1 << 20])?;
+    let config = Config {
+        cpus: 4,
+        cmdline: format!("-- sh -c \"{script}\""),
+        disks: vec![Disk::new(DISK.into())],
+        ..Config::default()
+    };
+    let opened = OpenFiles::open(&config)?;
+    let console = Console::default();
+    let mut reader = console.attach(Pace::GuestWaits);
+    let machine = Machine::build(&config, &opened, "", console.sink(), &Timeline::off())?;
+    let running = machine.start()?;
+    let (mut output, mut bytes) = (Vec::new(), Vec::new());
+    while !String::from_utf8_lossy(&output).contains(WORKING) {
+        if let coracle::console::Read::Ended = reader.read(&mut bytes) {
+            return Err("the guest ended".into());
+        }
+        output.append(&mut bytes);
+    }
+    let mut longest = Duration::ZERO;
+    for _ in 0..PAUSES {
+        thread::sleep(BETWEEN_PAUSES);
+        let ordered = Instant::now();
+        if !running.pause() {
+            return Err("the guest ended".into());
+        }
+        longest = longest.max(ordered.elapsed());
+        running.resume();
+    }
+    running.end(Outcome::Quit);
+    running.wait();
+    Ok(longest.as_secs_f64() * 1e3)
 }
 
 /// The report of a run with `--timings`, summed up into the parts of a boot.
