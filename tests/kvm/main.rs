@@ -9,6 +9,8 @@ mod support;
 mod command_line;
 /// What code could do that has taken the running process over.
 mod confine;
+/// How far a run is confined, and what is told of it.
+mod confinement;
 /// The console, for code that has no terminal.
 mod consoles;
 /// Processors: how they start and what they are told of each other.
