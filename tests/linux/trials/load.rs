@@ -61,7 +61,7 @@ fn load(options: &str) {
             "--cmdline",
             &format!("quiet coracle.script=fio-guest loops={loops}"),
         ])
-        .patience(1500)
+        .patience(4000)
         .start();
     let mut stopped = 0;
     for number in 0..LOADS {
