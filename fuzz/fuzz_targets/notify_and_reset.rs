@@ -1,17 +1,18 @@
 //! Notifications that come without end while the driver resets the device and starts it anew, as from another processor of
-//! the guest, and while the machine is paused: nothing hangs, and after the last reset the device works.
+//! the guest, and while the machine is paused and the device made anew from its state: nothing hangs, and after the last reset
+//! the device works.
 #![no_main]
 
 mod hostile_driver;
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::thread;
 
 use coracle::bus::BusDevice;
 use coracle::config::{Disk, Engine};
 use coracle::virtio::VirtioDevice;
-use coracle::virtio::block::Block;
+use coracle::virtio::block::{Backend, Block};
 use coracle::virtio::entropy::Entropy;
 use coracle_fuzz::MemoryFile;
 use hostile_driver::{DISK_SECTORS, Driver, Step};
@@ -38,11 +39,12 @@ enum Device {
     Entropy,
 }
 
-fn device(input: &Input) -> Box<dyn VirtioDevice> {
+/// The open disk, if the device is one.
+fn backend(input: &Input) -> Option<Arc<Backend>> {
     let engine = match input.device {
         Device::Sync => Engine::Sync,
         Device::Uring => Engine::Uring,
-        Device::Entropy => return Box::new(Entropy::default()),
+        Device::Entropy => return None,
     };
     FILE.replace(&[0x55; DISK_SECTORS as usize * 512]);
     let options = Disk {
@@ -50,16 +52,28 @@ fn device(input: &Input) -> Box<dyn VirtioDevice> {
         queues: Some(u16::from(input.queues % 4) + 1),
         ..Disk::new(FILE.path())
     };
-    Box::new(Block::open(&options, 1).expect("the image is whole"))
+    Some(Arc::new(Backend::open(&options, 1).expect("the image is whole")))
+}
+
+fn device(backend: &Option<Arc<Backend>>) -> Box<dyn VirtioDevice> {
+    match backend {
+        Some(backend) => Box::new(Block::new(backend.clone())),
+        None => Box::new(Entropy::default()),
+    }
 }
 
 fuzz_target!(|input: Input| {
-    let driver = Driver::new(device(&input)).without_waiting();
+    let backend = backend(&input);
+    let driver = Driver::new(device(&backend)).without_waiting();
     driver.start_in_order(input.features);
-    let (transport, done) = (driver.transport(), AtomicBool::new(false));
+    // What a driver does, on any vCPU, it does with the lock for readers: no vCPU runs while a device is made anew.
+    let (driver, done) = (RwLock::new(driver), AtomicBool::new(false));
+    let read = || driver.read().unwrap_or_else(PoisonError::into_inner);
     thread::scope(|scope| {
         let notifying = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
+                let driver = read();
+                let transport = driver.transport();
                 // Both ways in which a notification comes: by the register, and by KVM's ioeventfd.
                 for (queue, notifier) in (0u32..).zip(transport.queue_notifiers()) {
                     transport.write(VIRTIO_MMIO_QUEUE_NOTIFY.into(), &queue.to_le_bytes());
@@ -68,17 +82,23 @@ fuzz_target!(|input: Input| {
             }
         });
         for step in input.steps.iter().flatten() {
-            driver.take(step);
+            read().take(step);
             // As when somebody pauses the machine while a request is under way.
-            transport.pause();
-            transport.resume();
-            driver.take(&Step::Reset);
-            driver.start_in_order(input.features);
+            read().transport().pause();
+            read().transport().resume();
+            read().transport().pause();
+            driver
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .resume_anew(device(&backend));
+            read().take(&Step::Reset);
+            read().start_in_order(input.features);
         }
         done.store(true, Ordering::Relaxed);
         // A scope waits for what its threads do and not for their ends, and what a thread has until then looks like a leak.
         notifying.join().expect("the device can be notified");
     });
+    let driver = read();
     driver.read_after_a_reset(512);
     driver.stop();
 });

@@ -3,8 +3,8 @@
 mod kind;
 mod step;
 
-use std::cell::Cell;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ pub struct Driver {
     queue_size: u16,
     queues: u8,
     /// The index of each available ring, as it was last moved.
-    available: [Cell<u16>; MOST_QUEUES as usize],
+    available: [AtomicU16; MOST_QUEUES as usize],
 }
 
 /// The device's answer to a request.
@@ -101,6 +101,18 @@ impl Driver {
             has_thread: false,
             ..self
         }
+    }
+
+    /// Ends a pause with `device`, which takes the place of the one that was paused.
+    pub fn resume_anew(&mut self, device: Box<dyn VirtioDevice>) {
+        let (state, line) = (self.transport.state(), Interrupt::new(|| Ok(())));
+        let anew = MmioTransport::from_state(MEMORY.clone(), line, device, &state);
+        self.transport = anew.expect("the state is of such a device");
+        assert!(
+            self.transport.state() == state,
+            "a device made anew is another one"
+        );
+        self.transport.resume();
     }
 
     pub fn transport(&self) -> &MmioTransport {
@@ -220,7 +232,7 @@ impl Driver {
         self.add_status(VIRTIO_CONFIG_S_FEATURES_OK);
         for queue in 0..self.queues {
             let place = NEXT_QUEUE * u64::from(queue);
-            self.available[usize::from(queue)].set(0);
+            self.available[usize::from(queue)].store(0, Ordering::Relaxed);
             self.put(AVAILABLE + place, &[0; 4]);
             for (register, value) in [
                 (VIRTIO_MMIO_QUEUE_SEL, queue.into()),
@@ -278,10 +290,12 @@ impl Driver {
             AVAILABLE + NEXT_QUEUE * u64::from(queue),
             &self.available[usize::from(queue)],
         );
-        let slot = index.get() % self.queue_size;
+        let before = index.load(Ordering::Relaxed);
+        let slot = before % self.queue_size;
         self.put(ring + 4 + 2 * u64::from(slot), &head.to_le_bytes());
-        index.set(index.get().wrapping_add(count));
-        self.put(ring + 2, &index.get().to_le_bytes());
+        let after = before.wrapping_add(count);
+        index.store(after, Ordering::Relaxed);
+        self.put(ring + 2, &after.to_le_bytes());
     }
 
     fn notify(&self, queue: u8) {
