@@ -93,7 +93,7 @@ impl Coracle {
     }
 
     /// Started by this user, who is in the group of the same number and in no other.
-    pub fn as_user(mut self, user: u32) -> Self {
+    pub fn started_by(mut self, user: u32) -> Self {
         self.user = Some(user);
         self
     }

@@ -100,7 +100,7 @@ fn a_user_who_may_open_only_kvm_and_the_images_runs_a_guest_with_disks() {
         OpenKvm::new()
     });
     if is_root() {
-        coracle = coracle.as_user(USER);
+        coracle = coracle.started_by(USER);
     }
     coracle
         .script(WORK)
