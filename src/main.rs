@@ -44,10 +44,11 @@ fn forget_variables() {
     let empty_directory = env::var_os("TMPDIR").is_some_and(|directory| directory.is_empty());
     // When memory is lacking, the standard library would allocate more to read this one and to print a backtrace. From then on
     // nothing tells that abort from others (console/out_of_memory.rs). After a panic Coracle prints no backtrace.
+    // The last one is the size of a thread's stack: with a small one the threads abort, and limits.rs counts on the default.
     let names = empty_directory
         .then_some("TMPDIR")
         .into_iter()
-        .chain(["RUST_BACKTRACE"]);
+        .chain(["RUST_BACKTRACE", "RUST_MIN_STACK"]);
     for name in names {
         // SAFETY: no other thread runs that could read the environment.
         unsafe { env::remove_var(name) };

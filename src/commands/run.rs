@@ -123,7 +123,7 @@ pub struct Args {
     )]
     confine: Option<Confine>,
 
-    /// The user and the group, by their numbers, that Coracle becomes once all files are open; only root can
+    /// The user and group, by number, of this process once all files are open, not of a user in the guest; needs root
     ///
     /// Without :GID the group has the number of the user.
     #[arg(long, value_name = "UID[:GID]")]

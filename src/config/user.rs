@@ -12,7 +12,7 @@ pub struct User {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is no user: write UID or UID:GID, both numbers, for example 65534:65534")]
+#[error("'{0}' is not UID or UID:GID: names are not looked up, so write numbers, for example 65534:65534")]
 pub struct Error(String);
 
 impl FromStr for User {

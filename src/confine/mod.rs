@@ -68,8 +68,17 @@ pub fn enter(end: filter::End) -> Vec<Layer> {
 pub fn outlook() -> Vec<Layer> {
     // The second layer is of the whole process and cannot be taken back, so it is not tried. Linux refuses it to nobody.
     let mut layers = vec![namespaces::outlook(), privileges::no_dumps()];
-    let tried = thread::spawn(|| with_calls(restrict_thread(), filter::restrict()));
-    layers.extend(tried.join().unwrap_or_default());
+    // A limit, or a container's filter, may permit no thread.
+    let tried = thread::Builder::new().spawn(|| with_calls(restrict_thread(), filter::restrict()));
+    match tried {
+        Ok(thread) => layers.extend(thread.join().unwrap_or_default()),
+        Err(error) => layers.push(Layer {
+            name: "calls",
+            state: State::Missing(format!(
+                "no thread can be started to try it and the other layers: {error}"
+            )),
+        }),
+    }
     layers
 }
 

@@ -26,10 +26,12 @@ pub fn forbid_dumps() -> Layer {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: setrlimit reads one rlimit, and prctl takes plain numbers.
-    let done = check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) })
-        .and_then(|()| check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }));
-    match done {
+    // SAFETY: setrlimit reads one rlimit.
+    let limited = check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) });
+    // Also where the limit was refused.
+    // SAFETY: plain numbers.
+    let undumpable = check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) });
+    match undumpable.and(limited) {
         Ok(()) => no_dumps(),
         Err(error) => Layer {
             state: State::Missing(error.to_string()),
@@ -58,7 +60,9 @@ pub fn become_user(user: u32, group: u32) -> io::Result<()> {
 
 /// Takes all privileges from the calling thread, for good.
 pub fn drop_all() -> Layer {
-    let dropped = drop_capabilities().and_then(|()| forbid_new_privileges());
+    let capabilities = drop_capabilities();
+    // Also where those were not dropped.
+    let dropped = forbid_new_privileges().and(capabilities);
     Layer {
         name: "privileges",
         state: match dropped {

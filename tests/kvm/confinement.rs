@@ -58,6 +58,12 @@ fn a_host_without_landlock_is_told_and_refused_where_all_is_required() {
     assert!(shown.contains("  privileges  no capabilities"), "{shown}");
     let off = run(&["--dry-run", "--confine", "off"]).with_code(0).stdout;
     assert!(String::from_utf8(off).unwrap().ends_with("\nconfinement   off\n"));
+    let user = run(&["--dry-run", "--user", "4321"]).with_code(0).stdout;
+    let user = String::from_utf8(user).unwrap();
+    assert!(
+        user.contains("\nuser          4321:4321, if root starts it\n"),
+        "{user}"
+    );
 }
 
 #[test]
@@ -107,4 +113,54 @@ fn nobody_but_root_can_become_another_user() {
         .end()
         .with_code(125)
         .saying(&["cannot become user and group 4321:4321", "only root can"]);
+}
+
+#[test]
+fn a_sandbox_that_kills_for_a_namespace_ends_no_run_that_can_do_without() {
+    need_kvm();
+    for call in [libc::SYS_unshare, libc::SYS_mount] {
+        Coracle::run(&switch_off().linux64())
+            .where_call_kills(call)
+            .end()
+            .with_code(0)
+            .in_silence();
+    }
+}
+
+#[test]
+fn what_a_run_would_enforce_is_told_under_a_parent_that_ignores_the_ends_of_its_children() {
+    need_kvm();
+    Coracle::run(&switch_off().linux64())
+        .args(&["--confine", "require", "--dry-run"])
+        .with_ignored(libc::SIGCHLD)
+        .end()
+        .with_code(0);
+}
+
+#[test]
+fn where_no_thread_can_try_the_layers_that_is_told() {
+    need_kvm();
+    let shown = Coracle::run(&switch_off().linux64())
+        .args(&["--dry-run"])
+        .without_call(libc::SYS_clone3)
+        .end()
+        .with_code(0)
+        .stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(
+        shown.contains("  calls       NOT ENFORCED: no thread can be started"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn the_environment_does_not_change_the_stacks_of_threads() {
+    need_kvm();
+    for size in ["1", "100000000000"] {
+        Coracle::run(&switch_off().linux64())
+            .through(&["env", &format!("RUST_MIN_STACK={size}")])
+            .end()
+            .with_code(0)
+            .in_silence();
+    }
 }

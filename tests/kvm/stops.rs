@@ -70,7 +70,7 @@ fn sigterm_ends_four_processors_that_spin_although_the_parent_blocks_all_signals
 fn sigterm_ends_a_guest_whose_parent_ignores_it() {
     need_kvm();
     let guest: Guest = spin_on_all().data(0_u32.to_le_bytes());
-    let mut running = Coracle::run(&guest.linux64()).with_sigterm_ignored().start();
+    let mut running = Coracle::run(&guest.linux64()).with_ignored(libc::SIGTERM).start();
     running.wait_for("afloat");
     running.signal(libc::SIGTERM);
     running.end().with_code(143).saying(&["SIGTERM"]);

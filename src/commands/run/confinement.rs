@@ -35,7 +35,7 @@ pub fn confine(config: &Config) -> Result<(), Error> {
         }
         Confine::Off => log::warn!(
             "this process is not confined, as --confine off says: a guest that breaks out of its machine can do \
-             everything that you can"
+             everything that its user can"
         ),
     }
     write_stderr_by_thread();
@@ -45,11 +45,15 @@ pub fn confine(config: &Config) -> Result<(), Error> {
 /// How far a run on this host is confined, for `--dry-run`.
 pub fn outlook(config: &Config) -> Result<String, Error> {
     let how = config.confine;
+    let mut text = match config.user {
+        Some(user) => format!("user          {user}, if root starts it\n"),
+        None => String::new(),
+    };
     if how == Confine::Off {
-        return Ok("confinement   off\n".into());
+        return Ok(text + "confinement   off\n");
     }
     let layers = confine::outlook();
-    let mut text = String::from("confinement\n");
+    text += "confinement\n";
     for layer in &layers {
         text += &format!("  {layer}\n");
     }

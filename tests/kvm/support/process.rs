@@ -157,9 +157,18 @@ impl Coracle {
     }
 
     /// In a sandbox that forbids a system call.
-    pub fn without_call(mut self, number: i64) -> Self {
+    pub fn without_call(self, number: i64) -> Self {
+        self.where_call_is(number, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32)
+    }
+
+    /// In a sandbox that ends processes that make a system call, as systemd's SystemCallFilter= does.
+    pub fn where_call_kills(self, number: i64) -> Self {
+        self.where_call_is(number, libc::SECCOMP_RET_KILL_PROCESS)
+    }
+
+    fn where_call_is(mut self, number: i64, answered: u32) -> Self {
         // SAFETY: between fork and exec only system calls are made.
-        unsafe { self.command.pre_exec(move || forbid(number)) };
+        unsafe { self.command.pre_exec(move || answer_call(number, answered)) };
         self
     }
 
@@ -180,12 +189,12 @@ impl Coracle {
         self
     }
 
-    /// Started by a parent that ignores SIGTERM.
-    pub fn with_sigterm_ignored(mut self) -> Self {
+    /// Started by a parent that ignores a signal.
+    pub fn with_ignored(mut self, signal: libc::c_int) -> Self {
         // SAFETY: signal may be called between fork and exec.
         unsafe {
-            self.command.pre_exec(|| {
-                libc::signal(libc::SIGTERM, libc::SIG_IGN);
+            self.command.pre_exec(move || {
+                libc::signal(signal, libc::SIG_IGN);
                 Ok(())
             });
         }
@@ -521,8 +530,8 @@ pub fn wait_until_full(pipe: &impl AsRawFd) {
     }
 }
 
-/// A seccomp filter of this process and those that it becomes: a system call is not permitted.
-fn forbid(number: i64) -> std::io::Result<()> {
+/// A seccomp filter of this process and those that it becomes: a system call is not made, but answered in this way.
+fn answer_call(number: i64, answer: u32) -> std::io::Result<()> {
     let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter {
         code: code as u16,
         jt: 0,
@@ -533,11 +542,7 @@ fn forbid(number: i64) -> std::io::Result<()> {
         // The number of the system call is the first field of seccomp_data.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, number as u32),
-        instruction(
-            libc::BPF_RET | libc::BPF_K,
-            0,
-            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
-        ),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, answer),
         instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog {
