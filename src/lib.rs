@@ -6,6 +6,8 @@
 pub mod boot;
 // The guest that the program carries inside.
 pub mod built_in;
+// Locks on bytes of a file, which the kernel gives back.
+pub mod byte_lock;
 // Finds the device of an address.
 pub mod bus;
 // The host's monotonic clock.
@@ -22,6 +24,8 @@ pub mod console;
 pub mod devices;
 // Makes an explanation and a suggestion of an outcome and the last console lines.
 pub mod diagnosis;
+// The directories of guests that have a name.
+pub mod guests;
 // One guest interrupt line, as a device holds it.
 pub mod interrupt;
 // The only module that names KVM.

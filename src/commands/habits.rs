@@ -12,17 +12,8 @@ const FLAGS: &[(&[&str], &str)] = &[
         "is not needed: a guest's console is always attached to stdin and stdout",
     ),
     (
-        &["--rm"],
-        "is not needed: nothing of a guest is left after its end but what it wrote to its disks (--disk FILE,ephemeral \
-         throws that away, too)",
-    ),
-    (
-        &["--name", "--hostname"],
-        "does not exist, because guests have no names yet: each is a process (pgrep -af 'coracle run')",
-    ),
-    (
-        &["-d", "--detach"],
-        "does not exist yet, but the shell can put a guest into the background: coracle run ... </dev/null >guest.log 2>&1 &",
+        &["--hostname"],
+        "does not exist yet; the command in the guest can set it: --cmdline '-- sh -c \"hostname NAME && COMMAND\"'",
     ),
     (&["--volume", "--mount"], NO_SHARED_FOLDERS),
     (

@@ -18,10 +18,7 @@ fn what_people_type_out_of_habit_is_answered_with_what_is_possible() {
     for (arguments, words) in [
         (&["run", "-it"][..], "-i is not needed"),
         (&["run", "-ti", "debian:12"], "-t is not needed"),
-        (&["run", "--rm"], "ephemeral"),
-        (&["run", "--rm=true"], "--rm is not needed"),
-        (&["run", "--name", "web"], "no names"),
-        (&["run", "-d"], "background"),
+        (&["run", "--hostname", "web"], "hostname NAME"),
         (&["run", "-v", "/srv:/srv:ro"], "folders"),
         (&["run", "--volume", "a:b"], "folders"),
         (&["run", "-p", "8080:80"], "network"),

@@ -3,11 +3,19 @@
 mod completions;
 mod doctor;
 mod habits;
+mod inspect;
+mod kill;
 mod license;
+mod logs;
 mod man;
+mod named;
 mod number;
+mod pause;
+mod ps;
 mod race;
+mod rm;
 mod run;
+mod wait;
 
 use std::env;
 use std::io::{self, Write};
@@ -21,6 +29,7 @@ use crate::config;
 use crate::confine::Layer;
 use crate::console::tell;
 use crate::diagnosis::exit_code;
+use crate::guests;
 use crate::machine;
 
 /// A virtual machine that starts like a container and keeps a kernel of its own.
@@ -53,6 +62,14 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Ps(ps::Args),
+    Logs(logs::Args),
+    Inspect(inspect::Args),
+    Pause(pause::PauseArgs),
+    Unpause(pause::UnpauseArgs),
+    Wait(wait::Args),
+    Kill(kill::Args),
+    Rm(rm::Args),
     Doctor(doctor::Args),
     Race(race::Args),
     Completions(completions::Args),
@@ -77,6 +94,8 @@ pub enum Error {
     NotConfined(Vec<Layer>),
     #[error("cannot become user and group {user}: {source} (only root can; anybody else leaves --user out)")]
     User { user: config::User, source: io::Error },
+    #[error(transparent)]
+    Guest(#[from] guests::Error),
     #[error(transparent)]
     Race(#[from] coracle_race::Error),
     #[error(transparent)]
@@ -119,6 +138,14 @@ impl Cli {
     pub fn execute(&self, started: Duration) -> Result<u8, Error> {
         match &self.command {
             Command::Run(args) => run::execute(args, started),
+            Command::Ps(args) => ps::execute(args),
+            Command::Logs(args) => logs::execute(args),
+            Command::Inspect(args) => inspect::execute(args),
+            Command::Pause(args) => pause::pause(args),
+            Command::Unpause(args) => pause::unpause(args),
+            Command::Wait(args) => wait::execute(args),
+            Command::Kill(args) => kill::execute(args),
+            Command::Rm(args) => rm::execute(args),
             Command::Doctor(args) => doctor::execute(args),
             Command::Race(args) => race::execute(args),
             Command::Completions(args) => completions::execute(args),

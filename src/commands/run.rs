@@ -2,6 +2,7 @@
 
 mod boots;
 mod confinement;
+mod detached;
 
 use std::mem;
 use std::path::PathBuf;
@@ -11,10 +12,13 @@ use super::number::number;
 use super::{Error, print};
 use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size, User};
 use crate::console::{ignore_file_size_limit, tell};
+use crate::diagnosis::Diagnosis;
+use crate::guests::{Made, Name, Own};
 use crate::machine::{DryRun, LimitReached};
 use crate::timeline::{Phase, Timeline};
 use crate::timings::{Destination, Report, ReportWriter};
 use boots::{Boots, console_hints};
+use detached::Side;
 
 /// Boot a guest and attach its console to this terminal
 ///
@@ -129,6 +133,18 @@ pub struct Args {
     #[arg(long, value_name = "UID[:GID]")]
     user: Option<User>,
 
+    /// Name the guest: other commands find it by its name, and print its log, until coracle rm
+    #[arg(long, value_name = "NAME")]
+    name: Option<Name>,
+
+    /// Run the guest in the background, and print its name once its init runs [default name: two plain words]
+    #[arg(short, long, conflicts_with_all = ["dry_run", "timings"])]
+    detach: bool,
+
+    /// Leave nothing of a guest that has a name when it has ended
+    #[arg(long)]
+    rm: bool,
+
     /// Turn the escape key off: Ctrl-A goes to the guest like any other key
     #[arg(long)]
     no_escape: bool,
@@ -185,11 +201,11 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
 fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let config = args.config()?;
     ignore_file_size_limit();
-    let mut timings = match &args.timings {
+    let timings = match &args.timings {
         Some(destination) => Some(ReportWriter::new(destination.as_ref())?),
         None => None,
     };
-    let mut timeline = match timings {
+    let timeline = match timings {
         Some(_) => Timeline::on(started),
         None => Timeline::off(),
     };
@@ -200,7 +216,39 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
         print("print the machine", format!("{machine}{confinement}"))?;
         return Ok(0);
     }
-    let mut boots = Boots::new(&config);
+    let mut own = match args.name.is_some() || args.detach {
+        true => Some(Own::make(args.name.clone(), &Made::of(&config, args.rm))?),
+        false => None,
+    };
+    if args.detach
+        && let Some(made) = own.take()
+    {
+        match detached::detach(made)? {
+            Side::Starter(code) => return Ok(code),
+            Side::Guest(made) => own = Some(made),
+        }
+    }
+    let mut boots = Boots::new(&config, own);
+    let ended = boot_until_the_end(&mut boots, timeline, timings);
+    let (code, explanation) = match &ended {
+        Ok(diagnosis) => (
+            diagnosis.exit_code,
+            diagnosis
+                .explanation
+                .as_ref()
+                .map(|explanation| explanation.to_string()),
+        ),
+        Err(error) => (error.exit_code(), Some(error.to_string())),
+    };
+    boots.write_down(code, explanation);
+    ended.map(|diagnosis| diagnosis.exit_code)
+}
+
+fn boot_until_the_end(
+    boots: &mut Boots,
+    mut timeline: Timeline,
+    mut timings: Option<ReportWriter>,
+) -> Result<Diagnosis, Error> {
     loop {
         let ended = boots.next(&timeline);
         let written = match (timings.take(), mem::take(&mut timeline).record()) {
@@ -216,6 +264,6 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
             tell(explanation);
         }
         written?;
-        return Ok(diagnosis.exit_code);
+        return Ok(diagnosis);
     }
 }

@@ -15,7 +15,7 @@ const THREAD_ADDRESSES: usize = (2 << 20) + (128 << 10);
 /// The addresses that all other allocations take, in bytes, but for the caches of qcow2 images.
 const HEAP_ADDRESSES: usize = 16 << 20;
 /// Threads that every run may have, beside those of vCPUs and disks.
-const OWN_THREADS: usize = 6;
+const OWN_THREADS: usize = 8;
 
 /// A limit that kept a machine from being made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

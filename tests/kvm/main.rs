@@ -27,6 +27,8 @@ mod hostile;
 mod interrupts;
 /// Limits of the process that are too low for a machine.
 mod limits;
+/// Guests that have a name: the background, logs, and what is left of them.
+mod named;
 /// Addresses of no device.
 mod nowhere;
 /// Machines that are paused and resumed by whoever holds them.

@@ -12,6 +12,7 @@ use crate::confine::filter;
 use crate::console::{Console, Drain, Session, Signals, Source, StopReason, terminal_size};
 use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
+use crate::guests::Own;
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
 use crate::timeline::{Phase, Timeline};
 
@@ -21,6 +22,10 @@ pub struct Boots<'a> {
     /// The machine's files: opened for the first boot, and used again by the later ones.
     opened: Option<OpenFiles>,
     console: Console,
+    /// The guest's directory, if it has a name.
+    own: Option<Own>,
+    /// Whether any boot's machine was started.
+    has_run: bool,
     /// What outlives a boot beside the console. Here between two boots; during a boot there is nothing here.
     attached: Option<Attached>,
 }
@@ -40,9 +45,11 @@ struct Ready {
 }
 
 impl<'a> Boots<'a> {
-    pub fn new(config: &'a Config) -> Self {
+    pub fn new(config: &'a Config, own: Option<Own>) -> Self {
         Self {
             config,
+            own,
+            has_run: false,
             opened: None,
             console: Console::default(),
             attached: None,
@@ -54,7 +61,10 @@ impl<'a> Boots<'a> {
     pub fn next(&mut self, timeline: &Timeline) -> Result<Option<Diagnosis>, Error> {
         // Looks at the output for what the kernel says of the initrd.
         let initrd = Arc::<InitrdWatch>::default();
-        let output = initrd.watch(timeline.watch(self.console.sink()));
+        let mut output = initrd.watch(timeline.watch(self.console.sink()));
+        if let Some(own) = &self.own {
+            output = own.watch(output);
+        }
         let Ready {
             machine,
             attached,
@@ -71,12 +81,17 @@ impl<'a> Boots<'a> {
         }
         timeline.mark(Phase::ConsoleReady);
 
-        let running = machine.start()?;
+        let running = Arc::new(machine.start()?);
+        self.has_run = true;
         filter::narrow(match self.config.on_reboot {
             OnReboot::Exit => filter::Kind::Main,
             OnReboot::Restart => filter::Kind::MainWithRestarts,
         });
         self.console.connect(running.serial().clone());
+        let control = self.own.as_ref().map(|own| own.control().clone());
+        if let Some(control) = &control {
+            control.connect(running.clone());
+        }
         let attended = session.attend(running.ended(), &mut signals);
         self.console.disconnect();
         let stop = attended.map_err(system("wait for the guest"))?;
@@ -85,6 +100,9 @@ impl<'a> Boots<'a> {
         let may_boot_again = stop.is_none() && self.config.on_reboot == OnReboot::Restart;
         let finish = move || {
             running.end(Outcome::Quit);
+            if let Some(control) = control {
+                control.disconnect();
+            }
             running.wait()
         };
         let finished = match (&stop, may_boot_again) {
@@ -123,6 +141,13 @@ impl<'a> Boots<'a> {
         Ok(Some(diagnosis))
     }
 
+    /// Writes down how the run ended, where the guest has a directory.
+    pub fn write_down(&mut self, exit_code: u8, explanation: Option<String>) {
+        if let Some(own) = self.own.take() {
+            own.end(&self.console, exit_code, self.has_run, explanation);
+        }
+    }
+
     /// Builds a machine whose console is `output`, and opens the session with the first one.
     fn make_ready(&mut self, output: Arc<dyn Sink>, timeline: &Timeline) -> Result<Ready, Error> {
         let config = self.config;
@@ -131,11 +156,17 @@ impl<'a> Boots<'a> {
             None => {
                 let opened = self.opened.insert(OpenFiles::open(config)?);
                 timeline.mark(Phase::KvmOpened);
+                if let Some(own) = &mut self.own {
+                    own.publish()?;
+                }
                 confine(config)?;
                 opened
             }
         };
-        let mut hints = console_hints();
+        let mut hints = match &self.own {
+            Some(own) if own.is_detached() => DETACHED_HINTS.into(),
+            _ => console_hints(),
+        };
         if timeline.is_on() {
             hints.push_str(" coracle.clock");
         }
@@ -158,6 +189,11 @@ impl<'a> Boots<'a> {
         let signals = Signals::catch().map_err(system("catch signals"))?;
         let session = Session::open(&self.console, source(config), &signals);
         let session = session.map_err(system("use stdin and stdout"))?;
+        if let Some(own) = &mut self.own {
+            own.keep_log(&self.console)
+                .map_err(system("start the console's log"))?;
+            own.serve().map_err(system("answer other commands"))?;
+        }
         Ok(Ready {
             machine,
             attached: Attached { session, signals },
@@ -214,6 +250,9 @@ fn is_demonstration(config: &Config) -> bool {
             .any(|name| parameters::names(&config.cmdline, name));
     config.kernel.is_none() && config.initrd.is_none() && !has_other_work
 }
+
+/// The built-in guest's init gives a shell, to which somebody may attach.
+const DETACHED_HINTS: &str = "coracle.console=terminal";
 
 /// Kernel parameters that tell the built-in guest's init who is at the console.
 pub fn console_hints() -> String {

@@ -17,13 +17,14 @@ const X86_64: u32 = 0xc000_003e;
 const URETPROBE: u32 = 335;
 const UPROBE: u32 = 336;
 
-const ALL: [(Kind, &str); 7] = [
+const ALL: [(Kind, &str); 8] = [
     (Kind::Main, "MAIN"),
     (Kind::MainWithRestarts, "MAIN_WITH_RESTARTS"),
     (Kind::Vcpu, "VCPU"),
     (Kind::Disk, "DISK"),
     (Kind::DiskWithRing, "DISK_WITH_RING"),
     (Kind::Console, "CONSOLE"),
+    (Kind::Control, "CONTROL"),
     (Kind::Timings, "TIMINGS"),
 ];
 
@@ -343,6 +344,7 @@ fn calls_with_other_arguments_kill() {
         Kind::Disk,
         Kind::DiskWithRing,
         Kind::Console,
+        Kind::Control,
         Kind::Timings,
         Kind::Main,
     ] {
@@ -449,6 +451,7 @@ fn the_document_has_the_tables_sizes() {
         ("DISK", "a disk's, `engine=sync`"),
         ("DISK_WITH_RING", "a disk's, `engine=uring`"),
         ("CONSOLE", "a writer of output"),
+        ("CONTROL", "the control socket's"),
         ("TIMINGS", "the one of `--timings`"),
     ] {
         let line = format!("\n| {thread} | {} |\n", count(tables(name)));

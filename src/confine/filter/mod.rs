@@ -44,8 +44,10 @@ pub enum Kind {
     Disk,
     /// A disk's thread with the engine `uring`.
     DiskWithRing,
-    /// The writer of the console's output, or of Coracle's own lines.
+    /// The writer of the console's output, of the guest's log, or of Coracle's own lines.
     Console,
+    /// The thread that answers other commands at the control socket.
+    Control,
     /// The thread that reads the use of memory for `--timings`.
     Timings,
 }
@@ -59,6 +61,7 @@ impl Kind {
             Self::Disk => &compiled::DISK,
             Self::DiskWithRing => &compiled::DISK_WITH_RING,
             Self::Console => &compiled::CONSOLE,
+            Self::Control => &compiled::CONTROL,
             Self::Timings => &compiled::TIMINGS,
         }
     }
@@ -71,6 +74,7 @@ impl fmt::Display for Kind {
             Self::Vcpu => "a vCPU's thread",
             Self::Disk | Self::DiskWithRing => "a disk's thread",
             Self::Console => "a thread that writes output",
+            Self::Control => "the control socket's thread",
             Self::Timings => "the thread of --timings",
         })
     }

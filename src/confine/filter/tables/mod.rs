@@ -3,8 +3,10 @@
 
 /// What every thread needs: memory, locks, and to end.
 mod common;
-/// The console's writer, and the writer of Coracle's own lines.
+/// The writers of the console's output and of the guest's log, and the writer of Coracle's own lines.
 mod console;
+/// The thread that answers requests at the control socket.
+mod control;
 /// A disk's I/O threads.
 mod disk;
 /// KVM's requests to ioctl(2).
@@ -78,6 +80,7 @@ pub const START: Kind = Kind {
         disk::WITHOUT_RING,
         disk::WITH_RING,
         console::CALLS,
+        control::CALLS,
         timings::CALLS,
     ],
 };
@@ -113,6 +116,10 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "CONSOLE",
         tables: &[console::CALLS, common::CALLS],
+    },
+    Kind {
+        name: "CONTROL",
+        tables: &[control::CALLS, common::CALLS],
     },
     Kind {
         name: "TIMINGS",

@@ -7,9 +7,9 @@
 
 use std::fs::{File, TryLockError};
 use std::io;
-use std::mem;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+
+use crate::byte_lock::{Command, call};
 
 const DOES: i64 = 100;
 const FORBIDS: i64 = 200;
@@ -82,7 +82,7 @@ pub fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
 }
 
 fn take(file: &File, bytes: Range<i64>) -> Result<(), TryLockError> {
-    let taken = call(file, libc::F_OFD_SETLK, libc::F_RDLCK, bytes);
+    let taken = call(file, Command::Set, libc::F_RDLCK, bytes);
     taken.map(drop).map_err(|error| match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EACCES) => TryLockError::WouldBlock,
         _ => TryLockError::Error(error),
@@ -91,28 +91,13 @@ fn take(file: &File, bytes: Range<i64>) -> Result<(), TryLockError> {
 
 /// Whether somebody else has a lock on one of the bytes.
 fn is_taken(file: &File, bytes: Range<i64>) -> Result<bool, TryLockError> {
-    let found = call(file, libc::F_OFD_GETLK, libc::F_WRLCK, bytes);
+    let found = call(file, Command::Get, libc::F_WRLCK, bytes);
     Ok(found.map_err(TryLockError::Error)? != libc::F_UNLCK)
 }
 
 /// Releases all of them.
 pub fn unlock(file: &File) -> io::Result<()> {
-    call(file, libc::F_OFD_SETLK, libc::F_UNLCK, 0..i64::MAX).map(drop)
-}
-
-/// Calls fcntl(2) with a lock on `bytes`. The answer is the kind of lock that the call has put into its argument.
-fn call(file: &File, command: libc::c_int, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_int> {
-    // SAFETY: a flock of zeroes is a valid value.
-    let mut lock: libc::flock = unsafe { mem::zeroed() };
-    lock.l_type = kind as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock.l_start = bytes.start;
-    lock.l_len = bytes.end - bytes.start;
-    // SAFETY: the lock lives beyond the call, which reads and writes nothing else.
-    match unsafe { libc::fcntl(file.as_raw_fd(), command, &mut lock) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(lock.l_type.into()),
-    }
+    call(file, Command::Set, libc::F_UNLCK, 0..i64::MAX).map(drop)
 }
 
 #[cfg(test)]

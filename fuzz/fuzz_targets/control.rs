@@ -1,0 +1,43 @@
+//! Any bytes at a guest's control socket, in pieces, and any bytes as what the guest's process answers: a request is whole, a part
+//! or wrong, pieces change nothing about that, and what is answered can be read again.
+#![no_main]
+
+use std::fs::File;
+use std::sync::{Arc, LazyLock};
+
+use coracle::guests::control::{Answer, Control, Machine, Parsed};
+use libfuzzer_sys::fuzz_target;
+
+/// Bytes of a request at most.
+const REQUEST_MAX: usize = 4096;
+
+struct Fake;
+
+impl Machine for Fake {
+    fn pause(&self) -> bool {
+        true
+    }
+
+    fn resume(&self) {}
+}
+
+static CONTROL: LazyLock<Control> = LazyLock::new(|| {
+    let lock = File::options().read(true).write(true).open("/dev/null");
+    let control = Control::new(lock.expect("there is /dev/null"));
+    control.connect(Arc::new(Fake));
+    control
+});
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = &bytes[..bytes.len().min(REQUEST_MAX)];
+    let whole = (0..=bytes.len()).find(|&length| Parsed::of(&bytes[..length]) != Parsed::Part);
+    match whole.map(|length| Parsed::of(&bytes[..length])) {
+        Some(Parsed::Whole(request)) => {
+            let answer = CONTROL.answer(&request);
+            assert_eq!(Answer::of(&answer.bytes()), Some(answer));
+        }
+        Some(Parsed::Wrong) => (),
+        Some(Parsed::Part) | None => assert!(bytes.len() < REQUEST_MAX),
+    }
+    let _ = Answer::of(bytes);
+});

@@ -1,0 +1,78 @@
+//! `coracle kill`: sends a signal to the processes of guests.
+
+use super::{Error, named};
+use crate::guests;
+
+/// End guests at once, as if their power was cut, or send their processes another signal
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  coracle kill web
+      ends the guest
+  coracle kill -s TERM web
+      the same, but Coracle ends in order: it writes down how the guest ended, and closes its disks")]
+pub struct Args {
+    /// Names of guests
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+
+    /// The signal, by its name or number
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signal)]
+    signal: i32,
+}
+
+pub fn execute(args: &Args) -> Result<u8, Error> {
+    named::for_each(&args.names, |_, guest| {
+        if !guest.kill(args.signal)? {
+            return Err(guests::Error::HasEnded(guest.name().clone()).into());
+        }
+        // Then the next command finds it ended.
+        if args.signal == libc::SIGKILL {
+            guest.wait()?;
+        }
+        Ok(guest.name().to_string())
+    })
+}
+
+/// A signal by its name, with or without SIG, or by its number.
+fn signal(text: &str) -> Result<i32, String> {
+    const NAMES: [(&str, i32); 12] = [
+        ("HUP", libc::SIGHUP),
+        ("INT", libc::SIGINT),
+        ("QUIT", libc::SIGQUIT),
+        ("ABRT", libc::SIGABRT),
+        ("KILL", libc::SIGKILL),
+        ("USR1", libc::SIGUSR1),
+        ("USR2", libc::SIGUSR2),
+        ("ALRM", libc::SIGALRM),
+        ("TERM", libc::SIGTERM),
+        ("CONT", libc::SIGCONT),
+        ("STOP", libc::SIGSTOP),
+        ("TSTP", libc::SIGTSTP),
+    ];
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = match NAMES.iter().find(|(known, _)| *known == name) {
+        Some((_, number)) => Some(*number),
+        None => text.parse().ok().filter(|number| (1..=64).contains(number)),
+    };
+    number.ok_or_else(|| {
+        let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
+        format!("give a number from 1 to 64, or one of {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_has_a_name_and_a_number() {
+        for text in ["TERM", "SIGTERM", "term", "sigterm", "15"] {
+            assert_eq!(signal(text), Ok(libc::SIGTERM), "{text}");
+        }
+        for text in ["", "SIG", "0", "65", "-9", "NOPE"] {
+            assert!(signal(text).unwrap_err().contains("KILL"), "{text}");
+        }
+    }
+}

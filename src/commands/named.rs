@@ -1,0 +1,44 @@
+//! What the commands share that are about guests by their names.
+
+use super::{Error, print, tell};
+use crate::diagnosis::exit_code;
+use crate::guests::{self, Guest, Name, Place};
+
+/// The guest of this name, and the directory of all guests.
+pub fn find(name: &str) -> Result<(Place, Guest), Error> {
+    let place = place(name)?;
+    let guest = find_in(&place, name)?;
+    Ok((place, guest))
+}
+
+/// Does something with each of these guests, and prints what it answers, a line for each. One that fails does not keep the others
+/// from it.
+pub fn for_each(
+    names: &[String],
+    act: impl Fn(&Place, &Guest) -> Result<String, Error>,
+) -> Result<u8, Error> {
+    let mut code = 0;
+    for name in names {
+        match find(name).and_then(|(place, guest)| act(&place, &guest)) {
+            Ok(answer) => print("print the answer", format!("{answer}\n"))?,
+            Err(error) => {
+                tell(format_args!("coracle: {error}"));
+                code = exit_code::FAILED;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn place(name: &str) -> Result<Place, Error> {
+    Ok(Place::open()?.ok_or_else(|| unknown(name))?)
+}
+
+fn find_in(place: &Place, name: &str) -> Result<Guest, guests::Error> {
+    let parsed: Name = name.parse().map_err(|_| unknown(name))?;
+    place.find(&parsed)
+}
+
+fn unknown(name: &str) -> guests::Error {
+    guests::Error::Unknown(name.escape_debug().to_string())
+}

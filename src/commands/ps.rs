@@ -1,0 +1,248 @@
+//! `coracle ps`: lists the guests that have a name.
+
+use serde::Serialize;
+
+use super::{Error, print};
+use crate::config::Size;
+use crate::guests::{Ended, Guest, Made, Place, now};
+use crate::plain_text::clean;
+
+/// List the guests that have a name
+///
+/// Only this user's guests are listed, and of those only the ones that run, unless -a is given.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  coracle ps
+      the guests that run
+  coracle ps -a
+      also those that have ended, with their exit codes
+  coracle ps --json | jq -r '.[].name'
+      for programs")]
+pub struct Args {
+    /// List also the guests that have ended
+    #[arg(short, long)]
+    all: bool,
+
+    /// Print the names only
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print a JSON array, with all that is known of each guest
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
+}
+
+/// What is known of a guest.
+#[derive(Serialize)]
+pub(super) struct Known {
+    name: String,
+    status: &'static str,
+    directory: String,
+    #[serde(flatten)]
+    made: Made,
+    #[serde(flatten)]
+    ended: Option<Ended>,
+}
+
+const RUNNING: &str = "running";
+const PAUSED: &str = "paused";
+const ENDED: &str = "exited";
+
+/// Characters of a kernel's name and of a command that are shown.
+const SHOWN: usize = 24;
+
+pub fn execute(args: &Args) -> Result<u8, Error> {
+    let lines = match Place::open()? {
+        Some(place) => {
+            let guests = place.guests()?;
+            let shown = guests.iter().filter(|guest| args.all || guest.is_running());
+            shown.map(|guest| known(&place, guest)).collect()
+        }
+        None => Vec::new(),
+    };
+    const WHAT: &str = "print the guests";
+    if args.json {
+        let text = serde_json::to_string_pretty(&lines).map_err(|error| super::system(WHAT)(error.into()))?;
+        print(WHAT, text + "\n")?;
+    } else if args.quiet {
+        let names: Vec<_> = lines.iter().map(|line| format!("{}\n", line.name)).collect();
+        print(WHAT, names.concat())?;
+    } else {
+        print(WHAT, table(&lines, now()))?;
+    }
+    Ok(0)
+}
+
+pub(super) fn known(place: &Place, guest: &Guest) -> Known {
+    // A guest that ends at this moment has written its end before its lock is free.
+    let status = match (guest.is_running(), guest.is_paused()) {
+        (false, _) => ENDED,
+        (true, true) => PAUSED,
+        (true, false) => RUNNING,
+    };
+    Known {
+        name: guest.name().to_string(),
+        status,
+        directory: place.path_of(guest.name()).to_string_lossy().into_owned(),
+        made: guest.made().unwrap_or_default(),
+        ended: (status == ENDED).then(|| guest.ended()).flatten(),
+    }
+}
+
+/// The guests as text, at this time.
+fn table(lines: &[Known], now: u64) -> String {
+    let head = [
+        "NAME", "KERNEL", "COMMAND", "CREATED", "STATUS", "VCPUS", "MEMORY",
+    ];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(lines.iter().map(|line| {
+        [
+            line.name.clone(),
+            short(line.made.kernel.as_deref().map_or("built-in", file_name)),
+            short(line.made.command()),
+            ago(line.made.created, now),
+            status(line, now),
+            line.made.cpus.to_string(),
+            Size(line.made.memory).to_string(),
+        ]
+    }));
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    let text = |row: &[String; 7]| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(text).collect()
+}
+
+fn status(line: &Known, now: u64) -> String {
+    let up = || span(line.made.created, now);
+    match (line.status, &line.ended) {
+        (RUNNING, _) => format!("Up {}", up()),
+        (PAUSED, _) => format!("Up {} (Paused)", up()),
+        (_, Some(ended)) => format!("Exited ({}) {}", ended.exit_code, ago(ended.ended, now)),
+        (_, None) => "Killed".into(),
+    }
+}
+
+/// A text that somebody else chose, on one line and not too long.
+fn short(text: &str) -> String {
+    let text = clean(text);
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn ago(then: u64, now: u64) -> String {
+    match then {
+        // It is not known.
+        0 => String::new(),
+        _ => format!("{} ago", span(then, now)),
+    }
+}
+
+/// A span of seconds in words. The clock may have been set back meanwhile, or the record lie.
+fn span(from: u64, to: u64) -> String {
+    let seconds = to.saturating_sub(from);
+    let (count, unit) = match seconds {
+        0 => return "less than a second".into(),
+        1..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..172_800 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    match count {
+        1 => format!("1 {unit}"),
+        _ => format!("{count} {unit}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(name: &str, status: &'static str, ended: Option<Ended>) -> Known {
+        Known {
+            name: name.into(),
+            status,
+            directory: String::new(),
+            made: Made {
+                created: 1000,
+                cpus: 2,
+                memory: 128 << 20,
+                ..Made::default()
+            },
+            ended,
+        }
+    }
+
+    #[test]
+    fn the_table_says_how_each_guest_is() {
+        let ended = Ended {
+            ended: 4600,
+            exit_code: 102,
+            ..Ended::default()
+        };
+        let mut other = guest("db", RUNNING, None);
+        other.made.kernel = Some("/boot/vmlinuz-6.1".into());
+        other.made.cmdline = "quiet -- sleep 5".into();
+        let lines = [
+            other,
+            guest("a-long-name", PAUSED, None),
+            guest("old", ENDED, Some(ended)),
+            guest("x", ENDED, None),
+        ];
+        let expected = "\
+NAME          KERNEL        COMMAND   CREATED      STATUS                      VCPUS   MEMORY
+db            vmlinuz-6.1   sleep 5   2 days ago   Up 2 days                   2       128M
+a-long-name   built-in                2 days ago   Up 2 days (Paused)          2       128M
+old           built-in                2 days ago   Exited (102) 47 hours ago   2       128M
+x             built-in                2 days ago   Killed                      2       128M
+";
+        assert_eq!(table(&lines, 1000 + 2 * 86_400), expected);
+    }
+
+    #[test]
+    fn a_record_that_lies_is_shown_without_harm() {
+        let mut lying = guest("x", RUNNING, None);
+        lying.made = Made {
+            created: u64::MAX,
+            kernel: Some(format!("/a\x1b[2J\n{}", "k".repeat(100))),
+            memory: u64::MAX,
+            ..Made::default()
+        };
+        let text = table(&[lying], 5);
+        assert_eq!(text.lines().count(), 2);
+        assert!(
+            !text.contains('\x1b') && text.lines().all(|line| line.len() < 200),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn spans_have_one_unit() {
+        for (seconds, words) in [
+            (0, "less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "1 minute"),
+            (7199, "1 hour"),
+            (172_800, "2 days"),
+        ] {
+            assert_eq!(span(100, 100 + seconds), words);
+        }
+        assert_eq!(span(100, 50), "less than a second");
+    }
+}

@@ -1,0 +1,189 @@
+//! What the guest prints, in a file. Its positions are counts of what was printed since the start: old parts become holes, which
+//! take no room, so the file is bounded although its length grows, and a reader can go on where it was.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::thread::{self, JoinHandle};
+
+use super::process::Watch;
+use crate::confine::filter;
+use crate::console::{Console, Pace, Read, with_all_signals_blocked};
+use crate::threads;
+
+/// How many bytes of the output are kept at least.
+pub const KEPT: u64 = 1 << 20;
+/// What is older becomes a hole in pieces of this size.
+const PIECE: u64 = 64 << 10;
+/// Bytes that are read at once.
+const READ: usize = 64 << 10;
+
+/// Starts the thread that writes what `console` prints to `file`. It ends after the console has ended. The guest never waits
+/// for it: if it cannot keep up, a line in the file says how much is missing.
+pub fn keep(console: &Console, file: File) -> io::Result<JoinHandle<()>> {
+    let reader = console.attach(Pace::Misses);
+    let write = move || {
+        filter::narrow(filter::Kind::Console);
+        let mut reader = reader;
+        let mut log = Log::new(file);
+        let mut bytes = Vec::new();
+        loop {
+            let written = match reader.read(&mut bytes) {
+                Read::Ended => break,
+                Read::Woken => continue,
+                Read::Bytes { missed: 0 } => log.append(&bytes),
+                Read::Bytes { missed } => {
+                    let words = format!("\n[{missed} bytes of the console's output are missing here]\n");
+                    log.append(words.as_bytes()).and_then(|()| log.append(&bytes))
+                }
+            };
+            if let Err(error) = written {
+                log::warn!("the console's log ends here, because it cannot be written: {error}");
+                break;
+            }
+        }
+    };
+    with_all_signals_blocked(|| thread::Builder::new().name("log".into()).spawn(write))
+        .map_err(threads::not_started)
+}
+
+struct Log {
+    file: File,
+    end: u64,
+    /// What is before this position is a hole.
+    start: u64,
+}
+
+impl Log {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            end: 0,
+            start: 0,
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.end += bytes.len() as u64;
+        let start = self.end.saturating_sub(KEPT) / PIECE * PIECE;
+        if start > self.start {
+            let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            let (from, length) = (self.start as libc::off_t, (start - self.start) as libc::off_t);
+            // SAFETY: a system call without pointers.
+            if unsafe { libc::fallocate(self.file.as_raw_fd(), flags, from, length) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            self.start = start;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a log, also while it is written.
+pub struct LogReader {
+    file: File,
+    at: u64,
+}
+
+impl LogReader {
+    pub(super) fn new(file: File) -> io::Result<Self> {
+        let mut reader = Self { file, at: 0 };
+        reader.at = reader.end()?.saturating_sub(KEPT);
+        reader.skip_hole()?;
+        if reader.at > 0 {
+            reader.skip_part_of_a_line()?;
+        }
+        Ok(reader)
+    }
+
+    /// Reads the next bytes; none at the end of what is there.
+    pub fn read(&mut self) -> io::Result<Vec<u8>> {
+        self.skip_hole()?;
+        self.read_here()
+    }
+
+    /// Goes to the start of the last `count` lines. A last line that has no end yet is one of them.
+    pub fn go_to_last_lines(&mut self, count: usize) -> io::Result<()> {
+        let mut starts = std::collections::VecDeque::from([self.at]);
+        loop {
+            let begin = self.at;
+            let bytes = self.read()?;
+            if bytes.is_empty() {
+                break;
+            }
+            // What was skipped lies between.
+            let from = self.at - bytes.len() as u64;
+            debug_assert!(from >= begin);
+            for (index, _) in bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
+                starts.push_back(from + index as u64 + 1);
+                if starts.len() > count.saturating_add(1) {
+                    starts.pop_front();
+                }
+            }
+        }
+        // Behind the last line's end no other line begins.
+        let end = self.at;
+        if starts.back() == Some(&end) {
+            starts.pop_back();
+        } else if starts.len() > count {
+            starts.pop_front();
+        }
+        self.at = match count {
+            0 => end,
+            _ => starts.front().copied().unwrap_or(end),
+        };
+        Ok(())
+    }
+
+    /// Tells when more is written.
+    pub fn watch(&self) -> io::Result<Watch> {
+        Watch::on(format!("/proc/self/fd/{}", self.file.as_raw_fd()).as_ref())
+    }
+
+    fn read_here(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; READ];
+        let count = self.file.read_at(&mut bytes, self.at)?;
+        bytes.truncate(count);
+        self.at += count as u64;
+        Ok(bytes)
+    }
+
+    fn end(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Goes to where the file has something.
+    fn skip_hole(&mut self) -> io::Result<()> {
+        // SAFETY: a system call without pointers.
+        let found = unsafe { libc::lseek(self.file.as_raw_fd(), self.at as libc::off_t, libc::SEEK_DATA) };
+        match found {
+            // There is nothing behind it.
+            -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => {
+                self.at = self.end()?;
+                Ok(())
+            }
+            -1 => Err(io::Error::last_os_error()),
+            found => {
+                self.at = found as u64;
+                Ok(())
+            }
+        }
+    }
+
+    fn skip_part_of_a_line(&mut self) -> io::Result<()> {
+        let begin = self.at;
+        let bytes = self.read_here()?;
+        let length = bytes
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .map_or(0, |at| at + 1);
+        self.at = begin + length as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "console_log_test.rs"]
+mod tests;

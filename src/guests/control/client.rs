@@ -1,0 +1,85 @@
+use std::io::{self, Read, Write};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::http::Answer;
+use super::reason;
+use crate::console::{For, wait};
+
+/// How long a guest's process may take to answer. A pause waits for what the host is doing for the guest's disks.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are read.
+const ANSWER_MAX: usize = 64 << 10;
+
+/// Sends a request to the guest's process at this socket, and gives what it answers.
+pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<Value> {
+    let mut stream = connect(socket)?;
+    // So little fits into the socket at once.
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n")?;
+    let answer = read_to_end(stream, Instant::now() + PATIENCE)?;
+    match Answer::of(&answer) {
+        Some(Answer { status: 200, body }) => Ok(body),
+        Some(Answer { body, .. }) => Err(reason(&body)),
+        None => Err(io::Error::other("its answer cannot be understood")),
+    }
+}
+
+/// Connects to a guest's process. Reading and writing never wait, and neither does this for a listener that takes no more connections.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    // SAFETY: a system call without pointers; the descriptor is ours alone.
+    let socket = unsafe {
+        let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        match libc::socket(libc::AF_UNIX, flags, 0) {
+            -1 => return Err(io::Error::last_os_error()),
+            socket => OwnedFd::from_raw_fd(socket),
+        }
+    };
+    // SAFETY: zeroes are a valid address.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let path = path.as_os_str().as_bytes();
+    // The last byte stays the NUL that ends the path.
+    if path.len() >= address.sun_path.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (place, &byte) in address.sun_path.iter_mut().zip(path) {
+        *place = byte as libc::c_char;
+    }
+    // SAFETY: the address is of this size.
+    let connected = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_un>() as libc::socklen_t,
+        )
+    };
+    match connected {
+        0 => Ok(socket.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn read_to_end(mut stream: UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; ANSWER_MAX];
+    let mut length = 0;
+    while length < bytes.len() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let [false] = wait([Some(For::Reading(stream.as_fd()))], Some(left))? {
+            return Err(io::Error::other("it does not answer"));
+        }
+        match stream.read(&mut bytes[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(length);
+    Ok(bytes)
+}

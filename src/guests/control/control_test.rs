@@ -1,0 +1,177 @@
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use proptest::prelude::*;
+
+use super::http::{Parsed, REQUEST_MAX};
+use super::*;
+
+/// A machine that only remembers.
+#[derive(Default)]
+struct Fake {
+    is_paused: AtomicBool,
+    is_ending: AtomicBool,
+}
+
+impl Machine for Fake {
+    fn pause(&self) -> bool {
+        let pauses = !self.is_ending.load(Ordering::Relaxed);
+        self.is_paused.fetch_or(pauses, Ordering::Relaxed);
+        pauses
+    }
+
+    fn resume(&self) {
+        self.is_paused.store(false, Ordering::Relaxed);
+    }
+}
+
+fn control() -> (Arc<Control>, Arc<Fake>, File) {
+    let lock = tempfile::NamedTempFile::new().unwrap();
+    let others = lock.reopen().unwrap();
+    let control = Arc::new(Control::new(lock.into_file()));
+    let machine = Arc::new(Fake::default());
+    control.connect(machine.clone());
+    (control, machine, others)
+}
+
+fn status(control: &Control, method: &str, path: &str) -> u16 {
+    control.answer(&Request { method, path }).status
+}
+
+#[test]
+fn a_pause_is_seen_by_others_until_it_ends() {
+    let (control, machine, others) = control();
+    let state = || {
+        control
+            .answer(&Request {
+                method: "GET",
+                path: "/guest",
+            })
+            .body["state"]
+            .clone()
+    };
+    assert_eq!((state(), lock::is_paused(&others)), ("running".into(), false));
+    for _ in 0..2 {
+        assert_eq!(status(&control, "PUT", "/pause"), 200);
+        assert!(machine.is_paused.load(Ordering::Relaxed));
+        assert_eq!((state(), lock::is_paused(&others)), ("paused".into(), true));
+    }
+    assert_eq!(status(&control, "PUT", "/resume"), 200);
+    assert!(!machine.is_paused.load(Ordering::Relaxed));
+    assert_eq!((state(), lock::is_paused(&others)), ("running".into(), false));
+    assert_eq!(status(&control, "PUT", "/pause"), 200);
+    control.disconnect();
+    assert!(!lock::is_paused(&others));
+    assert_eq!(status(&control, "PUT", "/pause"), 409);
+}
+
+#[test]
+fn a_run_that_ends_is_not_noted_as_paused() {
+    let (control, machine, others) = control();
+    machine.is_ending.store(true, Ordering::Relaxed);
+    assert_eq!(status(&control, "PUT", "/pause"), 409);
+    assert!(!lock::is_paused(&others));
+}
+
+#[test]
+fn other_requests_are_answered_with_what_is_wrong() {
+    let (control, ..) = control();
+    for (method, path, expected) in [("GET", "/", 404), ("PUT", "/guest", 405), ("GET", "/pause", 405)] {
+        assert_eq!(status(&control, method, path), expected, "{method} {path}");
+    }
+}
+
+/// A server, and the directory of its socket.
+fn server() -> (tempfile::TempDir, std::path::PathBuf, Arc<Fake>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("control.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (control, machine, _) = control();
+    serve(listener, control).unwrap();
+    (directory, path, machine)
+}
+
+#[test]
+fn an_answer_reaches_who_asked() {
+    let (_directory, path, machine) = server();
+    assert_eq!(ask(&path, "PUT", "/pause").unwrap(), json!({}));
+    assert!(machine.is_paused.load(Ordering::Relaxed));
+    assert_eq!(ask(&path, "GET", "/guest").unwrap()["state"], "paused");
+    let error = ask(&path, "GET", "/nothing").unwrap_err();
+    assert_eq!(error.to_string(), "there is no such path");
+}
+
+#[test]
+fn clients_that_say_nothing_or_garbage_keep_nobody_from_an_answer() {
+    let (_directory, path, _) = server();
+    let silent: Vec<_> = (0..100).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let mut halves: Vec<_> = (0..20).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for half in &mut halves {
+        // The server may have closed it already.
+        let _ = half.write_all(b"GET /guest HT");
+    }
+    let mut garbage = UnixStream::connect(&path).unwrap();
+    garbage.write_all(&[0xff; 3 * REQUEST_MAX]).unwrap();
+    assert_eq!(ask(&path, "GET", "/guest").unwrap()["state"], "running");
+    let mut answer = Vec::new();
+    // The rest of the garbage was not read, so the connection may be reset behind the answer.
+    let _ = garbage.read_to_end(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400 "));
+    drop((silent, halves));
+    assert_eq!(ask(&path, "GET", "/guest").unwrap()["state"], "running");
+}
+
+#[test]
+fn a_request_in_pieces_is_one_request() {
+    let (_directory, path, _) = server();
+    let mut stream = UnixStream::connect(&path).unwrap();
+    for byte in b"GET /guest HTTP/1.1\r\nHost: x\r\n\r\n" {
+        stream.write_all(&[*byte]).unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.ends_with("{\"state\":\"running\"}\n"), "{answer}");
+}
+
+#[test]
+fn a_listener_that_does_not_answer_or_answers_garbage_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let liar = std::thread::spawn(move || {
+        for answer in [
+            "",
+            "HTTP/1.1 200 OK\r\n\r\nno JSON",
+            "\x1b[2J",
+            "HTTP/1.1 500 x\r\n\r\n{\"error\":\"\\u001b[2Jno\"}",
+        ] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 256];
+            let _ = stream.read(&mut request).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    for _ in 0..3 {
+        let error = ask(&path, "GET", "/guest").unwrap_err();
+        assert!(error.to_string().contains("cannot be understood"), "{error}");
+    }
+    assert_eq!(ask(&path, "GET", "/guest").unwrap_err().to_string(), "no");
+    liar.join().unwrap();
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_request_a_part_of_one_or_wrong(bytes in prop::collection::vec(any::<u8>(), 0..REQUEST_MAX + 1)) {
+        let is_part = Parsed::of(&bytes) == Parsed::Part;
+        prop_assert!(!is_part || bytes.len() < REQUEST_MAX);
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written(status in 200u16..600, text in ".*") {
+        let answer = Answer::error(status, &text);
+        prop_assert_eq!(Answer::of(&answer.bytes()), Some(answer));
+    }
+}

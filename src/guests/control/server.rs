@@ -1,0 +1,134 @@
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread;
+
+use super::Control;
+use super::http::{Answer, Parsed, REQUEST_MAX};
+use crate::confine::filter;
+use crate::console::{For, wait, with_all_signals_blocked};
+use crate::threads;
+
+/// How many connections are open at once. When one more comes, the oldest is closed: it has sent no whole request.
+const CONNECTIONS: usize = 8;
+
+/// Starts the thread that answers the requests that come to `listener`. It ends with the process.
+pub fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
+    let serve = move || {
+        filter::narrow(filter::Kind::Control);
+        let mut server = Server {
+            listener,
+            connections: VecDeque::with_capacity(CONNECTIONS),
+        };
+        loop {
+            if let Err(error) = server.turn(&control) {
+                log::warn!("the guest's control socket is closed: {error}");
+                return;
+            }
+        }
+    };
+    with_all_signals_blocked(|| thread::Builder::new().name("control".into()).spawn(serve))
+        .map(drop)
+        .map_err(threads::not_started)
+}
+
+struct Server {
+    listener: UnixListener,
+    connections: VecDeque<Connection>,
+}
+
+/// A connection, with what it has sent of a request.
+struct Connection {
+    socket: OwnedFd,
+    bytes: Vec<u8>,
+}
+
+impl Server {
+    /// Waits for something to do, and does it.
+    fn turn(&mut self, control: &Control) -> io::Result<()> {
+        let mut watched = [None; CONNECTIONS + 1];
+        watched[0] = Some(For::Reading(self.listener.as_fd()));
+        for (entry, connection) in watched[1..].iter_mut().zip(&self.connections) {
+            *entry = Some(For::Reading(connection.socket.as_fd()));
+        }
+        let ready = wait(watched, None)?;
+        let mut index = 0;
+        self.connections.retain_mut(|connection| {
+            index += 1;
+            !ready[index] || connection.go_on(control)
+        });
+        if ready[0] {
+            self.accept()?;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                if self.connections.len() == CONNECTIONS {
+                    self.connections.pop_front();
+                }
+                self.connections.push_back(Connection {
+                    socket: stream.into(),
+                    bytes: Vec::new(),
+                });
+                Ok(())
+            }
+            Err(error) => match error.raw_os_error() {
+                // The other end is gone already.
+                Some(libc::EAGAIN | libc::ECONNABORTED | libc::EINTR) => Ok(()),
+                // Without this the connection would stay ready, and be tried again and again.
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+                    if self.connections.pop_front().is_some() =>
+                {
+                    Ok(())
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+impl Connection {
+    /// Reads what is there, and answers a request that is whole. False when the connection has done its work.
+    fn go_on(&mut self, control: &Control) -> bool {
+        let mut part = [0; REQUEST_MAX];
+        let room = REQUEST_MAX - self.bytes.len();
+        // SAFETY: the buffer is writable for so many bytes.
+        let count = unsafe {
+            libc::recv(
+                self.socket.as_raw_fd(),
+                part.as_mut_ptr().cast(),
+                room,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        let count = match usize::try_from(count) {
+            Ok(count @ 1..) => count,
+            Ok(0) => return false,
+            Err(_) => return io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock,
+        };
+        self.bytes.extend(&part[..count]);
+        let answer = match Parsed::of(&self.bytes) {
+            Parsed::Part => return true,
+            Parsed::Whole(request) => control.answer(&request),
+            Parsed::Wrong => Answer::error(400, "this is no request of HTTP/1.1"),
+        };
+        let answer = answer.bytes();
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // An answer is short, so the socket takes all of it, unless the other end is gone.
+        // SAFETY: the buffer is readable for its whole length.
+        unsafe {
+            libc::send(
+                self.socket.as_raw_fd(),
+                answer.as_ptr().cast(),
+                answer.len(),
+                flags,
+            )
+        };
+        false
+    }
+}

@@ -1,0 +1,220 @@
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, PipeWriter, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use super::control::{self, Control};
+use super::place::{Folder, NEW, Place, random};
+use super::record::{self, Ended, Made, now};
+use super::{Error, Handover, Name, console_log, lock};
+use crate::console::Console;
+use crate::devices::sink::Sink;
+
+/// How many connections may wait at the control socket.
+const BACKLOG: i32 = 16;
+/// How often a directory is made anew because another process removed it, or a name made up because it was taken.
+const TRIES: u32 = 32;
+
+/// A guest's directory, as the guest's own process has it. Everything that is written to it later is open.
+pub struct Own {
+    place: Place,
+    /// The directory's name until [`Own::publish`].
+    new: String,
+    wanted: Option<Name>,
+    name: Option<Name>,
+    console_log: Option<File>,
+    exit: File,
+    socket: Option<UnixListener>,
+    control: Arc<Control>,
+    /// Who waits for the guest's start, if anybody does.
+    starter: Option<Arc<PipeWriter>>,
+    log: Option<JoinHandle<()>>,
+}
+
+impl Own {
+    /// Makes the directory of a guest, which nobody can see until [`Own::publish`]. Without a name one is made up.
+    pub fn make(name: Option<Name>, made: &Made) -> Result<Self, Error> {
+        let place = Place::open_or_make()?;
+        if let Some(name) = &name
+            && let Ok(guest) = place.find(name)
+        {
+            return Err(taken(name, guest.is_running()));
+        }
+        let (new, folder, lock) =
+            make_folder(&place).map_err(|source| place.error("make a directory in", source))?;
+        let fill = || -> io::Result<_> {
+            record::write(&mut folder.make("guest.json")?, made)?;
+            let socket = UnixListener::bind(folder.inner("control.sock"))?;
+            socket.set_nonblocking(true)?;
+            Ok((folder.make("console.log")?, folder.make("exit.json")?, socket))
+        };
+        let (console_log, exit, socket) = fill().map_err(|source| place.error("make files in", source))?;
+        Ok(Self {
+            place,
+            new,
+            wanted: name,
+            name: None,
+            console_log: Some(console_log),
+            exit,
+            socket: Some(socket),
+            control: Arc::new(Control::new(lock)),
+            starter: None,
+            log: None,
+        })
+    }
+
+    /// Makes the file for Coracle's own messages.
+    pub fn make_message_log(&self) -> Result<File, Error> {
+        let path = format!("{}/coracle.log", self.new);
+        let options = &mut fs::OpenOptions::new();
+        let file = options.read(true).append(true).create_new(true);
+        file.open(self.place.inner(&path))
+            .map_err(|source| self.place.error("make files in", source))
+    }
+
+    /// The other end of the pipe learns the guest's name, and later when its init runs: a line each.
+    pub fn tell_starter(&mut self, starter: PipeWriter) {
+        self.starter = Some(Arc::new(starter));
+    }
+
+    /// Whether the guest runs in the background.
+    pub fn is_detached(&self) -> bool {
+        self.starter.is_some()
+    }
+
+    /// Gives the directory the guest's name. From here on it is a guest that runs. Called by the process that runs it, when
+    /// everything is open that it needs.
+    pub fn publish(&mut self) -> Result<(), Error> {
+        // The socket says who listens: the process that made this call last.
+        // SAFETY: a system call without pointers.
+        let listen = |socket: &UnixListener| unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) };
+        if self.socket.as_ref().map(listen) == Some(-1) {
+            return Err(self.place.error("listen in", io::Error::last_os_error()));
+        }
+        for _ in 0..TRIES {
+            let name = match &self.wanted {
+                Some(name) => name.clone(),
+                None => Name::made_up(random() as u32),
+            };
+            // The directory of a guest is never empty, and this replaces none that is not.
+            match fs::rename(self.place.inner(&self.new), self.place.inner(name.as_str())) {
+                Ok(()) => {
+                    if let Some(mut starter) = self.starter.as_deref() {
+                        // Nobody may be there any more.
+                        let _ = writeln!(starter, "{name}");
+                    }
+                    self.name = Some(name);
+                    return Ok(());
+                }
+                Err(error) if is_taken(&error) => match self.place.find(&name) {
+                    Ok(guest) if self.wanted.is_some() => return Err(taken(&name, guest.is_running())),
+                    // Nothing was left of it, or another name is made up.
+                    _ => continue,
+                },
+                Err(error) => return Err(self.place.error("rename a directory in", error)),
+            }
+        }
+        let error = io::Error::other("no name was free");
+        Err(self.place.error("name a guest in", error))
+    }
+
+    /// The name, once the directory has it.
+    pub fn name(&self) -> Option<&Name> {
+        self.name.as_ref()
+    }
+
+    /// Wraps the console's sink so that whoever waits for the guest's start learns when its init runs.
+    pub fn watch(&self, sink: Arc<dyn Sink>) -> Arc<dyn Sink> {
+        match &self.starter {
+            Some(starter) => {
+                let starter = starter.clone();
+                Handover::watch(sink, move || drop(writeln!(&*starter)))
+            }
+            None => sink,
+        }
+    }
+
+    /// Starts to answer other commands. Where there is a machine, it is to be told to the result.
+    pub fn serve(&mut self) -> io::Result<()> {
+        match self.socket.take() {
+            Some(socket) => control::serve(socket, self.control.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// What other commands ask is done with this machine. It has the guest's lock until the end of the process.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Starts to write what `console` prints to the log.
+    pub fn keep_log(&mut self, console: &Console) -> io::Result<()> {
+        if let Some(file) = self.console_log.take() {
+            self.log = Some(console_log::keep(console, file)?);
+        }
+        Ok(())
+    }
+
+    /// Writes down how the guest ended, after the last of what `console` printed. `ran` says whether the guest ran at all.
+    pub fn end(mut self, console: &Console, exit_code: u8, ran: bool, explanation: Option<String>) {
+        console.end();
+        if let Some(log) = self.log.take() {
+            // An error is a panic, which has been reported.
+            let _ = log.join();
+        }
+        if self.name.is_none() {
+            // It fails only if somebody else was faster.
+            let _ = fs::remove_dir_all(self.place.inner(&self.new));
+            return;
+        }
+        let ended = Ended {
+            ended: now(),
+            exit_code,
+            ran,
+            explanation,
+        };
+        if let Err(error) = record::write(&mut self.exit, &ended) {
+            log::warn!("cannot write down how the guest ended: {error}");
+        }
+    }
+}
+
+/// Makes a directory with a lock that is taken. Returns its name, the directory and the lock.
+fn make_folder(place: &Place) -> io::Result<(String, Folder, File)> {
+    for _ in 0..TRIES {
+        let name = format!("{NEW}{:016x}", random());
+        let path = place.inner(&name);
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let make = || -> io::Result<_> {
+            let folder = Folder::open(&path)?;
+            let lock = folder.make("lock")?;
+            let is_ours = lock::take(&lock)? && lock.metadata()?.nlink() > 0;
+            Ok(is_ours.then_some((folder, lock)))
+        };
+        match make() {
+            Ok(Some((folder, lock))) => return Ok((name, folder, lock)),
+            // Another process took it for one that was left behind, and removed it.
+            Ok(None) => (),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("others remove it again and again"))
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR)
+    )
+}
+
+fn taken(name: &Name, is_running: bool) -> Error {
+    match is_running {
+        true => Error::NameRuns(name.clone()),
+        false => Error::NameEnded(name.clone()),
+    }
+}

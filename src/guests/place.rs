@@ -1,0 +1,261 @@
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::{env, slice};
+
+use super::{Error, Guest, Name, lock};
+
+/// Names of directories that are no guest yet, or none any more, begin with these. No guest's name begins with a dot.
+pub const NEW: &str = ".new-";
+const GONE: &str = ".gone-";
+
+/// The directory with a directory for each guest of this user. Nobody else can look into it.
+pub struct Place {
+    path: PathBuf,
+    folder: Folder,
+}
+
+/// A directory that is open, so that it stays the same one when its name changes.
+pub struct Folder(File);
+
+impl Place {
+    /// The directory, if there is one. Where there is none, this user has no guests.
+    pub fn open() -> Result<Option<Self>, Error> {
+        let path = path();
+        match Folder::open(&path) {
+            Ok(folder) => Self::check(path, folder).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(refused(path, error)),
+        }
+    }
+
+    /// The directory, which is made if there is none.
+    pub fn open_or_make() -> Result<Self, Error> {
+        if let Some(place) = Self::open()? {
+            return Ok(place);
+        }
+        let path = path();
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(Error::File {
+                    what: "make the directory of guests",
+                    path,
+                    source: error,
+                });
+            }
+            _ => (),
+        }
+        match Folder::open(&path) {
+            Ok(folder) => Self::check(path, folder),
+            Err(error) => Err(refused(path, error)),
+        }
+    }
+
+    /// In a directory that somebody else made or may write, names would lead where that person likes.
+    fn check(path: PathBuf, folder: Folder) -> Result<Self, Error> {
+        let found = folder.0.metadata().map_err(|source| Error::File {
+            what: "look at the directory of guests",
+            path: path.clone(),
+            source,
+        })?;
+        let why = match () {
+            () if found.uid() != own_user() => "it belongs to another user",
+            () if found.mode() & 0o077 != 0 => "others than its owner may use it (its mode has to be 0700)",
+            () => return Ok(Self { path, folder }),
+        };
+        Err(Error::Unsafe { path, why })
+    }
+
+    /// Where something in the directory is, for this process.
+    pub fn inner(&self, name: &str) -> PathBuf {
+        self.folder.inner(name)
+    }
+
+    /// Where a guest's directory is, for people.
+    pub fn path_of(&self, name: &Name) -> PathBuf {
+        self.path.join(name.as_str())
+    }
+
+    /// All guests, in the order of their names. Removes what is left of guests of which nothing is to be left.
+    pub fn guests(&self) -> Result<Vec<Guest>, Error> {
+        let read = |entries: fs::ReadDir| -> io::Result<Vec<_>> {
+            entries.map(|entry| Ok(entry?.file_name())).collect()
+        };
+        let names = fs::read_dir(self.inner(".")).and_then(read);
+        let names = names.map_err(|source| self.error("read", source))?;
+        let mut guests = Vec::new();
+        for name in names.iter().filter_map(|name| name.to_str()) {
+            if name.starts_with(GONE) {
+                self.erase(name);
+            } else if name.starts_with(NEW) {
+                self.erase_if_abandoned(name);
+            } else if let Ok(name) = name.parse()
+                && let Ok(guest) = self.find(&name)
+            {
+                guests.push(guest);
+            }
+        }
+        guests.sort_by(|one, other| one.name().cmp(other.name()));
+        Ok(guests)
+    }
+
+    /// The guest of this name.
+    pub fn find(&self, name: &Name) -> Result<Guest, Error> {
+        let unknown = || Error::Unknown(name.to_string());
+        let guest = Guest::open(self, name).map_err(|_| unknown())?;
+        match guest.is_to_be_removed() && self.remove(&guest).is_ok() {
+            true => Err(unknown()),
+            false => Ok(guest),
+        }
+    }
+
+    /// Removes what is left of a guest that has ended.
+    pub fn remove(&self, guest: &Guest) -> Result<(), Error> {
+        let name = guest.name();
+        let failed = |source| Error::Guest {
+            what: "remove",
+            name: name.clone(),
+            source,
+        };
+        // Whoever removes or renames the directory holds its lock, so from here on the name leads to the same directory.
+        if !guest.take_lock().map_err(failed)? {
+            return Err(Error::Runs(name.clone()));
+        }
+        if !guest.is_at(&self.inner(name.as_str())) {
+            return Err(Error::Unknown(name.to_string()));
+        }
+        let gone = format!("{GONE}{:016x}", random());
+        fs::rename(self.inner(name.as_str()), self.inner(&gone)).map_err(failed)?;
+        self.erase(&gone);
+        Ok(())
+    }
+
+    /// Removes a directory that no guest has any more. Others may do the same at this moment.
+    fn erase(&self, name: &str) {
+        if let Err(error) = fs::remove_dir_all(self.inner(name)) {
+            log::debug!("cannot remove {}: {error}", self.path.join(name).display());
+        }
+    }
+
+    /// Removes a directory that was being made by a process that lives no more.
+    fn erase_if_abandoned(&self, name: &str) {
+        let path = self.inner(name);
+        // A process that has just made the directory has not made the lock yet. It notices if the directory is gone.
+        if fs::remove_dir(&path).is_ok() {
+            return;
+        }
+        let lock = Folder::open(&path).and_then(|folder| folder.read("lock"));
+        if let Ok(lock) = lock
+            && lock::take(&lock).unwrap_or(false)
+        {
+            self.erase(name);
+        }
+    }
+
+    pub fn error(&self, what: &'static str, source: io::Error) -> Error {
+        Error::File {
+            what,
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+impl Folder {
+    /// Opens a directory that is no symbolic link.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        Ok(Self(file))
+    }
+
+    /// Where something in the directory is, whatever the directory is called now. The path is short, as that of a socket has
+    /// to be.
+    pub fn inner(&self, name: &str) -> PathBuf {
+        format!("/proc/self/fd/{}/{name}", self.0.as_raw_fd()).into()
+    }
+
+    /// Opens a file for reading and writing, which locks ask for. Anything but a plain file is refused, because a pipe would
+    /// have its reader wait.
+    pub fn read(&self, name: &str) -> io::Result<File> {
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(self.inner(name))?;
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("it is no plain file")),
+        }
+    }
+
+    /// Makes a file that only its owner can use.
+    pub fn make(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.inner(name))
+    }
+
+    /// Whether this path leads to the directory.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let same = || -> io::Result<bool> {
+            let (own, other) = (self.0.metadata()?, fs::symlink_metadata(path)?);
+            Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
+        };
+        same().unwrap_or(false)
+    }
+}
+
+/// Where the directory is.
+fn path() -> PathBuf {
+    let user = own_user();
+    // After `sudo -E` the variable is somebody else's.
+    let is_own = |path: &PathBuf| {
+        path.is_absolute() && fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == user)
+    };
+    match env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_own) {
+        Some(own) => own.join("coracle"),
+        None if user == 0 => "/run/coracle".into(),
+        None => format!("/tmp/coracle-{user}").into(),
+    }
+}
+
+fn refused(path: PathBuf, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ENOTDIR | libc::ELOOP) => Error::Unsafe {
+            path,
+            why: "it is no directory",
+        },
+        Some(libc::EACCES) => Error::Unsafe {
+            path,
+            why: "this user may not read it",
+        },
+        _ => Error::File {
+            what: "open the directory of guests",
+            path,
+            source: error,
+        },
+    }
+}
+
+fn own_user() -> u32 {
+    // SAFETY: the call has no preconditions.
+    unsafe { libc::geteuid() }
+}
+
+/// A number that nobody else has.
+pub fn random() -> u64 {
+    let mut number = 0u64;
+    // SAFETY: the call writes the bytes of the number. So few come whole or, on a host without the call, not at all.
+    unsafe {
+        let bytes = slice::from_raw_parts_mut((&raw mut number).cast::<u8>(), size_of::<u64>());
+        libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0);
+    }
+    number
+}
