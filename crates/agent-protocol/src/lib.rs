@@ -1,0 +1,65 @@
+//! Messages between Coracle and its agent in a guest, over a stream that carries bytes whole and in order.
+//!
+//! One connection runs one program. Each side first says which version it speaks ([`hello`]), without waiting for the
+//! other. Then the host sends [`ToAgent::Run`], and the two exchange messages until the agent has sent
+//! [`ToHost::Exited`], [`ToHost::Killed`] or [`ToHost::Failed`], which is its last. Whoever finds the connection closed
+//! before that ends what it has: the agent kills the program.
+//!
+//! A message is a frame ([`frame`]): its length, the message in postcard's encoding, and the bytes of a stream for those
+//! messages that carry some. Messages are only added at the end of [`ToAgent`] and [`ToHost`], and never change; what a
+//! peer of an older version would not understand needs a new [`VERSION`].
+//!
+//! Neither side sends more than the other has room for:
+//! - Of the program's input, the agent asks for as much as the program reads ([`ToHost::Wants`]), and the host answers with
+//!   one message of up to so many bytes, or with the end.
+//! - Of each output stream, the agent sends [`WINDOW`] bytes, and as many more as the host says that it has passed on
+//!   ([`ToAgent::Room`]).
+
+mod channel;
+mod frame;
+mod message;
+
+pub use channel::{AgentChannel, Channel, HostChannel};
+pub use frame::{FRAME_MAX, Incoming, VERSION, hello, put};
+pub use message::{DATA_MAX, Failure, Message, Program, Reason, Stream, ToAgent, ToHost, WindowSize};
+
+/// The port of the agent. When Coracle starts a guest for one program, the agent calls this port of the host. Linux lets
+/// only root listen on a port below 1024, so no other program in the guest can pass for the agent.
+pub const PORT: u32 = 1023;
+
+/// How many bytes of each output stream the agent sends before the host has passed any on.
+pub const WINDOW: u32 = 64 << 10;
+
+/// Why a peer is not understood. The connection is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Error {
+    /// The first bytes are not those of [`hello`].
+    NotAnAgent,
+    /// The peer speaks this version.
+    Version(u16),
+    /// A frame says that it is longer than its receiver takes.
+    TooLong,
+    /// A frame does not hold a message.
+    Malformed,
+    /// A message with a field that is out of its bounds; what is wrong.
+    OutOfBounds(&'static str),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::NotAnAgent => f.write_str("it does not speak the agent's protocol"),
+            Self::Version(theirs) => {
+                write!(
+                    f,
+                    "it speaks version {theirs} of the agent's protocol, this one speaks {VERSION}"
+                )
+            }
+            Self::TooLong => f.write_str("it sent a message that is too long"),
+            Self::Malformed => f.write_str("it sent a message that cannot be read"),
+            Self::OutOfBounds(what) => write!(f, "it sent a message with {what}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

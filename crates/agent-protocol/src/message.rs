@@ -1,0 +1,205 @@
+//! The messages themselves, and the bounds of their fields.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, FRAME_MAX, WINDOW};
+
+/// No message carries more bytes of a stream.
+pub const DATA_MAX: usize = WINDOW as usize;
+/// Linux has the signals 1 to 64.
+const SIGNAL_MAX: u8 = 64;
+/// No text for a person is longer.
+const TEXT_MAX: usize = 1024;
+/// Linux: `HOST_NAME_MAX`.
+const HOST_NAME_MAX: usize = 64;
+
+/// What can be sent.
+pub trait Message: Serialize + DeserializeOwned {
+    /// Whether every field is within its bounds, and whether `data` is what this message may carry.
+    fn check(&self, data: &[u8]) -> Result<(), Error>;
+}
+
+/// From the host to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// Runs the program. It is the first message, and there is no second one.
+    Run(Program),
+    /// Input for the program, which is what the message carries. It answers [`ToHost::Wants`] with no more bytes than that.
+    Input,
+    /// The program's input has come to its end.
+    InputEnd,
+    /// The host has passed on so many bytes of a stream.
+    Room { stream: Stream, bytes: u32 },
+    /// Nobody reads this stream any more.
+    Closed { stream: Stream },
+    /// Sends a signal to the program.
+    Signal(u8),
+    /// The terminal has another size now.
+    Resize(WindowSize),
+}
+
+/// From the agent to the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHost {
+    /// The program did not start.
+    Failed(Failure),
+    /// The program reads, and takes up to so many bytes of input. The next one comes after the answer to this one.
+    Wants(u32),
+    /// Output of the program, which is what the message carries.
+    Output(Stream),
+    /// The program, and all that it gave the stream to, have closed it.
+    OutputEnd(Stream),
+    /// The program has ended with this status. All that it had written has been sent.
+    Exited(u8),
+    /// This signal has ended the program. All that it had written has been sent.
+    Killed(u8),
+}
+
+/// An output stream. With a terminal there is only `Out`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stream {
+    Out,
+    Err,
+}
+
+/// Characters of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// A program to run, and how. Texts are any bytes but zero, as Linux takes them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The program's name, which is looked up in its PATH unless it has a slash, and its arguments.
+    pub arguments: Vec<Vec<u8>>,
+    /// `NAME=VALUE` each, on top of what every program in the guest gets. The last of a name counts.
+    pub environment: Vec<Vec<u8>>,
+    /// Where it starts; otherwise at the root.
+    pub directory: Option<Vec<u8>>,
+    /// `USER[:GROUP]`, each a name that the guest knows or a number; otherwise root.
+    pub user: Option<Vec<u8>>,
+    /// The guest's name for itself.
+    pub host_name: Option<Vec<u8>>,
+    /// A terminal of this size for the program; otherwise it has pipes.
+    pub terminal: Option<WindowSize>,
+}
+
+/// Why a program did not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub reason: Reason,
+    /// A sentence for the person, which names the program, the directory or the user.
+    pub text: String,
+}
+
+/// What kept a program from starting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// There is no such program.
+    NotFound,
+    /// There is one, and it cannot be executed.
+    NotExecutable,
+    /// What the program was to have cannot be had: the user, the directory, a terminal.
+    Other,
+}
+
+impl Message for ToAgent {
+    fn check(&self, data: &[u8]) -> Result<(), Error> {
+        check_data(matches!(self, Self::Input), data)?;
+        match self {
+            Self::Run(program) => program.check(),
+            Self::Room { bytes, .. } => check_window(*bytes),
+            Self::Signal(number) => check_signal(*number),
+            Self::Resize(size) => size.check(),
+            Self::Input | Self::InputEnd | Self::Closed { .. } => Ok(()),
+        }
+    }
+}
+
+impl Message for ToHost {
+    fn check(&self, data: &[u8]) -> Result<(), Error> {
+        check_data(matches!(self, Self::Output(_)), data)?;
+        match self {
+            Self::Failed(Failure { text, .. }) => within(text.len() <= TEXT_MAX, "a text that is too long"),
+            Self::Wants(bytes) => check_window(*bytes),
+            Self::Killed(number) => check_signal(*number),
+            Self::Output(_) | Self::OutputEnd(_) | Self::Exited(_) => Ok(()),
+        }
+    }
+}
+
+impl Failure {
+    /// Cuts the text where it is too long.
+    pub fn new(reason: Reason, mut text: String) -> Self {
+        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        Self { reason, text }
+    }
+}
+
+impl Program {
+    fn check(&self) -> Result<(), Error> {
+        within(!self.arguments.is_empty(), "no program to run")?;
+        let texts = self.arguments.iter().chain(&self.environment);
+        let texts = texts
+            .chain(&self.directory)
+            .chain(&self.user)
+            .chain(&self.host_name);
+        within(texts.clone().all(|text| !text.contains(&0)), "a zero in a text")?;
+        within(
+            texts.map(Vec::len).sum::<usize>() <= FRAME_MAX,
+            "texts that are too long",
+        )?;
+        let mut names = self
+            .environment
+            .iter()
+            .map(|entry| entry.iter().position(|byte| *byte == b'='));
+        within(
+            names.all(|end| end.is_some_and(|end| end > 0)),
+            "a variable without a name",
+        )?;
+        let host_name = self.host_name.as_ref();
+        within(
+            host_name.is_none_or(|name| (1..=HOST_NAME_MAX).contains(&name.len())),
+            "a host name that is empty or too long",
+        )?;
+        self.terminal.as_ref().map_or(Ok(()), WindowSize::check)
+    }
+}
+
+impl WindowSize {
+    fn check(&self) -> Result<(), Error> {
+        within(
+            self.rows > 0 && self.columns > 0,
+            "a terminal without rows or columns",
+        )
+    }
+}
+
+fn check_data(may_carry: bool, data: &[u8]) -> Result<(), Error> {
+    match may_carry {
+        true => within(
+            (1..=DATA_MAX).contains(&data.len()),
+            "too few or too many bytes of a stream",
+        ),
+        false => within(data.is_empty(), "bytes behind it"),
+    }
+}
+
+fn check_window(bytes: u32) -> Result<(), Error> {
+    within((1..=WINDOW).contains(&bytes), "a count that is out of range")
+}
+
+fn check_signal(number: u8) -> Result<(), Error> {
+    within((1..=SIGNAL_MAX).contains(&number), "a signal that does not exist")
+}
+
+fn within(is_so: bool, otherwise: &'static str) -> Result<(), Error> {
+    if is_so {
+        Ok(())
+    } else {
+        Err(Error::OutOfBounds(otherwise))
+    }
+}
