@@ -7,6 +7,8 @@ pub struct Settings {
     pub terminal: bool,
     /// `coracle.size=ROWSxCOLS`: the size of that terminal, as rows and columns, neither zero.
     pub size: Option<(u16, u16)>,
+    /// `coracle.agent`: the host says what is to be run.
+    pub agent: bool,
     /// `root=`, `rootfstype=`, `rootflags=`, `ro` and `rw`: what Linux would mount as its root without an initrd.
     pub root: Option<Root>,
     /// `init=`: the program that is to be PID 1 in this one's place.
@@ -39,6 +41,7 @@ impl Settings {
             match (name, value.map(unquoted)) {
                 ("coracle.console", Some(value)) => settings.terminal = value == "terminal",
                 ("coracle.size", Some(value)) => settings.size = parse_size(value),
+                ("coracle.agent", None) => settings.agent = true,
                 ("root", Some(value)) => root.device = value.into(),
                 ("rootfstype", Some(value)) => root.kind = Some(value.into()),
                 ("rootflags", Some(value)) => root.options = Some(value.into()),

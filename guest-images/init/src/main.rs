@@ -5,6 +5,7 @@
 //! changes to that root first, and gives its place as PID 1 to that init. As the command of a container the same binary
 //! does what a container allows, and exits.
 
+mod agent;
 mod cmdline;
 mod demonstration;
 mod end;
@@ -73,8 +74,11 @@ fn run(
     console: Option<&File>,
     boot_time: Duration,
 ) -> End {
-    if settings.terminal || !command.is_empty() {
+    if settings.terminal || settings.agent || !command.is_empty() {
         link_applets(supervisor);
+    }
+    if settings.agent {
+        return supervisor.run_for_host();
     }
     match command.split_first() {
         Some((program, arguments)) => supervisor.run(program, arguments, console),
@@ -107,6 +111,9 @@ fn run_in_root(
     match &settings.root {
         Some(root) => root::enter(root)?,
         None => link_applets(supervisor),
+    }
+    if settings.agent {
+        return Ok(supervisor.run_for_host());
     }
     if let (None, Some((program, arguments))) = (&settings.init, command.split_first()) {
         return Ok(supervisor.run(program, arguments, console));

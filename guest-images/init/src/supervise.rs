@@ -6,17 +6,21 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::iter;
+use std::os::fd::AsFd;
 use std::process::exit;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::tcdrain;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{
     ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execv, execvp, fork, setsid,
 };
 
+use crate::agent::{self, Ended, Session};
+use crate::mounts;
 use crate::say::complain;
 
 /// Exit status of a command that cannot be run, as in a shell.
@@ -86,22 +90,58 @@ impl Supervisor {
             }
         };
         loop {
-            // The signals are those of busybox's poweroff, halt and reboot, and the kernel's for ctrl-alt-del.
             match self.awaited.wait() {
                 Ok(Signal::SIGCHLD) => {
                     if let Reaped::Child(status) = reap(Some(child)) {
                         return End::PowerOff { status };
                     }
                 }
-                Ok(Signal::SIGTERM | Signal::SIGINT) => return End::Restart,
-                Ok(Signal::SIGUSR1 | Signal::SIGUSR2) => return End::PowerOff { status: 0 },
-                Ok(_) => {}
+                Ok(signal) => {
+                    if let Some(end) = end_asked_by(signal) {
+                        return end;
+                    }
+                }
                 Err(why) => {
                     complain(format_args!("cannot wait for signals: {why}"));
                     return End::PowerOff { status: CANNOT_RUN };
                 }
             }
         }
+    }
+
+    /// Runs the program that the host asks for, and ends the guest when it has ended. Its disks are whole by the time the host
+    /// is told.
+    pub fn run_for_host(&self) -> End {
+        match self.serve_host() {
+            Ok(end) => end,
+            Err(why) => {
+                complain(format_args!("cannot do what the host asks for: {why}"));
+                End::Fail { status: 1 }
+            }
+        }
+    }
+
+    fn serve_host(&self) -> io::Result<End> {
+        let signals = SignalFd::with_flags(&self.awaited, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        let mut session = Session::new(agent::call_host()?)?;
+        let mut asked = None;
+        let ended = session.run(Some(signals.as_fd()), |child| {
+            while let Ok(Some(signal)) = signals.read_signal() {
+                match Signal::try_from(signal.ssi_signo as i32) {
+                    Ok(Signal::SIGCHLD) => reap_others(child),
+                    Ok(signal) => asked = asked.or(end_asked_by(signal)),
+                    Err(_) => {}
+                }
+            }
+            asked.is_none()
+        })?;
+        if let Ended::Program(end) = &ended {
+            // As in a container, what the program leaves running ends with it.
+            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+            mounts::leave_clean();
+            session.tell(end)?;
+        }
+        Ok(asked.unwrap_or(End::PowerOff { status: 0 }))
     }
 
     /// Becomes `program`, which is PID 1 from then on, in the environment that the kernel gave. Comes back only with an
@@ -142,6 +182,26 @@ impl Supervisor {
                 return false;
             }
         }
+    }
+}
+
+/// What a signal asks for. They are those of busybox's poweroff, halt and reboot, and the kernel's for ctrl-alt-del.
+fn end_asked_by(signal: Signal) -> Option<End> {
+    match signal {
+        Signal::SIGTERM | Signal::SIGINT => Some(End::Restart),
+        Signal::SIGUSR1 | Signal::SIGUSR2 => Some(End::PowerOff { status: 0 }),
+        _ => None,
+    }
+}
+
+/// Reaps the orphans that have ended, and leaves `child` to whoever waits for it.
+fn reap_others(child: Option<Pid>) {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Some(pid) = waitid(Id::All, flags).ok().and_then(|status| status.pid()) {
+        if Some(pid) == child {
+            break;
+        }
+        let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
     }
 }
 

@@ -1,0 +1,14 @@
+//! The agent: runs a program for the host, which is at the other end of a connection, and carries its streams
+//! (crates/agent-protocol). It needs nothing of PID 1, and can run in any Linux guest.
+
+mod input;
+mod output;
+mod search;
+mod session;
+mod start;
+mod streams;
+mod users;
+mod vsock;
+
+pub use session::{Ended, Session};
+pub use vsock::call_host;
