@@ -19,10 +19,12 @@ fn main() {
 fn compile_filters() {
     let mut source = format!("pub const OWN_PROCESS: u32 = {};\n", programs::OWN_PROCESS);
     let start = || tables::START.calls();
+    let inherited = [&tables::START, &tables::START_PLAIN]
+        .map(|kind| (kind.name, programs::inherited(kind.calls(), tables::OFTEN)));
     let narrowed = tables::KINDS
         .iter()
         .map(|kind| (kind.name, programs::narrowed(kind.calls(), start())));
-    for (name, program) in narrowed.chain([(tables::START.name, programs::inherited(start()))]) {
+    for (name, program) in narrowed.chain(inherited) {
         writeln!(source, "pub static {name}: [sock_filter; {}] = [", program.len()).expect("a string grows");
         for (code, jt, jf, k) in program {
             writeln!(

@@ -1,10 +1,12 @@
 //! Compiles tables into seccomp's programs (linux/seccomp.h; a program is of classic BPF, linux/filter.h).
 //!
 //! The kernel takes time for each instruction of a program when it is installed, and walks through the program with each
-//! number of a system call. So a program is a tree, in which few comparisons lead to the answer for a number. A chain of
-//! comparisons, as the crate seccompiler makes it, takes seven times as long (docs/confinement.md has the figures).
+//! number of a system call. So a program is a tree, in which few comparisons lead to the answer for a number, and the walk
+//! ends early for most numbers. A chain of comparisons, as the crate seccompiler makes it, takes eight times as long
+//! (docs/confinement.md has the figures).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::tables::{Answer, Call, Test};
 
@@ -36,13 +38,24 @@ const ALLOW: u32 = 0x7fff_0000;
 /// No system call has this number or a higher one. Those of the x32 ABI are higher.
 const NUMBERS: u32 = 1024;
 
-/// The kernel walks through a program with the numbers below this one: those that it knew when this was written.
-const WALKED: u32 = 451;
+/// When a program is installed, the kernel walks through it with each number, to find those for which it need not run the
+/// program later: the walk has to reach [`ALLOW`] before it comes to the load of an argument. The numbers below this one are
+/// the calls that programs make most. For the others, but those in `often`, the walk would take longer than the few calls
+/// of a boot, so an argument is loaded before their tree.
+const CACHED: u32 = 32;
 
 /// What an instruction costs when a program is installed, in nanoseconds on the deterministic clock.
-const INSTRUCTION_COST: u32 = 1800;
-/// What each number costs for each comparison on its way.
-const COMPARISON_COST: u32 = 20;
+const INSTRUCTION_COST: u32 = 1400;
+/// What each comparison on a call's way costs when the call is made.
+const COMPARISON_COST: u32 = 1;
+
+/// How often, roughly, a boot makes a call with this number, if it makes it at all. Each entry into the guest is an ioctl.
+fn frequency(number: u32) -> u32 {
+    match i64::from(number) {
+        libc::SYS_ioctl => 500,
+        _ => 10,
+    }
+}
 
 /// What a program does with a number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,11 +69,28 @@ enum Outcome {
 
 type Outcomes = BTreeMap<u32, Outcome>;
 
-/// The program that all threads inherit. It refuses the system calls of other architectures, too.
-pub fn inherited<'c>(calls: impl Iterator<Item = &'c Call>) -> Vec<Instruction> {
+/// The program that all threads inherit. It refuses the system calls of other architectures, too. `often` are numbers that the
+/// kernel is to remember although they are not below [`CACHED`].
+pub fn inherited<'c>(calls: impl Iterator<Item = &'c Call>, often: &[u32]) -> Vec<Instruction> {
     let outcomes = outcomes(calls);
+    let allowed_often =
+        |number: &u32| often.contains(number) && outcomes.get(number) == Some(&Outcome::Allow);
     let mut program = Assembler::default();
-    program.tree(&ranges(&outcomes, |_| true));
+    program.tree(&ranges(&outcomes, CACHED..NUMBERS, |number| {
+        !allowed_often(&number)
+    }));
+    program.load(NUMBER);
+    // This ends the kernel's walk. The program needs no argument here.
+    program.load(ARGUMENTS);
+    for &number in often.iter().filter(|number| allowed_often(number)) {
+        let otherwise = program.here();
+        let allow = program.leaf(&Outcome::Allow);
+        program.jump(JUMP_IF_EQUAL, number, allow, otherwise);
+    }
+    let high = program.here();
+    program.tree(&ranges(&outcomes, 0..CACHED, |_| true));
+    let low = program.here();
+    program.jump(JUMP_IF_NOT_BELOW, CACHED, high, low);
     program.load(NUMBER);
     let number = program.here();
     program.push(RETURN, 0, 0, KILL_PROCESS);
@@ -83,8 +113,10 @@ pub fn narrowed<'c>(
             *outcome = Outcome::Allow;
         }
     }
+    let last = before.keys().max().copied().unwrap_or_default();
+    let matters = |number: u32| number > last || before.contains_key(&number);
     let mut program = Assembler::default();
-    program.tree(&ranges(&narrowed, |number| before.contains_key(&number)));
+    program.tree(&ranges(&narrowed, 0..NUMBERS, matters));
     program.load(NUMBER);
     program.finish()
 }
@@ -143,73 +175,45 @@ impl Test {
 
 /// Consecutive numbers with the same outcome.
 #[derive(Debug, Clone)]
-struct Range {
+struct Numbers {
     start: u32,
     end: u32,
     outcome: Outcome,
-    /// How many of the numbers the kernel walks through the program with.
-    weight: u32,
+    /// Whether only the first one matters.
+    is_single: bool,
+    /// How often a boot makes calls with these numbers.
+    frequency: u32,
 }
 
-/// All numbers, in order. Numbers that do not `matter` have whatever outcome makes the ranges few.
-fn ranges(outcomes: &Outcomes, matters: impl Fn(u32) -> bool) -> Vec<Range> {
-    let outcome = |number| outcomes.get(&number).cloned().unwrap_or(Outcome::Trap);
-    let last = (0..NUMBERS)
-        .rev()
-        .find(|&number| matters(number) && outcomes.contains_key(&number));
-    let mut ranges: Vec<Range> = Vec::new();
-    for number in 0..=NUMBERS {
-        let is_behind_all = last.is_none_or(|last| number > last);
-        if !is_behind_all
-            && !matters(number)
-            && let Some(range) = ranges.last_mut()
-        {
-            range.end = number + 1;
-            continue;
-        }
-        let outcome = if is_behind_all {
-            Outcome::Trap
-        } else {
-            outcome(number)
+/// What is to become of the numbers in `all`, in order; of the last one and all behind it the same. Numbers that do not `matter`
+/// have whatever outcome makes the ranges few.
+fn ranges(outcomes: &Outcomes, all: Range<u32>, matters: impl Fn(u32) -> bool) -> Vec<Numbers> {
+    let mut ranges: Vec<Numbers> = Vec::new();
+    for number in all.filter(|&number| matters(number)) {
+        let outcome = outcomes.get(&number).cloned().unwrap_or(Outcome::Trap);
+        let frequency = match outcome {
+            // It is made once at most.
+            Outcome::Trap => 0,
+            _ => frequency(number),
         };
-        let weight = u32::from(matters(number) && number < WALKED);
-        match ranges.last_mut() {
-            Some(range) if range.outcome == outcome => {
-                range.end = number + 1;
-                range.weight += weight;
+        if let Some(before) = ranges.last_mut() {
+            before.end = number;
+            if before.outcome == outcome {
+                before.end = number + 1;
+                before.is_single = false;
+                before.frequency += frequency;
+                continue;
             }
-            _ => ranges.push(Range {
-                start: number,
-                end: number + 1,
-                outcome,
-                weight,
-            }),
         }
+        ranges.push(Numbers {
+            start: number,
+            end: number + 1,
+            outcome,
+            is_single: true,
+            frequency,
+        });
     }
-    split_gaps(ranges)
-}
-
-/// Cuts each wide range of refused numbers in two, so that a tree can branch inside of it.
-fn split_gaps(ranges: Vec<Range>) -> Vec<Range> {
-    let cut = |range: Range| {
-        let middle = range.start + (range.end - range.start) / 2;
-        match range.outcome {
-            Outcome::Trap if range.end - range.start > 1 => vec![
-                Range {
-                    end: middle,
-                    weight: range.weight / 2,
-                    ..range.clone()
-                },
-                Range {
-                    start: middle,
-                    weight: range.weight.div_ceil(2),
-                    ..range
-                },
-            ],
-            _ => vec![range],
-        }
-    };
-    ranges.into_iter().flat_map(cut).collect()
+    ranges
 }
 
 /// Puts a program together from its end to its start, because jumps go forward only.
@@ -294,7 +298,7 @@ impl Assembler {
     }
 
     /// A tree that finds the outcome of the number that is loaded. It begins at the last instruction that was pushed.
-    fn tree(&mut self, ranges: &[Range]) {
+    fn tree(&mut self, ranges: &[Numbers]) {
         for range in ranges {
             self.leaf(&range.outcome);
         }
@@ -307,7 +311,7 @@ impl Assembler {
 
     fn branch(
         &mut self,
-        ranges: &[Range],
+        ranges: &[Numbers],
         from: usize,
         to: usize,
         best: &mut BTreeMap<(usize, usize), (u32, Split)>,
@@ -335,12 +339,12 @@ impl Assembler {
 }
 
 /// The outcome that all of `ranges` but single numbers have, and those. None if they have more than one.
-fn singles(ranges: &[Range]) -> Option<(&Outcome, Vec<&Range>)> {
+fn singles(ranges: &[Numbers]) -> Option<(&Outcome, Vec<&Numbers>)> {
     [ranges.first()?, ranges.last()?]
         .into_iter()
-        .find_map(|Range { outcome, .. }| {
+        .find_map(|Numbers { outcome, .. }| {
             let others: Vec<_> = ranges.iter().filter(|range| range.outcome != *outcome).collect();
-            let are_single = others.iter().all(|range| range.end - range.start == 1);
+            let are_single = others.iter().all(|range| range.is_single);
             are_single.then_some((outcome, others))
         })
 }
@@ -358,7 +362,7 @@ enum Split {
 
 /// The cheapest way to divide the ranges, and its cost.
 fn cheapest(
-    ranges: &[Range],
+    ranges: &[Numbers],
     from: usize,
     to: usize,
     best: &mut BTreeMap<(usize, usize), (u32, Split)>,
@@ -367,7 +371,7 @@ fn cheapest(
         return known;
     }
     let part = &ranges[from..to];
-    let comparison = COMPARISON_COST * part.iter().map(|range| range.weight).sum::<u32>();
+    let comparison = COMPARISON_COST * part.iter().map(|range| range.frequency).sum::<u32>();
     let chain = singles(part).map(|(_, singles)| {
         let count = singles.len() as u32;
         (count * (INSTRUCTION_COST + comparison), Split::Singles)

@@ -53,14 +53,15 @@ impl fmt::Display for Layer {
     }
 }
 
-/// Confines the process, which has no thread but the calling one, as far as this host can. Returns all layers. `end` ends the
-/// process, with these words, when a thread makes a system call that it may not make; it is called in a signal's handler.
-pub fn enter(end: filter::End) -> Vec<Layer> {
+/// Confines the process, which has no thread but the calling one, as far as this host can. Returns all layers. `is_plain` says
+/// that the machine will have neither disks nor a name. `end` ends the process, with these words, when a thread makes a system call that it
+/// may not make; it is called in a signal's handler.
+pub fn enter(is_plain: bool, end: filter::End) -> Vec<Layer> {
     // A new user namespace makes the process dumpable as any other, and gives capabilities, so it comes first.
     let mut layers = vec![namespaces::enter(), privileges::forbid_dumps()];
     layers.extend(restrict_thread());
     // The last one, because it refuses what the others need.
-    with_calls(layers, filter::restrict_process(end))
+    with_calls(layers, filter::restrict_process(is_plain, end))
 }
 
 /// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and
@@ -69,7 +70,7 @@ pub fn outlook() -> Vec<Layer> {
     // The second layer is of the whole process and cannot be taken back, so it is not tried. Linux refuses it to nobody.
     let mut layers = vec![namespaces::outlook(), privileges::no_dumps()];
     // A limit, or a container's filter, may permit no thread.
-    let tried = thread::Builder::new().spawn(|| with_calls(restrict_thread(), filter::restrict()));
+    let tried = thread::Builder::new().spawn(|| with_calls(restrict_thread(), filter::restrict(false)));
     match tried {
         Ok(thread) => layers.extend(thread.join().unwrap_or_default()),
         Err(error) => layers.push(Layer {

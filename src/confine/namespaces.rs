@@ -1,6 +1,5 @@
 use std::ffi::CStr;
 use std::io;
-use std::ptr;
 
 use super::{Layer, State};
 
@@ -135,19 +134,14 @@ fn leave_the_hosts_files() -> Result<(), Refusal> {
         _ => Err(Refusal::at(step)),
     };
     let place = PLACE.as_ptr();
-    let none = ptr::null();
-    // SAFETY: all strings end with NUL, and null pointers stand for strings that the calls do not need.
+    // SAFETY: all strings end with NUL.
     unsafe {
         check(
             Step::Unshare,
             libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS),
         )?;
-        // The host is not to see what is mounted and unmounted here.
-        let root = c"/".as_ptr();
-        check(
-            Step::Mount,
-            libc::mount(none, root, none, libc::MS_REC | libc::MS_PRIVATE, none.cast()),
-        )?;
+        // In a mount namespace of another user namespace nothing is shared with the host (mount_namespaces(7)): what is
+        // mounted and unmounted here is not seen there.
         let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
         let tmpfs = c"tmpfs".as_ptr();
         check(
@@ -161,9 +155,7 @@ fn leave_the_hosts_files() -> Result<(), Refusal> {
             Step::Mount,
             libc::syscall(libc::SYS_pivot_root, here, here) as libc::c_int,
         )?;
-        check(Step::Mount, libc::umount2(here, libc::MNT_DETACH))?;
-        // The working directory is still a place of the old root.
-        check(Step::Mount, libc::chdir(root))
+        check(Step::Mount, libc::umount2(here, libc::MNT_DETACH))
     }
 }
 

@@ -9,8 +9,6 @@ use std::thread::{self, JoinHandle};
 use serde::Serialize;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
-use crate::confine::filter;
-
 /// The mappings of this process. The text is made when it is read.
 pub const SMAPS: &str = "/proc/self/smaps";
 
@@ -64,6 +62,15 @@ impl MemoryUse {
     }
 }
 
+/// Where this memory is mapped.
+pub fn ranges(memory: &GuestMemoryMmap) -> Vec<Range<u64>> {
+    let range = |region: &GuestRegionMmap| {
+        let start = region.as_ptr() as u64;
+        start..start + region.len()
+    };
+    memory.iter().map(range).collect()
+}
+
 /// A thread that reads the use of memory once, while the guest runs: after the workload's first output, or at the end of the
 /// run if there was no such output.
 pub struct MemoryReader {
@@ -73,16 +80,10 @@ pub struct MemoryReader {
 }
 
 impl MemoryReader {
-    /// `smaps` is an open /proc/self/smaps.
-    pub fn start(smaps: File, memory: &GuestMemoryMmap) -> Option<Self> {
-        let range = |region: &GuestRegionMmap| {
-            let start = region.as_ptr() as u64;
-            start..start + region.len()
-        };
-        let guest: Vec<Range<u64>> = memory.iter().map(range).collect();
+    /// `smaps` is an open /proc/self/smaps. `guest` is where its guest memory is mapped.
+    pub fn start(smaps: File, guest: Vec<Range<u64>>) -> Option<Self> {
         let (wait, ready): (Sender<()>, Receiver<()>) = channel();
         let read = move || {
-            filter::narrow(filter::Kind::Timings);
             // Nothing is ever sent: this returns with an error when the sender is dropped.
             let _ = ready.recv();
             MemoryUse::read(smaps, &guest)

@@ -73,10 +73,17 @@ impl Timeline {
         }
     }
 
-    /// Prepares, before the guest starts, what is needed to read KVM's counters and the use of memory later.
+    /// Notes, before the guest starts, what is needed to read KVM's counters and the use of memory later.
     pub fn guest_starts(&self, memory: &GuestMemoryMmap, statistics: impl FnOnce() -> Vec<Statistics>) {
         let Some(recorder) = &self.0 else { return };
         recorder.guest_starts(memory, statistics());
+    }
+
+    /// Starts the thread that reads the use of memory. It keeps the filter of the calling thread.
+    pub fn start_memory_reader(&self) {
+        if let Some(recorder) = &self.0 {
+            recorder.start_memory_reader();
+        }
     }
 
     /// Notes the end of the run. Guest memory must still be mapped, because its use is read here.

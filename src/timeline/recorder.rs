@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::memory::{MemoryReader, MemoryUse, SMAPS};
+use super::memory::{self, MemoryReader, MemoryUse, SMAPS};
 use super::phase::Phase;
 use super::reason::{Cost, Costs, Reason};
 use super::record::{Mark, Record};
@@ -26,8 +27,10 @@ struct State {
     guest_marks: usize,
     guest_marks_lost: u64,
     costs: Costs,
-    /// Opened at the start, until the guest starts.
+    /// Opened at the start, for the reader of the use of memory.
     smaps: Option<File>,
+    /// Where guest memory is mapped.
+    guest: Vec<Range<u64>>,
     memory_reader: Option<MemoryReader>,
     memory: Option<MemoryUse>,
 }
@@ -62,13 +65,22 @@ impl Recorder {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Prepares what is needed to read KVM's counters and the use of memory later.
+    /// Notes what is needed to read KVM's counters and the use of memory later.
     pub fn guest_starts(&self, memory: &GuestMemoryMmap, statistics: Vec<Statistics>) {
         // A machine starts once, so the cell is still empty.
         let _ = self.statistics.set(statistics);
+        self.lock().guest = memory::ranges(memory);
+    }
+
+    /// Starts the thread that will read the use of memory.
+    pub fn start_memory_reader(&self) {
         let mut state = self.lock();
-        let smaps = state.smaps.take();
-        state.memory_reader = smaps.and_then(|smaps| MemoryReader::start(smaps, memory));
+        let Some(smaps) = state.smaps.take() else { return };
+        state.memory_reader = MemoryReader::start(smaps, state.guest.clone());
+        let is_due = state.marks.iter().any(|mark| mark.phase == Phase::WorkloadOutput);
+        if is_due && let Some(reader) = &mut state.memory_reader {
+            reader.read_now();
+        }
     }
 
     /// Waits until the use of memory has been read.

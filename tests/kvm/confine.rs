@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use libc::c_long;
 
-use crate::support::owned::{Owned, is_refusal, threads};
+use crate::support::owned::{Owned, is_refusal, threads, wait_for_thread};
 use crate::support::process::Running;
 use crate::support::{Coracle, need_kvm};
 
@@ -48,6 +48,8 @@ impl Run {
             .keyboard()
             .start();
         running.wait_for("afloat");
+        // It is the last that main starts.
+        wait_for_thread(&running, "timings");
         Self { running, folder }
     }
 

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use libc::c_long;
 
-use crate::support::owned::{Owned, threads};
+use crate::support::owned::{Owned, threads, wait_for_thread};
 use crate::support::process::{Running, pipe};
 use crate::support::terminal::Terminal;
 use crate::support::{Coracle, need_kvm};
@@ -41,6 +41,8 @@ fn start(more: &[&str]) -> (Running, tempfile::TempDir) {
         .keyboard()
         .start();
     running.wait_for("ready");
+    // It is the last that main starts, after main has narrowed its own filter.
+    wait_for_thread(&running, "timings");
     (running, folder)
 }
 

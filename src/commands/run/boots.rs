@@ -87,6 +87,7 @@ impl<'a> Boots<'a> {
             OnReboot::Exit => filter::Kind::Main,
             OnReboot::Restart => filter::Kind::MainWithRestarts,
         });
+        timeline.start_memory_reader();
         self.console.connect(running.serial().clone());
         let control = self.own.as_ref().map(|own| own.control().clone());
         if let Some(control) = &control {
@@ -159,7 +160,7 @@ impl<'a> Boots<'a> {
                 if let Some(own) = &mut self.own {
                     own.publish()?;
                 }
-                confine(config)?;
+                confine(config, self.own.is_some())?;
                 opened
             }
         };

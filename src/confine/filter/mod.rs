@@ -48,8 +48,6 @@ pub enum Kind {
     Console,
     /// The thread that answers other commands at the control socket.
     Control,
-    /// The thread that reads the use of memory for `--timings`.
-    Timings,
 }
 
 impl Kind {
@@ -62,7 +60,6 @@ impl Kind {
             Self::DiskWithRing => &compiled::DISK_WITH_RING,
             Self::Console => &compiled::CONSOLE,
             Self::Control => &compiled::CONTROL,
-            Self::Timings => &compiled::TIMINGS,
         }
     }
 }
@@ -75,14 +72,14 @@ impl fmt::Display for Kind {
             Self::Disk | Self::DiskWithRing => "a disk's thread",
             Self::Console => "a thread that writes output",
             Self::Control => "the control socket's thread",
-            Self::Timings => "the thread of --timings",
         })
     }
 }
 
-/// Restricts the calling thread, and those that it starts, to the calls that any thread needs.
-pub fn restrict() -> Layer {
-    let state = match install(&compiled::START) {
+/// Restricts the calling thread, and those that it starts, to the calls that any thread of a machine needs. A machine is plain
+/// that has neither disks nor a name.
+pub fn restrict(is_plain: bool) -> Layer {
+    let state = match install(start_program(is_plain)) {
         Ok(()) => State::Enforced("each thread can make the system calls of its own work only"),
         Err(error) => State::Missing(format!("seccomp(2): {error}")),
     };
@@ -92,10 +89,10 @@ pub fn restrict() -> Layer {
 
 /// Does the same for the process, which has no thread but the calling one. Once that is done, [`narrow`] narrows, and a call
 /// that is refused ends the process with `end`.
-pub fn restrict_process(end: End) -> Layer {
+pub fn restrict_process(is_plain: bool, end: End) -> Layer {
     // The filter allows no handler of this signal.
     let caught = refusal::catch();
-    let layer = restrict();
+    let layer = restrict(is_plain);
     if layer.missing().is_none() {
         if let Err(error) = caught {
             log::debug!("a system call that is refused ends this process without a word: {error}");
@@ -122,6 +119,13 @@ pub fn narrow(kind: Kind) {
 /// Whether the calling thread may start others.
 pub fn may_start_threads() -> bool {
     matches!(KIND.get(), None | Some(Kind::Main | Kind::MainWithRestarts))
+}
+
+fn start_program(is_plain: bool) -> &'static [sock_filter] {
+    match is_plain {
+        true => &compiled::START_PLAIN,
+        false => &compiled::START,
+    }
 }
 
 fn install(program: &[sock_filter]) -> Result<(), seccompiler::Error> {

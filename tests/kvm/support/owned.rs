@@ -4,10 +4,12 @@ use std::fs::{self, File};
 use std::io;
 use std::mem;
 use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Instant;
 
 use libc::c_long;
 
-use super::process::Running;
+use super::process::{PATIENCE, Running};
 
 /// What a call returns when it made the host end the process.
 const ENDED: &str = "the process was ended because of the call";
@@ -39,6 +41,15 @@ pub fn threads(running: &Running) -> Vec<(i32, String)> {
     threads
         .filter(|(_, name)| !name.starts_with("kvm-") && !name.starts_with("iou-"))
         .collect()
+}
+
+/// Waits until there is a thread of this name. No event tells of that, so it polls.
+pub fn wait_for_thread(running: &Running, name: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !threads(running).iter().any(|(_, other)| other == name) {
+        assert!(Instant::now() < deadline, "no thread {name} after {PATIENCE:?}");
+        thread::yield_now();
+    }
 }
 
 /// Whether a call was refused, or found no file of that name, or its process ended because of it.

@@ -16,7 +16,7 @@ use super::job::Shell;
 use super::terminal::Terminal;
 
 /// How long a test waits for anything before it fails. Everything takes far less, on a slow machine too.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A command line of `coracle`, and what it is started with.
 pub struct Coracle {

@@ -17,7 +17,10 @@ const F_OFD_SETLK: u32 = 37;
 
 pub const CALLS: &[Call] = &[
     // The console, and signals.
-    call!(SYS_read, "what is typed, signals and events"),
+    call!(
+        SYS_read,
+        "what is typed, signals and events; --timings: /proc/self/smaps, which was opened before"
+    ),
     call!(SYS_ioctl, "the serial port's interrupt", if Is(REQUEST, kvm::IRQ_LINE)),
     call!(
         SYS_restart_syscall,
@@ -60,22 +63,26 @@ pub const CALLS: &[Call] = &[
         "a debug build asks whether the descriptor that it closes is open",
         if Is(1, libc::F_GETFD as u32)
     ),
-    call!(SYS_fcntl, "a disk's lock is given back", if Is(1, F_OFD_SETLK)),
-    call!(SYS_flock, "a disk's lock is given back"),
     call!(SYS_timer_delete, "the timer of a vCPU whose thread has ended"),
     call!(
         SYS_pread64,
         "--timings: KVM's counters; a qcow2 image that is closed"
     ),
-    call!(SYS_pwrite64, "a qcow2 image that is closed"),
-    call!(SYS_fdatasync, "a qcow2 image that is closed"),
-    call!(SYS_fallocate, "a qcow2 image that is closed"),
     call!(
         SYS_prlimit64,
         "which limit kept a thread from being made? Of this process only: another one of the same user could be ended by it",
         if Is(0, 0)
     ),
     call!(SYS_getrandom, "the standard library's hash tables"),
+];
+
+/// At the end of a machine that has disks.
+pub const CLOSING_DISKS: &[Call] = &[
+    call!(SYS_fcntl, "a disk's lock is given back", if Is(1, F_OFD_SETLK)),
+    call!(SYS_flock, "a disk's lock is given back"),
+    call!(SYS_pwrite64, "a qcow2 image that is closed"),
+    call!(SYS_fdatasync, "a qcow2 image that is closed"),
+    call!(SYS_fallocate, "a qcow2 image that is closed"),
 ];
 
 /// With `--on-reboot restart` the main thread builds the machine again, of the files that are open.
