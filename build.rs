@@ -17,9 +17,13 @@ fn main() {
 
 /// Writes the programs for src/confine/filter/mod.rs.
 fn compile_filters() {
-    let mut source = format!("pub const OWN_PROCESS: u32 = {};\n", programs::OWN_PROCESS);
+    let mut source = format!(
+        "pub const OWN_PROCESS: u32 = {};\npub const CHILD: u32 = {};\n",
+        programs::OWN_PROCESS,
+        programs::CHILD
+    );
     let start = || tables::START.calls();
-    let inherited = [&tables::START, &tables::START_PLAIN]
+    let inherited = [&tables::START, &tables::START_PLAIN, &tables::KEEPER]
         .map(|kind| (kind.name, programs::inherited(kind.calls(), tables::OFTEN)));
     let narrowed = tables::KINDS
         .iter()

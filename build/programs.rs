@@ -15,6 +15,8 @@ pub type Instruction = (u16, u8, u8, u32);
 
 /// The value that stands for this process's number until the program is installed.
 pub const OWN_PROCESS: u32 = 0xffff_fff1;
+/// The same for the child whose terminal this process keeps.
+pub const CHILD: u32 = 0xffff_fff2;
 
 /// linux/audit.h.
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
@@ -69,7 +71,7 @@ enum Outcome {
 
 type Outcomes = BTreeMap<u32, Outcome>;
 
-/// The program that all threads inherit. It refuses the system calls of other architectures, too. `often` are numbers that the
+/// A program that a process starts with, which its threads inherit. It refuses the system calls of other architectures, too. `often` are numbers that the
 /// kernel is to remember although they are not below [`CACHED`].
 pub fn inherited<'c>(calls: impl Iterator<Item = &'c Call>, often: &[u32]) -> Vec<Instruction> {
     let outcomes = outcomes(calls);
@@ -157,7 +159,8 @@ impl Test {
             Self::Is(argument, _)
             | Self::IsNot(argument, _)
             | Self::Masked(argument, _, _)
-            | Self::IsOwnProcess(argument) => argument,
+            | Self::IsOwnProcess(argument)
+            | Self::IsChild(argument) => argument,
         }
     }
 
@@ -283,6 +286,7 @@ impl Assembler {
                     Test::Is(_, value) => self.jump(JUMP_IF_EQUAL, value, passed, otherwise),
                     Test::IsNot(_, value) => self.jump(JUMP_IF_EQUAL, value, otherwise, passed),
                     Test::IsOwnProcess(_) => self.jump(JUMP_IF_EQUAL, OWN_PROCESS, passed, otherwise),
+                    Test::IsChild(_) => self.jump(JUMP_IF_EQUAL, CHILD, passed, otherwise),
                     Test::Masked(_, mask, value) => {
                         self.jump(JUMP_IF_EQUAL, value, passed, otherwise);
                         self.push(AND, 0, 0, mask);

@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::number::number;
 use super::{Error, print};
 use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size, User};
-use crate::console::{ignore_file_size_limit, tell};
+use crate::confine;
+use crate::console::{ignore_file_size_limit, leave_to_parent, tell};
 use crate::diagnosis::Diagnosis;
 use crate::guests::{Made, Name, Own};
 use crate::machine::{DryRun, LimitReached};
@@ -215,6 +216,14 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
         let confinement = confinement::outlook(&config)?;
         print("print the machine", format!("{machine}{confinement}"))?;
         return Ok(0);
+    }
+    // One that goes into the background leaves the terminal anyway.
+    if !args.detach {
+        leave_to_parent(|child| {
+            if config.confine != Confine::Off {
+                confine::enter_keeper(child, config.user.is_some());
+            }
+        });
     }
     let mut own = match args.name.is_some() || args.detach {
         true => Some(Own::make(args.name.clone(), &Made::of(&config, args.rm))?),

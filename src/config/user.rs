@@ -12,8 +12,14 @@ pub struct User {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is not UID or UID:GID: names are not looked up, so write numbers, for example 65534:65534")]
-pub struct Error(String);
+pub enum Error {
+    #[error(
+        "'{0}' is not UID or UID:GID: names are not looked up, so write numbers, for example 65534:65534"
+    )]
+    NoNumbers(String),
+    #[error("user 0 is root, from whom this takes the process; leave it out to stay root")]
+    Root,
+}
 
 impl FromStr for User {
     type Err = Error;
@@ -23,8 +29,9 @@ impl FromStr for User {
         let number = |text: &str| text.parse().ok().filter(|&number| number != u32::MAX);
         let (user, group) = text.split_once(':').unwrap_or((text, text));
         match (number(user), number(group)) {
+            (Some(0), Some(_)) => Err(Error::Root),
             (Some(user), Some(group)) => Ok(Self { user, group }),
-            _ => Err(Error(text.to_owned())),
+            _ => Err(Error::NoNumbers(text.to_owned())),
         }
     }
 }
@@ -46,6 +53,8 @@ mod tests {
         assert_eq!(parsed("1000:0").as_deref(), Some("1000:0"));
         for wrong in [
             "",
+            "0",
+            "0:65534",
             ":",
             "1000:",
             ":1000",

@@ -14,7 +14,7 @@ mod namespaces;
 mod privileges;
 
 use std::fmt;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 pub use privileges::become_user;
 
@@ -64,6 +64,19 @@ pub fn enter(is_plain: bool, end: filter::End) -> Vec<Layer> {
     with_calls(layers, filter::restrict_process(is_plain, end))
 }
 
+/// Confines a process that keeps the terminal for this child, and has no thread but the calling one. It has opened no file, and
+/// its filter lets it open none, so that is all. `needs_privileges` says that the child will belong to another user.
+pub fn enter_keeper(child: u32, needs_privileges: bool) {
+    // A lack of this is told by the child, which tries the same.
+    privileges::forbid_dumps();
+    if !needs_privileges {
+        privileges::drop_all();
+    }
+    if let Err(error) = filter::restrict_keeper(child) {
+        log::debug!("the parent that keeps the terminal has no filter: {error}");
+    }
+}
+
 /// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and
 /// nothing else.
 pub fn outlook() -> Vec<Layer> {
@@ -71,15 +84,19 @@ pub fn outlook() -> Vec<Layer> {
     let mut layers = vec![namespaces::outlook(), privileges::no_dumps()];
     // A limit, or a container's filter, may permit no thread.
     let tried = thread::Builder::new().spawn(|| with_calls(restrict_thread(), filter::restrict(false)));
-    match tried {
-        Ok(thread) => layers.extend(thread.join().unwrap_or_default()),
-        Err(error) => layers.push(Layer {
+    let untried = |why: String| {
+        vec![Layer {
             name: "calls",
-            state: State::Missing(format!(
-                "no thread can be started to try it and the other layers: {error}"
-            )),
-        }),
-    }
+            state: State::Missing(why),
+        }]
+    };
+    layers.extend(match tried.map(JoinHandle::join) {
+        Ok(Ok(tried)) => tried,
+        Ok(Err(_)) => untried("the thread that tried it and the other layers panicked".into()),
+        Err(error) => untried(format!(
+            "no thread can be started to try it and the other layers: {error}"
+        )),
+    });
     layers
 }
 

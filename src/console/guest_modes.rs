@@ -40,7 +40,7 @@ enum Place {
 }
 
 /// Follows a guest's output, which may be divided anywhere, and records how the terminal differs from its usual state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct GuestModes {
     place: Place,
     /// How many bytes must follow to complete a UTF-8 character, and whether that character is one of U+0080 to U+00BF. The
@@ -63,7 +63,7 @@ pub struct GuestModes {
 }
 
 /// What else differs from its usual state.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Changed {
     attributes: bool,
     region: bool,
@@ -300,6 +300,17 @@ impl GuestModes {
         }
         when(self.changed.attributes, "\x1b[m");
         undo.into_bytes()
+    }
+
+    /// The bytes that undo all changes, whether the next bytes of the output reach the terminal or not.
+    pub fn undo_with(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut later = self.clone();
+        later.watch(bytes);
+        let (mut now, later) = (self.undo(), later.undo());
+        if now != later {
+            now.extend(later);
+        }
+        now
     }
 
     /// The bytes that set again the modes that the guest had set, after [`undo`](Self::undo). Other changes are not made

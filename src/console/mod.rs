@@ -5,6 +5,8 @@ mod escape;
 mod guest_modes;
 mod identity;
 mod input;
+mod keeper;
+mod kept;
 mod keyboard;
 mod out_of_memory;
 mod output;
@@ -17,6 +19,7 @@ mod terminal;
 mod wait;
 
 pub use input::Source;
+pub use keeper::leave_to_parent;
 pub use keyboard::Keyboard;
 pub use out_of_memory::{NotingAllocator, end_at_once, end_on_lack_of_memory};
 pub use output::Drain;

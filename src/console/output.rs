@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::guest_modes::GuestModes;
+use super::keeper;
 use super::signals::with_all_blocked;
 use super::stream::{Console, Pace, Read, Reader, Waker};
 use super::wait::{For, borrow, wait};
@@ -229,10 +230,14 @@ impl Writer {
             if hurry && !writable {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            match stdout.write(&bytes[..bytes.len().min(PIECE)]) {
+            let piece = &bytes[..bytes.len().min(PIECE)];
+            // Until it is written, either may be needed.
+            keeper::keep(|| modes.undo_with(piece));
+            match stdout.write(piece) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     modes.watch(&bytes[..count]);
+                    keeper::keep(|| modes.undo());
                     bytes = &bytes[count..];
                 }
                 Err(error)

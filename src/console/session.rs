@@ -272,10 +272,11 @@ impl Session {
                 Some(For::Reading(borrow(self.input.takes_more()))),
                 wanted.then(|| For::Reading(stdin.as_fd())),
                 stderr::wanted().map(|event| For::Reading(borrow(event))),
+                signals.passed_on().map(For::Reading),
             ];
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let looks = self.is_elsewhere().then_some(FOREGROUND_LOOKS);
-            let [happened, signal, finished, room, typed, has_lines] =
+            let [happened, sent, finished, room, typed, has_lines, passed_on] =
                 wait(watched, left.into_iter().chain(looks).min())?;
             if has_lines {
                 stderr::start_wanted();
@@ -287,7 +288,9 @@ impl Session {
             if finished && let Some(error) = self.output.take_error() {
                 return Ok(Woken::Stop(StopReason::OutputLost(error)));
             }
-            if signal && let Some(reason) = self.obey_signals(signals) {
+            if (sent || passed_on)
+                && let Some(reason) = self.obey_signals(signals)
+            {
                 return Ok(Woken::Stop(reason));
             }
             if left.is_some_and(|left| left.is_zero()) {

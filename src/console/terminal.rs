@@ -169,7 +169,12 @@ fn stdin_fd() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(STDIN_FILENO) }
 }
 
-fn modes_now() -> io::Result<termios> {
+/// Has [`restore`] give the terminal these modes.
+pub(super) fn keep(modes: termios) {
+    *BEFORE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(modes);
+}
+
+pub(super) fn modes_now() -> io::Result<termios> {
     let mut now = MaybeUninit::uninit();
     // SAFETY: tcgetattr writes a whole struct when it returns 0, and only then is it read.
     match unsafe { libc::tcgetattr(STDIN_FILENO, now.as_mut_ptr()) } {

@@ -98,10 +98,10 @@ fn raise_to(resource: libc::__rlimit_resource_t, value: Option<libc::rlim_t>) ->
     let is_raised = unsafe { libc::setrlimit(resource, &limit) } == 0;
     if !is_raised {
         let error = io::Error::last_os_error();
-        log::debug!(
-            "cannot raise a limit of this process to {}: {error}",
-            limit.rlim_cur
-        );
+        match limit.rlim_cur {
+            libc::RLIM_INFINITY => log::debug!("cannot lift a limit of this process: {error}"),
+            value => log::debug!("cannot raise a limit of this process to {value}: {error}"),
+        }
     }
     is_raised
 }

@@ -11,8 +11,7 @@ use std::process::{Child, Command, Stdio};
 use libc::c_long;
 
 use crate::support::owned::{Owned, is_refusal, threads, wait_for_thread};
-use crate::support::process::Running;
-use crate::support::{Coracle, need_kvm};
+use crate::support::{Coracle, Running, need_kvm};
 
 guest!(
     say_afloat,

@@ -1,6 +1,6 @@
 use std::io::Read;
 
-use crate::support::process::{pipe, wait_until_full};
+use crate::support::pipe::{pipe, wait_until_full};
 use crate::support::{Coracle, Guest, Kernel, need_kvm};
 
 guest!(power_off_at_once, "power_off");

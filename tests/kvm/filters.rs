@@ -5,9 +5,9 @@ use std::os::fd::AsRawFd;
 use libc::c_long;
 
 use crate::support::owned::{Owned, threads, wait_for_thread};
-use crate::support::process::{Running, pipe};
+use crate::support::pipe::pipe;
 use crate::support::terminal::Terminal;
-use crate::support::{Coracle, need_kvm};
+use crate::support::{Coracle, Running, need_kvm};
 
 guest!(
     say_ready,
@@ -48,7 +48,7 @@ fn start(more: &[&str]) -> (Running, tempfile::TempDir) {
 
 /// The value of a line in the status of a thread (proc(5)).
 fn status(running: &Running, thread: i32, name: &str) -> u32 {
-    let text = fs::read_to_string(format!("/proc/{}/task/{thread}/status", running.id())).unwrap();
+    let text = fs::read_to_string(format!("/proc/{}/task/{thread}/status", running.machine())).unwrap();
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -143,13 +143,7 @@ fn a_refused_call_leaves_the_terminal_as_it_was() {
 guest!(
     break_a_device,
     "
-    negotiate_disk
-    # A queue whose descriptors are nowhere.
-    mov dword ptr [rbx + 0x30], 0
-    mov dword ptr [rbx + 0x38], 8
-    mov dword ptr [rbx + 0x84], 0x7fffffff
-    mov dword ptr [rbx + 0x44], 1
-    driver_ok
+    break_disk
 2:
     pause
     jmp 2b

@@ -1,6 +1,6 @@
 use std::io::{BufRead, BufReader};
 
-use crate::support::process::pipe;
+use crate::support::pipe::pipe;
 use crate::support::queue::{self, Queue};
 use crate::support::{Coracle, need_kvm};
 use crate::virtio::disk;

@@ -25,6 +25,8 @@ mod filters;
 mod hostile;
 /// Interrupts, from a device to the guest's handler.
 mod interrupts;
+/// The parent that keeps the terminal of a run.
+mod keeper;
 /// Limits of the process that are too low for a machine.
 mod limits;
 /// Guests that have a name: the background, logs, and what is left of them.

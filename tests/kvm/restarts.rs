@@ -3,9 +3,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::process::Running;
 use crate::support::queue::{IN, Queue};
-use crate::support::{Coracle, Kernel, need_kvm};
+use crate::support::{Coracle, Kernel, Running, need_kvm};
 
 guest!(
     count_boots_on_disk,
@@ -200,13 +199,7 @@ fn a_signal_in_a_restart_loop_is_not_told_that_nothing_was_printed() {
 guest!(
     break_a_device_and_reset,
     "
-    negotiate_disk
-    # A queue whose descriptors are nowhere.
-    mov dword ptr [rbx + 0x30], 0
-    mov dword ptr [rbx + 0x38], 8
-    mov dword ptr [rbx + 0x84], 0x7fffffff
-    mov dword ptr [rbx + 0x44], 1
-    driver_ok
+    break_disk
     say \"boot\\n\"
     reset
 "

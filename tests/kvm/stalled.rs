@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::process::{Running, pipe, wait_until_full};
+use crate::support::pipe::{pipe, wait_until_full};
 use crate::support::queue::{OUT, Queue};
 use crate::support::terminal::{Modes, Terminal};
-use crate::support::{Coracle, Ended, Guest, need_kvm};
+use crate::support::{Coracle, Ended, Guest, Running, need_kvm};
 
 /// Much longer than it takes, and short enough that a person would not call it a hang.
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -181,7 +181,7 @@ impl Stuck {
             file_system,
             running,
         };
-        stuck.wait_until("the write is stuck", || is_writing(stuck.running.id()));
+        stuck.wait_until("the write is stuck", || is_writing(stuck.running.machine()));
         stuck.wait_until("the terminal is raw", || stuck.terminal.modes().is_raw());
         stuck
     }
@@ -195,7 +195,7 @@ impl Stuck {
         self.wait_until("the terminal is restored", || {
             self.terminal.modes() == self.before
         });
-        assert!(is_writing(self.running.id()), "the write is stuck no longer");
+        assert!(is_writing(self.running.machine()), "the write is stuck no longer");
     }
 
     /// For what nothing announces.

@@ -9,7 +9,7 @@ use coracle::devices::sink::Sink;
 use coracle::machine::{Machine, OpenFiles};
 use coracle::timeline::Timeline;
 
-use crate::support::process::{pipe, wait_until_full};
+use crate::support::pipe::{pipe, wait_until_full};
 use crate::support::{Coracle, Guest, need_kvm};
 
 guest!(

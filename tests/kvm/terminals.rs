@@ -1,85 +1,13 @@
-use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::support::process::{Running, pipe, wait_until_full};
-use crate::support::terminal::{Modes, Terminal};
-use crate::support::{Coracle, Guest, need_kvm};
-
-/// How long anything may take before a test fails. Far more than it does take, also on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// For what nothing announces.
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        thread::yield_now();
-    }
-}
-
-/// Reads what the terminal shows up to `text`.
-#[track_caller]
-fn shown_up_to(terminal: &Terminal, text: &str) -> String {
-    let mut shown = Vec::new();
-    let mut byte = [0];
-    while !shown.ends_with(text.as_bytes()) {
-        wait_until(text, || has_output(terminal));
-        (&terminal.person).read_exact(&mut byte).unwrap();
-        shown.push(byte[0]);
-    }
-    String::from_utf8(shown).unwrap()
-}
-
-/// Bytes that the terminal has for its next reader, whether or not a line of them is whole.
-fn unread(terminal: &Terminal) -> i32 {
-    let program = terminal.program.as_raw_fd();
-    let mut count = 0;
-    // SAFETY: tcgetattr writes the struct and tcsetattr only reads it; FIONREAD writes one number.
-    unsafe {
-        let mut before = std::mem::zeroed();
-        assert_eq!(libc::tcgetattr(program, &mut before), 0);
-        let mut modes = before;
-        modes.c_lflag &= !libc::ICANON;
-        libc::tcsetattr(program, libc::TCSANOW, &modes);
-        libc::ioctl(program, libc::FIONREAD, &mut count);
-        libc::tcsetattr(program, libc::TCSANOW, &before);
-    }
-    count
-}
-
-fn has_output(terminal: &Terminal) -> bool {
-    let mut poll = libc::pollfd {
-        fd: terminal.person.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // SAFETY: one pollfd, as it says.
-    unsafe { libc::poll(&mut poll, 1, 0) == 1 }
-}
-
-/// All that the terminal shows until `text`, which is written here behind everything else.
-fn shown_in_all(terminal: &Terminal) -> String {
-    const MARK: &str = "-the end-";
-    let mut program = fs::File::from(terminal.program.try_clone().unwrap());
-    program.write_all(MARK.as_bytes()).unwrap();
-    let shown = shown_up_to(terminal, MARK);
-    shown.trim_end_matches(MARK).to_owned()
-}
-
-/// A run of this guest on a terminal, and the terminal's modes before it.
-fn run_on_a_terminal(guest: &Guest) -> (Running, Terminal, Modes) {
-    need_kvm();
-    let terminal = Terminal::open(24, 80);
-    let before = terminal.modes();
-    let running = Coracle::run(&guest.linux64()).on_terminal(&terminal).start();
-    (running, terminal, before)
-}
+use crate::support::pipe::{pipe, wait_until_full};
+use crate::support::screen::{
+    has_output, is_stopped, run_on_a_terminal, shown_in_all, shown_up_to, unread, wait_until,
+};
+use crate::support::terminal::Terminal;
+use crate::support::{Coracle, need_kvm};
 
 guest!(
     ask_and_spin,
@@ -90,19 +18,12 @@ guest!(
 "
 );
 
-/// The state of a process is the field after its name in parentheses (proc(5)).
-fn is_stopped(id: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-    stat.rsplit_once(')')
-        .is_some_and(|(_, fields)| fields.trim_start().starts_with('T'))
-}
-
 #[test]
 fn a_terminals_answer_to_the_guest_is_not_left_to_the_shell() {
     let (running, terminal, before) = run_on_a_terminal(&ask_and_spin());
     shown_up_to(&terminal, "asked");
     // The answer is there before Coracle can read it, and so is the signal, which it obeys first.
-    running.signal(libc::SIGSTOP);
+    running.signal_machine(libc::SIGSTOP);
     wait_until("it stops", || is_stopped(running.id()));
     let answer = b"\x1b[?62;22c\x1b[1;1R\x1b]11;rgb:0000/0000/0000\x07";
     (&terminal.person).write_all(answer).unwrap();

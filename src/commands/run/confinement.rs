@@ -9,8 +9,9 @@ use crate::diagnosis::exit_code;
 /// Layers whose lack is told at every run. What later versions of Linux add to them is told by `-v` and `doctor`.
 const BASIC: [&str; 4] = ["dumps", "privileges", "files", "calls"];
 
-/// Confines this process as far as `config` asks. `has_name` says whether the guest has one, and so a control socket. No thread may have been started before. The threads that are started later
-/// are confined, too; the first of them writes Coracle's own lines on stderr.
+/// Confines this process as far as `config` asks. `has_name` says whether the guest has a name, and so a control socket. No
+/// thread may have been started before. The threads that are started later are confined, too; the first of them writes
+/// Coracle's own lines on stderr.
 pub fn confine(config: &Config, has_name: bool) -> Result<(), Error> {
     if let Some(user) = config.user {
         confine::become_user(user.user, user.group).map_err(|source| Error::User { user, source })?;

@@ -7,7 +7,7 @@ use seccompiler::{
     TargetArch,
 };
 
-use super::tables::{Answer, KINDS, START, START_PLAIN, Test};
+use super::tables::{Answer, KEEPER, KINDS, START, START_PLAIN, Test};
 use super::*;
 
 /// Higher than all numbers of system calls, now and for some years.
@@ -83,6 +83,7 @@ fn by_seccompiler<'c>(calls: impl Iterator<Item = &'c tables::Call>) -> BpfProgr
             Test::IsNot(argument, value) => (argument, SeccompCmpOp::Ne, value),
             Test::Masked(argument, mask, value) => (argument, SeccompCmpOp::MaskedEq(mask.into()), value),
             Test::IsOwnProcess(argument) => (argument, SeccompCmpOp::Eq, compiled::OWN_PROCESS),
+            Test::IsChild(argument) => (argument, SeccompCmpOp::Eq, compiled::CHILD),
         };
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into()).unwrap()
     };
@@ -115,7 +116,12 @@ fn by_seccompiler<'c>(calls: impl Iterator<Item = &'c tables::Call>) -> BpfProgr
 
 /// Values that the tables test arguments for, and others.
 fn argument() -> impl Strategy<Value = u64> {
-    let calls = || START.calls().chain(KINDS.iter().flat_map(tables::Kind::calls));
+    let calls = || {
+        START
+            .calls()
+            .chain(KEEPER.calls())
+            .chain(KINDS.iter().flat_map(tables::Kind::calls))
+    };
     let mut values: Vec<u64> = calls()
         .filter_map(|call| match call.answer {
             Answer::AllowIf(tests) => Some(tests),
@@ -125,6 +131,7 @@ fn argument() -> impl Strategy<Value = u64> {
         .map(|test| match *test {
             Test::Is(_, value) | Test::IsNot(_, value) | Test::Masked(_, _, value) => value.into(),
             Test::IsOwnProcess(_) => compiled::OWN_PROCESS.into(),
+            Test::IsChild(_) => compiled::CHILD.into(),
         })
         .collect();
     values.extend([0, 1, 3, 4, 7, 0xae02, 0xaeff, 0x5412, u64::MAX]);
@@ -173,11 +180,12 @@ proptest! {
     #[test]
     fn any_arguments_get_seccompilers_answer(
         index in 0..ALL.len(),
-        number in prop_oneof![0..NUMBERS, prop::sample::select(vec![16u32, 9, 10, 13, 56, 72, 157, 234, 317])],
+        number in prop_oneof![0..NUMBERS, prop::sample::select(vec![16u32, 9, 10, 13, 56, 62, 72, 157, 234, 317])],
         arguments in arguments(),
     ) {
         let (kind, name) = ALL[index];
         let is_in = |tables: &tables::Kind| run(&by_seccompiler(tables.calls()), number, X86_64, arguments) == ALLOW;
+        prop_assert_eq!(run(&compiled::KEEPER, number, X86_64, arguments) == ALLOW, is_in(&KEEPER));
         for (start, program) in [
             (&START, &compiled::START[..]),
             (&START_PLAIN, &compiled::START_PLAIN[..]),
@@ -191,7 +199,7 @@ proptest! {
 
 #[test]
 fn calls_of_other_architectures_and_of_x32_are_refused() {
-    let inherited = [&compiled::START[..], &compiled::START_PLAIN];
+    let inherited = [&compiled::START[..], &compiled::START_PLAIN, &compiled::KEEPER];
     for number in (0..NUMBERS).chain([0x4000_0000, 0x4000_0001, 0x4000_0010, u32::MAX]) {
         for program in inherited {
             // i386.
@@ -280,7 +288,8 @@ fn fate(kind: Option<Kind>, number: u32, arguments: [u64; 6]) -> Option<i32> {
         unsafe {
             libc::setrlimit(libc::RLIMIT_CORE, &none);
             libc::signal(libc::SIGSYS, libc::SIG_DFL);
-            if install(&compiled::START).is_err() || kind.is_some_and(|kind| install(kind.program()).is_err())
+            if install(&compiled::START, None).is_err()
+                || kind.is_some_and(|kind| install(kind.program(), None).is_err())
             {
                 libc::_exit(3);
             }
@@ -311,7 +320,7 @@ fn passing(tests: &[Test]) -> [u64; 6] {
             }
             Test::IsNot(argument, value) => arguments[usize::from(argument)] = u64::from(!value),
             // It is the child's own.
-            Test::IsOwnProcess(_) => (),
+            Test::IsOwnProcess(_) | Test::IsChild(_) => (),
         }
     }
     arguments
@@ -423,7 +432,7 @@ fn a_thread_that_is_restricted_can_send_signals_to_its_own_process_only() {
         // SAFETY: as in `fate`. The signal 0 is none.
         unsafe {
             let own = libc::getpid();
-            if install(&compiled::START).is_err() || install(Kind::Vcpu.program()).is_err() {
+            if install(&compiled::START, None).is_err() || install(Kind::Vcpu.program(), None).is_err() {
                 libc::_exit(3);
             }
             libc::_exit(libc::syscall(libc::SYS_tgkill, own, own, 0) as i32);
@@ -516,4 +525,6 @@ fn the_document_has_the_tables_sizes() {
         let line = format!("\n| {thread} | {} |\n", count(tables(name)));
         assert!(document.contains(&line), "{line}");
     }
+    let line = format!("\n| the parent that keeps a terminal | {} |\n", count(&KEEPER));
+    assert!(document.contains(&line), "{line}");
 }

@@ -79,7 +79,7 @@ impl fmt::Display for Kind {
 /// Restricts the calling thread, and those that it starts, to the calls that any thread of a machine needs. A machine is plain
 /// that has neither disks nor a name.
 pub fn restrict(is_plain: bool) -> Layer {
-    let state = match install(start_program(is_plain)) {
+    let state = match install(start_program(is_plain), None) {
         Ok(()) => State::Enforced("each thread can make the system calls of its own work only"),
         Err(error) => State::Missing(format!("seccomp(2): {error}")),
     };
@@ -110,7 +110,7 @@ pub fn narrow(kind: Kind) {
     if KIND.get().is_some() {
         return;
     }
-    if let Err(error) = install(kind.program()) {
+    if let Err(error) = install(kind.program(), None) {
         end(&format!("coracle: cannot restrict {kind}: {error}\n"));
     }
     KIND.set(Some(kind));
@@ -128,13 +128,22 @@ fn start_program(is_plain: bool) -> &'static [sock_filter] {
     }
 }
 
-fn install(program: &[sock_filter]) -> Result<(), seccompiler::Error> {
+/// Restricts the process that keeps the terminal for this child.
+pub fn restrict_keeper(child: u32) -> Result<(), seccompiler::Error> {
+    install(&compiled::KEEPER, Some(child))
+}
+
+fn install(program: &[sock_filter], child: Option<u32>) -> Result<(), seccompiler::Error> {
     let own = process::id();
     let program: Vec<_> = program
         .iter()
         .map(|instruction| match instruction.k {
             compiled::OWN_PROCESS => sock_filter {
                 k: own,
+                ..instruction.clone()
+            },
+            compiled::CHILD => sock_filter {
+                k: child.unwrap_or(own),
                 ..instruction.clone()
             },
             _ => instruction.clone(),

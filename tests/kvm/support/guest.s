@@ -180,4 +180,14 @@
     driver_ok
 .endm
 
+# Starts a disk with a queue whose descriptors are nowhere.
+.macro break_disk
+    negotiate_disk
+    mov dword ptr [rbx + 0x30], 0
+    mov dword ptr [rbx + 0x38], 8
+    mov dword ptr [rbx + 0x84], 0x7fffffff
+    mov dword ptr [rbx + 0x44], 1
+    driver_ok
+.endm
+
 .endif

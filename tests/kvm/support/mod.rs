@@ -1,7 +1,11 @@
 //! What the tests share: guests made of assembly, and the program that runs them.
 
+/// The program under test, as a command line.
+pub mod command;
 /// A guest as a kernel file.
 pub mod elf;
+/// The program under test when it has ended.
+pub mod ended;
 /// Assembly as bytes.
 #[macro_use]
 pub mod guest;
@@ -9,16 +13,22 @@ pub mod guest;
 pub mod job;
 /// Threads of the program under test, taken over.
 pub mod owned;
-/// The program under test, as a process.
-pub mod process;
+/// Pipes between the program under test and a test.
+pub mod pipe;
 /// Queues as a driver lays them out, made on the host.
 pub mod queue;
+/// The program under test, as a process.
+pub mod running;
+/// What a terminal shows.
+pub mod screen;
 /// A pseudo-terminal.
 #[path = "../../linux/terminal.rs"]
 pub mod terminal;
 
+pub use command::Coracle;
 pub use elf::{Guest, Kernel};
-pub use process::{Coracle, Ended};
+pub use ended::Ended;
+pub use running::Running;
 
 /// Fails the test where there is no KVM.
 pub fn need_kvm() {

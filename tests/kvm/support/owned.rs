@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use libc::c_long;
 
-use super::process::{PATIENCE, Running};
+use super::Running;
+use super::running::PATIENCE;
 
 /// What a call returns when it made the host end the process.
 const ENDED: &str = "the process was ended because of the call";
@@ -30,7 +31,7 @@ pub struct Owned {
 
 /// The threads of a process that run its own code, with their names.
 pub fn threads(running: &Running) -> Vec<(i32, String)> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap();
+    let tasks = fs::read_dir(format!("/proc/{}/task", running.machine())).unwrap();
     let threads = tasks.map(|task| {
         let task = task.unwrap();
         let name = fs::read_to_string(task.path().join("comm")).unwrap();
@@ -64,12 +65,12 @@ pub fn is_refusal(error: &io::Error) -> bool {
 impl Owned {
     /// Takes a thread over.
     pub fn take(running: &Running, thread: i32) -> Self {
-        let path = format!("/proc/{}/mem", running.id());
+        let path = format!("/proc/{}/mem", running.machine());
         let memory = File::options().read(true).write(true).open(path);
         trace(libc::PTRACE_SEIZE, thread, libc::PTRACE_O_TRACESYSGOOD as usize);
         let mut owned = Self {
             thread,
-            is_main: thread == running.id() as i32,
+            is_main: thread == running.machine() as i32,
             memory: memory.unwrap(),
             // SAFETY: zeroes are valid registers.
             own_call: unsafe { mem::zeroed() },

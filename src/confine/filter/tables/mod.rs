@@ -9,6 +9,8 @@ mod console;
 mod control;
 /// A disk's I/O threads.
 mod disk;
+/// The parent that keeps the terminal.
+mod keeper;
 /// KVM's requests to ioctl(2).
 mod kvm;
 /// The main thread once the guest runs, and the threads beside it.
@@ -54,6 +56,8 @@ pub enum Test {
     IsNot(u8, u32),
     /// It is this process's number.
     IsOwnProcess(u8),
+    /// It is the number of the child whose terminal this process keeps.
+    IsChild(u8),
 }
 
 /// A kind of thread, and what it may do.
@@ -106,6 +110,12 @@ pub const START_PLAIN: Kind = Kind {
         vcpu::STARTING,
         console::CALLS,
     ],
+};
+
+/// The parent that keeps the terminal. It has nothing to do with the others.
+pub const KEEPER: Kind = Kind {
+    name: "KEEPER",
+    tables: &[keeper::CALLS, common::CALLS],
 };
 
 /// The kinds of threads that narrow what they inherit.
