@@ -23,8 +23,13 @@ fn compile_filters() {
         programs::CHILD
     );
     let start = || tables::START.calls();
-    let inherited = [&tables::START, &tables::START_PLAIN, &tables::KEEPER]
-        .map(|kind| (kind.name, programs::inherited(kind.calls(), tables::OFTEN)));
+    let inherited = [
+        &tables::START,
+        &tables::START_PLAIN,
+        &tables::KEEPER,
+        &tables::CONNECTOR,
+    ]
+    .map(|kind| (kind.name, programs::inherited(kind.calls(), tables::OFTEN)));
     let narrowed = tables::KINDS
         .iter()
         .map(|kind| (kind.name, programs::narrowed(kind.calls(), start())));

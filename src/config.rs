@@ -6,6 +6,7 @@ mod disk_option;
 mod file;
 mod nearest;
 mod user;
+mod vsock;
 
 use std::fmt;
 use std::io;
@@ -18,6 +19,7 @@ pub use cpu::{Cpu, CpuFeature};
 #[cfg(test)]
 pub(crate) use disk_option::OPTIONS as DISK_OPTIONS;
 pub use user::User;
+pub use vsock::Vsock;
 
 /// Bytes in one MiB.
 pub const MIB: u64 = 1 << 20;
@@ -27,7 +29,7 @@ pub const MIB: u64 = 1 << 20;
 const MEMORY_RANGE: RangeInclusive<u64> = 32 * MIB..=1 << 39;
 /// How many vCPUs a machine may have.
 pub const CPUS_MAX: u8 = 32;
-/// How many disks a machine may have: each needs an interrupt line, and so does the entropy device.
+/// How many disks a machine may have: each needs an interrupt line, and so do the socket device and the entropy device.
 pub const DISKS_MAX: usize = 16;
 /// Virtio 1.2 section 5.2.6.1: the ID string of a disk is 20 bytes.
 const DISK_ID_MAX: usize = 20;
@@ -58,6 +60,8 @@ pub struct Config {
     pub memory: Size,
     /// Disks, in the order in which the guest sees them.
     pub disks: Vec<Disk>,
+    /// The device by which programs of guest and host connect to each other.
+    pub vsock: Option<Vsock>,
     /// What a guest's reboot does.
     pub on_reboot: OnReboot,
     /// How far this process is confined.
@@ -78,6 +82,7 @@ impl Default for Config {
             cpu: Cpu::default(),
             memory: Size(128 * MIB),
             disks: Vec::new(),
+            vsock: None,
             on_reboot: OnReboot::Exit,
             confine: Confine::Auto,
             user: None,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::number::number;
 use super::{Error, print};
-use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size, User};
+use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size, User, Vsock};
 use crate::confine;
 use crate::console::{ignore_file_size_limit, leave_to_parent, tell};
 use crate::diagnosis::Diagnosis;
@@ -36,6 +36,8 @@ Examples:
       one command in the built-in guest, then power-off
   coracle run --kernel vmlinuz --initrd initrd.img --disk root.img --cmdline root=/dev/vda
       any Linux kernel, for example /boot/vmlinuz-6.1.0-37-amd64: a bzImage, or an ELF vmlinux
+  coracle run --vsock guest.sock --kernel vmlinuz --initrd initrd.img
+      programs of this host reach the guest's vsock ports through guest.sock
   coracle run --timings=boot.svg --cmdline '-- true'
       where the time of a boot goes, as a picture; figures with boot.json, a table without a file
   coracle run --config machine.json
@@ -106,6 +108,16 @@ pub struct Args {
     ///   id=NAME           its serial number in the guest, up to 20 characters
     #[arg(long = "disk", value_name = "FILE[,OPTION]...", verbatim_doc_comment)]
     disks: Vec<Disk>,
+
+    /// A socket by which programs of this host connect to programs of the guest
+    ///
+    /// A program that connects to PATH and writes 'CONNECT PORT' and a newline
+    /// is connected to that vsock port of the guest; it reads 'OK' with a
+    /// number and a newline first. Behind a comma:
+    ///
+    ///   cid=N             the guest's vsock address [default: 3]
+    #[arg(long, value_name = "PATH[,cid=N]", verbatim_doc_comment)]
+    vsock: Option<Vsock>,
 
     /// What a guest's reboot does: end the run with exit code 100, or boot again [default: exit]
     #[arg(long, value_name = "WHAT")]
@@ -183,6 +195,7 @@ impl Args {
         config.cpu = self.cpu.unwrap_or(config.cpu);
         config.memory = self.memory.unwrap_or(config.memory);
         config.disks.extend(self.disks.iter().cloned());
+        config.vsock = self.vsock.clone().or(config.vsock);
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
         config.confine = self.confine.unwrap_or(config.confine);
         config.user = self.user.or(config.user);

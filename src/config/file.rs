@@ -94,6 +94,16 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "vsock",
+        form: "a path of a socket, for example \"guest.sock\" or \"guest.sock,cid=4\"",
+        set: |config, value| {
+            let vsock = value.text()?.parse();
+            config.vsock =
+                Some(vsock.map_err(|error: super::vsock::Error| Wrong::Because(error.to_string()))?);
+            Ok(())
+        },
+    },
+    Key {
         name: "on-reboot",
         form: "\"exit\" or \"restart\"",
         set: |config, value| {
@@ -172,7 +182,9 @@ fn names(config: &mut Config) -> impl Iterator<Item = &mut PathBuf> {
             .chain(disk.backing.files_mut())
             .chain(&mut disk.data)
     });
-    config.kernel.iter_mut().chain(&mut config.initrd).chain(disks)
+    let vsock = config.vsock.iter_mut().filter_map(|vsock| vsock.path.as_mut());
+    let boot = config.kernel.iter_mut().chain(&mut config.initrd);
+    boot.chain(disks).chain(vsock)
 }
 
 fn parse(text: &[u8]) -> Result<Config, String> {

@@ -18,7 +18,7 @@ fn parsed(text: &str) -> Config {
 fn the_keys_are_the_names_of_the_flags() {
     let config = parsed(
         r#"{"kernel": "vmlinux", "cpus": 4, "memory": "1G", "cmdline": "quiet", "on-reboot": "restart",
-            "confine": "require", "user": "7:8", "no-escape": true, "disk": [{"file": "a.img", "ro": true, "id": "a", "cache": "direct", "queues": 2}]}"#,
+            "confine": "require", "user": "7:8", "no-escape": true, "vsock": "a.sock,cid=9", "disk": [{"file": "a.img", "ro": true, "id": "a", "cache": "direct", "queues": 2}]}"#,
     );
     assert_eq!(config.kernel.as_deref(), Some(Path::new("vmlinux")));
     assert_eq!(config.initrd, None);
@@ -28,6 +28,8 @@ fn the_keys_are_the_names_of_the_flags() {
     assert_eq!(config.confine, Confine::Require);
     assert_eq!(config.user, Some(User { user: 7, group: 8 }));
     assert!(config.no_escape);
+    let vsock = config.vsock.unwrap();
+    assert_eq!((vsock.path, vsock.cid), (Some("a.sock".into()), 9));
     let expected = Disk {
         ro: true,
         id: Some("a".into()),
@@ -183,7 +185,7 @@ fn what_a_file_says_reaches_the_terminal_without_control_sequences() {
 fn relative_names_start_at_the_directory_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("machine.json");
-    let text = r#"{"kernel": "vmlinux", "initrd": "../initrd.img", "disk": ["a.img,ro", {"file": "/b.img", "format": "qcow2", "backing": ["c.img", "/d.img"], "data": "e.raw"}]}"#;
+    let text = r#"{"kernel": "vmlinux", "initrd": "../initrd.img", "disk": ["a.img,ro", {"file": "/b.img", "format": "qcow2", "backing": ["c.img", "/d.img"], "data": "e.raw"}], "vsock": "f.sock,cid=4"}"#;
     std::fs::write(&path, text).unwrap();
     let mut config = Config::from_json(&path).unwrap();
     let expected = [
@@ -194,6 +196,7 @@ fn relative_names_start_at_the_directory_of_the_file() {
         "c.img",
         "/d.img",
         "e.raw",
+        "f.sock",
     ]
     .map(|name| folder.path().join(name));
     let found: Vec<_> = names(&mut config).map(|name| name.clone()).collect();

@@ -54,8 +54,8 @@ impl fmt::Display for Layer {
 }
 
 /// Confines the process, which has no thread but the calling one, as far as this host can. Returns all layers. `is_plain` says
-/// that the machine will have neither disks nor a name. `end` ends the process, with these words, when a thread makes a system call that it
-/// may not make; it is called in a signal's handler.
+/// that the machine will have neither disks nor a socket device nor a name. `end` ends the process, with these words, when a thread
+/// makes a system call that it may not make; it is called in a signal's handler.
 pub fn enter(is_plain: bool, end: filter::End) -> Vec<Layer> {
     // A new user namespace makes the process dumpable as any other, and gives capabilities, so it comes first.
     let mut layers = vec![namespaces::enter(), privileges::forbid_dumps()];
@@ -75,6 +75,14 @@ pub fn enter_keeper(child: u32, needs_privileges: bool) {
     if let Err(error) = filter::restrict_keeper(child) {
         log::debug!("the parent that keeps the terminal has no filter: {error}");
     }
+}
+
+/// Confines the calling process, which only connects to programs of the host on behalf of a guest, as far as this host can. It
+/// needs the host's file names, and nothing else.
+pub fn restrict_connector() {
+    // What is missing is missing in the process of the guest, too, which says so.
+    let _ = (privileges::forbid_dumps(), privileges::drop_all());
+    let _ = filter::restrict_connector();
 }
 
 /// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and

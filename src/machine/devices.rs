@@ -17,6 +17,7 @@ pub struct Placed {
 pub enum Device {
     /// The disk with this number, from 0, in the configuration.
     Disk(usize),
+    Vsock,
     Entropy,
 }
 
@@ -34,7 +35,8 @@ pub struct TooMany {
 /// gives to disks.
 pub fn place(config: &Config) -> Result<Vec<Placed>, TooMany> {
     let disks = (0..config.disks.len()).map(Device::Disk);
-    let devices: Vec<_> = disks.chain([Device::Entropy]).collect();
+    let vsock = config.vsock.iter().map(|_| Device::Vsock);
+    let devices: Vec<_> = disks.chain(vsock).chain([Device::Entropy]).collect();
     if devices.len() > layout::VIRTIO_DEVICE_MAX {
         let wanted = devices.len();
         return Err(TooMany { wanted });

@@ -130,6 +130,11 @@ impl fmt::Display for DryRun {
                         writeln!(f, "    on {backing}")?;
                     }
                 }
+                Device::Vsock => {
+                    let vsock = config.vsock.clone().unwrap_or_default();
+                    let path = vsock.path.as_deref().map_or("no socket".into(), shell_word);
+                    writeln!(f, "  {:<29} {place}: {path}, cid {}", "virtio socket", vsock.cid)?;
+                }
                 Device::Entropy => writeln!(f, "  {:<29} {place}", "virtio entropy")?,
             }
         }

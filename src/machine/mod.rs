@@ -42,6 +42,7 @@ use crate::virtio::VirtioDevice;
 use crate::virtio::block::{Block, ImageError};
 use crate::virtio::entropy::Entropy;
 use crate::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::virtio::vsock::{self, Vsock};
 use crate::x86::{acpi, cpuid, layout, mp_table, pvh, registers, zero_page};
 use blueprint::Blueprint;
 use devices::{Device, Placed};
@@ -62,6 +63,8 @@ pub enum Error {
     Devices(#[from] devices::TooMany),
     #[error(transparent)]
     Disk(#[from] ImageError),
+    #[error(transparent)]
+    Vsock(#[from] vsock::OpenError),
     #[error(transparent)]
     Memory(#[from] memory::Error),
     #[error(transparent)]
@@ -139,7 +142,8 @@ impl Machine {
         let guest = memory.guest();
         timeline.mark(Phase::MemoryMapped);
         let disk_threads: usize = opened.disks.iter().map(|disk| disk.threads()).sum();
-        limits::prove_address_space(usize::from(config.cpus) + disk_threads)
+        let vsock_threads = opened.vsock.iter().count();
+        limits::prove_address_space(usize::from(config.cpus) + disk_threads + vsock_threads)
             .map_err(system("reserve address space"))?;
         let kvm = &opened.kvm;
         address_width::check(config.memory.0, kvm)?;
@@ -327,15 +331,24 @@ fn attach_virtio(
 ) -> Result<Arc<MmioTransport>, Error> {
     let virtio: Box<dyn VirtioDevice> = match device {
         Device::Disk(number) => Box::new(Block::new(opened.disks[number].clone())),
+        Device::Vsock => {
+            let backend = opened.vsock.clone();
+            let missing = || io::Error::other("the configuration has none");
+            Box::new(Vsock::new(
+                backend
+                    .ok_or_else(missing)
+                    .map_err(system("make the socket device"))?,
+            ))
+        }
         Device::Entropy => Box::new(Entropy::new(opened.entropy_log.clone())),
     };
     let interrupt = vm.interrupt(window.irq);
     let transport = MmioTransport::new(memory.guest().clone(), interrupt, virtio);
     let transport = Arc::new(transport.map_err(system("make a device's notifiers"))?);
     mmio.attach(window.address, window.size, transport.clone())?;
-    // The guest's notifications wake a disk's threads without an exit from the guest to Coracle. Those of the entropy device
+    // The guest's notifications wake a device's threads without an exit from the guest to Coracle. Those of the entropy device
     // are served by the vCPU that makes them.
-    if let Device::Disk(_) = device {
+    if device != Device::Entropy {
         for (queue, notifier) in (0..).zip(transport.queue_notifiers()) {
             vm.connect_notification(notifier, window.address + QUEUE_NOTIFY, queue)?;
         }

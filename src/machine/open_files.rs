@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::kvm::Kvm;
 use crate::virtio::block::{Backend, ImageError, check_each_once};
 use crate::virtio::log_limit::LogLimit;
+use crate::virtio::vsock;
 
 /// What a guest boots from.
 pub struct BootFiles {
@@ -25,6 +26,8 @@ pub struct OpenFiles {
     pub boot: BootFiles,
     /// In the order in which the guest sees them.
     pub disks: Vec<Arc<Backend>>,
+    /// The socket device's part on the host.
+    pub vsock: Option<Arc<vsock::Backend>>,
     /// The log lines of the entropy device, counted over all boots. A disk counts its own.
     pub entropy_log: Arc<LogLimit>,
 }
@@ -55,11 +58,16 @@ impl OpenFiles {
             .iter()
             .map(|disk| Backend::open(disk, config.cpus).map(Arc::new))
             .collect::<Result<_, _>>()?;
+        let vsock = config.vsock.as_ref();
+        let vsock = vsock
+            .map(|vsock| vsock::Backend::open(vsock, config.user))
+            .transpose()?;
         Ok(Self {
             // After the files, since one that is missing is sooner mended than a host without KVM.
             kvm: Kvm::open()?,
             boot,
             disks,
+            vsock: vsock.map(Arc::new),
             entropy_log: Arc::default(),
         })
     }

@@ -20,6 +20,8 @@ use state::DeviceState;
 
 /// Disks: images and block devices of the host.
 pub mod block;
+mod buffers;
+mod chain;
 /// Random bytes.
 pub mod entropy;
 /// How many log lines a device may cause.
@@ -30,6 +32,8 @@ mod recent_memory;
 mod split_queue;
 /// What a device holds, as plain data.
 pub mod state;
+/// Streams of bytes between programs of the guest and of the host.
+pub mod vsock;
 
 #[cfg(test)]
 mod test_driver;

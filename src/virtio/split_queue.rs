@@ -107,6 +107,12 @@ impl<'m> SplitQueue<'m> {
         Ok(Some(head))
     }
 
+    /// Gives the last `count` chains that were taken back, so that they are taken again. None of them may have been used.
+    #[inline]
+    pub fn give_back(&mut self, count: u16) {
+        self.next_available = self.next_available.wrapping_sub(count);
+    }
+
     /// Puts a chain into the used ring; `length` is how many bytes were written to its buffers.
     #[inline]
     pub fn add_used(&mut self, head: u16, length: u32) -> Result<(), Error> {

@@ -36,6 +36,7 @@ fn start(more: &[&str]) -> (Running, tempfile::TempDir) {
             &format!("{},engine=uring", file("uring")),
         ])
         .args(&["--disk", &format!("{},engine=sync", file("sync"))])
+        .args(&["--vsock", &file("vsock")])
         .args(&[&format!("--timings={}", file("timings.json"))])
         .args(more)
         .keyboard()
@@ -73,8 +74,8 @@ fn call(running: &Running, thread: &str, number: c_long, arguments: &[c_long]) {
 fn each_thread_has_narrowed_what_it_inherited() {
     let (running, _folder) = start(&["--confine", "require"]);
     let threads = threads(&running);
-    // Main, two vCPUs, four disks' threads, the console, Coracle's own lines, timings.
-    assert!(threads.len() >= 9, "{threads:?}");
+    // Main, two vCPUs, four disks' threads, the socket device, the console, Coracle's own lines, timings.
+    assert!(threads.len() >= 10, "{threads:?}");
     for (thread, name) in threads {
         assert_eq!(status(&running, thread, "Seccomp"), 2, "{name}");
         let filters = status(&running, thread, "Seccomp_filters");
@@ -98,6 +99,7 @@ fn a_refused_call_ends_the_run_and_is_told_with_its_thread() {
         ("vcpu-1", "a vCPU's thread"),
         ("disk-uring", "a disk's thread"),
         ("disk-sync", "a disk's thread"),
+        ("vsock", "the socket device's thread"),
         ("console", "a thread that writes output"),
         ("stderr", "a thread that writes output"),
         ("coracle", "the main thread"),

@@ -20,9 +20,8 @@ pub fn confine(config: &Config, has_name: bool) -> Result<(), Error> {
     let how = config.confine;
     match how {
         Confine::Auto | Confine::Require => {
-            let layers = confine::enter(config.disks.is_empty() && !has_name, |words| {
-                end_at_once(words, exit_code::REFUSED_CALL)
-            });
+            let is_plain = config.disks.is_empty() && config.vsock.is_none() && !has_name;
+            let layers = confine::enter(is_plain, |words| end_at_once(words, exit_code::REFUSED_CALL));
             for layer in &layers {
                 log::debug!("confinement: {layer}");
             }

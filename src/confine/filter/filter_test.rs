@@ -19,12 +19,13 @@ const UPROBE: u32 = 336;
 
 const ALLOW: u32 = 0x7fff_0000;
 
-const ALL: [(Kind, &str); 7] = [
+const ALL: [(Kind, &str); 8] = [
     (Kind::Main, "MAIN"),
     (Kind::MainWithRestarts, "MAIN_WITH_RESTARTS"),
     (Kind::Vcpu, "VCPU"),
     (Kind::Disk, "DISK"),
     (Kind::DiskWithRing, "DISK_WITH_RING"),
+    (Kind::Vsock, "VSOCK"),
     (Kind::Console, "CONSOLE"),
     (Kind::Control, "CONTROL"),
 ];
@@ -410,6 +411,7 @@ fn calls_with_other_arguments_kill() {
         Kind::Vcpu,
         Kind::Disk,
         Kind::DiskWithRing,
+        Kind::Vsock,
         Kind::Console,
         Kind::Control,
         Kind::Main,
@@ -421,6 +423,37 @@ fn calls_with_other_arguments_kill() {
         );
         assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}");
     }
+}
+
+#[test]
+fn the_process_that_connects_can_do_nothing_else() {
+    let is_allowed = |call: i64, arguments| {
+        let answer = run(&compiled::CONNECTOR, call as u32, X86_64, arguments);
+        answer == 0x7fff_0000
+    };
+    let socket = |family: libc::c_int| is_allowed(libc::SYS_socket, [family as u64, 1, 0, 0, 0, 0]);
+    assert!(socket(libc::AF_UNIX) && is_allowed(libc::SYS_connect, [0; 6]));
+    for family in [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_VSOCK] {
+        assert!(!socket(family));
+    }
+    for call in [
+        libc::SYS_open,
+        libc::SYS_openat,
+        libc::SYS_execve,
+        libc::SYS_clone,
+        libc::SYS_fork,
+        libc::SYS_ptrace,
+        libc::SYS_kill,
+        libc::SYS_ioctl,
+        libc::SYS_rename,
+    ] {
+        assert!(!is_allowed(call, [0; 6]), "{call}");
+    }
+    // i386.
+    assert_eq!(run(&compiled::CONNECTOR, 1, 0x4000_0003, [0; 6]), 0x8000_0000);
+    assert_eq!(count(&tables::CONNECTOR), 11);
+    let document = include_str!("../../../docs/confinement.md");
+    assert!(document.contains("\n11 system calls,"));
 }
 
 #[test]
@@ -477,6 +510,7 @@ fn the_tables_are_as_short_as_is_promised() {
         ("VCPU", 24),
         ("DISK", 30),
         ("DISK_WITH_RING", 30),
+        ("VSOCK", 30),
         ("MAIN", 45),
         ("MAIN_WITH_RESTARTS", 45),
     ] {
@@ -519,6 +553,7 @@ fn the_document_has_the_tables_sizes() {
         ("VCPU", "a vCPU's"),
         ("DISK", "a disk's, `engine=sync`"),
         ("DISK_WITH_RING", "a disk's, `engine=uring`"),
+        ("VSOCK", "the socket device's, with `--vsock`"),
         ("CONSOLE", "a writer of output"),
         ("CONTROL", "the control socket's"),
     ] {

@@ -44,6 +44,8 @@ pub enum Kind {
     Disk,
     /// A disk's thread with the engine `uring`.
     DiskWithRing,
+    /// The socket device's thread.
+    Vsock,
     /// The writer of the console's output, of the guest's log, or of Coracle's own lines.
     Console,
     /// The thread that answers other commands at the control socket.
@@ -58,6 +60,7 @@ impl Kind {
             Self::Vcpu => &compiled::VCPU,
             Self::Disk => &compiled::DISK,
             Self::DiskWithRing => &compiled::DISK_WITH_RING,
+            Self::Vsock => &compiled::VSOCK,
             Self::Console => &compiled::CONSOLE,
             Self::Control => &compiled::CONTROL,
         }
@@ -70,6 +73,7 @@ impl fmt::Display for Kind {
             Self::Main | Self::MainWithRestarts => "the main thread",
             Self::Vcpu => "a vCPU's thread",
             Self::Disk | Self::DiskWithRing => "a disk's thread",
+            Self::Vsock => "the socket device's thread",
             Self::Console => "a thread that writes output",
             Self::Control => "the control socket's thread",
         })
@@ -77,7 +81,7 @@ impl fmt::Display for Kind {
 }
 
 /// Restricts the calling thread, and those that it starts, to the calls that any thread of a machine needs. A machine is plain
-/// that has neither disks nor a name.
+/// that has neither disks nor a socket device nor a name.
 pub fn restrict(is_plain: bool) -> Layer {
     let state = match install(start_program(is_plain), None) {
         Ok(()) => State::Enforced("each thread can make the system calls of its own work only"),
@@ -114,6 +118,12 @@ pub fn narrow(kind: Kind) {
         end(&format!("coracle: cannot restrict {kind}: {error}\n"));
     }
     KIND.set(Some(kind));
+}
+
+/// Restricts the calling process, which has one thread and is not restricted yet, to connections with programs of the host on
+/// behalf of a guest. What it may not do ends it.
+pub fn restrict_connector() -> Result<(), seccompiler::Error> {
+    install(&compiled::CONNECTOR, None)
 }
 
 /// Whether the calling thread may start others.

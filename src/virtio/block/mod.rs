@@ -20,7 +20,6 @@ use queue::Begun;
 use worker::Job;
 
 mod backend;
-mod buffers;
 mod chain;
 mod configuration;
 mod engine;

@@ -5,10 +5,10 @@ use std::io;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Disk;
-use super::buffers::Buffers;
 use super::chain::Chain;
 use super::queue::{self, DiskQueue, Failure, QueueError, Stop};
 use super::request::{Operation, PIECE, Request};
+use crate::virtio::buffers::Buffers;
 
 /// Serves `queue` until it is to be left. Returns the indices in its two rings that come next.
 pub fn run(mut queue: DiskQueue, notifier: &EventFd) -> Result<(u16, u16), QueueError> {

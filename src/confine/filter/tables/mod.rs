@@ -3,6 +3,8 @@
 
 /// What every thread needs: memory, locks, and to end.
 mod common;
+/// The process that connects to programs that a guest calls.
+mod connector;
 /// The writers of the console's output and of the guest's log, and the writer of Coracle's own lines.
 mod console;
 /// The thread that answers requests at the control socket.
@@ -19,6 +21,8 @@ mod main;
 mod start;
 /// A vCPU's thread once it runs the guest.
 mod vcpu;
+/// The socket device's thread.
+mod vsock;
 
 /// One system call that may be made.
 #[derive(Debug, Clone, Copy)]
@@ -92,13 +96,14 @@ pub const START: Kind = Kind {
         disk::STARTING,
         disk::WITHOUT_RING,
         disk::WITH_RING,
+        vsock::CALLS,
         console::CALLS,
         control::CALLS,
     ],
 };
 
-/// The filter that all threads inherit when the machine has neither disks nor a name. The others below narrow this one,
-/// too.
+/// The filter that all threads inherit when the machine has neither disks nor a socket device nor a name. The others below narrow
+/// this one, too.
 pub const START_PLAIN: Kind = Kind {
     name: "START_PLAIN",
     tables: &[
@@ -116,6 +121,12 @@ pub const START_PLAIN: Kind = Kind {
 pub const KEEPER: Kind = Kind {
     name: "KEEPER",
     tables: &[keeper::CALLS, common::CALLS],
+};
+
+/// The filter of the process that connects to programs that a guest calls. It inherits none.
+pub const CONNECTOR: Kind = Kind {
+    name: "CONNECTOR",
+    tables: &[connector::CALLS],
 };
 
 /// The kinds of threads that narrow what they inherit.
@@ -146,6 +157,10 @@ pub const KINDS: &[Kind] = &[
     Kind {
         name: "DISK_WITH_RING",
         tables: &[disk::CALLS, disk::WITH_RING, common::CALLS],
+    },
+    Kind {
+        name: "VSOCK",
+        tables: &[vsock::CALLS, common::CALLS],
     },
     Kind {
         name: "CONSOLE",

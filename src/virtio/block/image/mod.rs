@@ -6,10 +6,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::buffers::Buffers;
 use super::qcow2::{self, Qcow2};
 use super::request::{DISCARD_SECTORS_MAX, Limits, SECTOR_SIZE, WRITE_ZEROES_SECTORS_MAX};
 use crate::config::{Disk, Format};
+use crate::virtio::buffers::Buffers;
 pub use error::OpenError;
 use opening::{Opened, Purpose};
 use overlay::Overlay;

@@ -12,7 +12,7 @@ use super::block_set::BlockSet;
 use super::space::{Claim, Space};
 use super::{Data, Raw};
 use crate::config::Size;
-use crate::virtio::block::buffers::Buffers;
+use crate::virtio::buffers::Buffers;
 
 /// The size in bytes of the blocks that are either in the temporary file or in the base. It is the page size of a
 /// guest: most writes are whole pages, so their first write need not copy the rest of a block from the base.

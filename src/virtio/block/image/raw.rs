@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::geometry::Direct;
 use super::lock::Locked;
-use crate::virtio::block::buffers::Buffers;
+use crate::virtio::buffers::Buffers;
 
 /// How many bytes are copied at a time where the guest's buffers are not aligned as direct I/O demands.
 const PIECE: usize = 256 << 10;

@@ -76,6 +76,21 @@ impl<'m> Buffers<'m> {
         }
     }
 
+    /// Leaves the first `length` bytes, or all if there are fewer.
+    #[inline]
+    pub fn truncate(&mut self, length: u64) {
+        while self.length > length
+            && let Some(last) = self.iovecs.last_mut()
+        {
+            let surplus = (self.length - length).min(last.iov_len as u64);
+            last.iov_len -= surplus as usize;
+            self.length -= surplus;
+            if last.iov_len == 0 {
+                self.iovecs.pop();
+            }
+        }
+    }
+
     /// Moves the first `count` bytes into a stream of their own.
     pub fn split_to(&mut self, count: u64) -> Self {
         let (mut first, mut left) = (Self::default(), count);
