@@ -93,8 +93,13 @@ impl Running {
         let id = self.id();
         let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         let children = children.expect("this host's kernel tells of children");
-        let child = children.split_whitespace().next().map(str::parse);
-        child.map_or(id, |child| child.expect("a number"))
+        // With --vsock there is another child, which connects to programs of the host.
+        let is_machine = |child: &&str| {
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm"));
+            name.is_ok_and(|name| name.trim() != "vsock-connect")
+        };
+        let child = children.split_whitespace().find(is_machine);
+        child.map_or(id, |child| child.parse().expect("a number"))
     }
 
     pub fn signal(&self, number: i32) {
