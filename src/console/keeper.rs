@@ -94,7 +94,7 @@ struct Parent {
     kept: &'static Kept,
     pass_on: File,
     /// How often each signal has come.
-    counts: [u64; 65],
+    counts: Vec<u64>,
 }
 
 fn split() -> io::Result<Side> {
@@ -131,7 +131,7 @@ fn split() -> io::Result<Side> {
                 taken,
                 kept,
                 pass_on,
-                counts: [0; 65],
+                counts: vec![0; 65],
             })),
         }
     }
