@@ -3,7 +3,6 @@
 use std::env;
 use std::process::ExitCode;
 
-use clap::Parser;
 use coracle::clock::monotonic;
 use coracle::commands::{Cli, Error, print_refusal};
 use coracle::console::{NotingAllocator, end_on_lack_of_memory, end_on_panic, finish_stderr, tell};
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
     end_on_lack_of_memory(exit_code::FAILED);
     share_heap();
     forget_variables();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::of_process() {
         Ok(cli) => cli,
         Err(error) => return print_refusal(&error).into(),
     };

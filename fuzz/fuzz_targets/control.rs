@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::fs::File;
+use std::io;
 use std::sync::{Arc, LazyLock};
 
 use coracle::guests::control::{Answer, Control, Machine, Parsed};
@@ -19,6 +20,10 @@ impl Machine for Fake {
     }
 
     fn resume(&self) {}
+
+    fn press_power_button(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 static CONTROL: LazyLock<Control> = LazyLock::new(|| {

@@ -121,6 +121,11 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
         {
             panic!("{line}\n{words:?}: {error}");
         }
+        if words.get(1).is_some_and(|word| word == "run") {
+            let alone = super::Run::try_parse_from(&words).map_err(|error| error.kind());
+            let all = Cli::try_parse_from(&words).map_err(|error| error.kind());
+            assert_eq!(alone.map(drop), all.map(drop), "{line}");
+        }
         count += 1;
     }
     assert!(count > 30, "only {count} commands were found");

@@ -11,10 +11,14 @@ mod man;
 mod named;
 mod number;
 mod pause;
+mod prune;
 mod ps;
 mod race;
+mod rename;
 mod rm;
 mod run;
+mod stats;
+mod stop;
 mod wait;
 
 use std::env;
@@ -67,9 +71,13 @@ enum Command {
     Inspect(inspect::Args),
     Pause(pause::PauseArgs),
     Unpause(pause::UnpauseArgs),
+    Stats(stats::Args),
     Wait(wait::Args),
+    Stop(stop::Args),
     Kill(kill::Args),
+    Rename(rename::Args),
     Rm(rm::Args),
+    Prune(prune::Args),
     Doctor(doctor::Args),
     Race(race::Args),
     Completions(completions::Args),
@@ -121,7 +129,39 @@ impl Error {
     }
 }
 
+/// `coracle run` alone, which means the same as in [`Cli`].
+#[derive(Parser)]
+struct Run {
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: RunCommand,
+}
+
+#[derive(Subcommand)]
+enum RunCommand {
+    Run(Box<run::Args>),
+}
+
 impl Cli {
+    /// Understands the arguments of this process.
+    ///
+    /// To define all commands takes longer than to define `run`, whose guest waits for that. So that one is tried alone at first.
+    /// Whatever it does not understand, or is asked to explain, is left to the definition of all.
+    pub fn of_process() -> Result<Self, clap::Error> {
+        let is_run = env::args_os().nth(1).is_some_and(|word| word == "run");
+        match is_run.then(Run::try_parse) {
+            Some(Ok(Run {
+                verbose,
+                command: RunCommand::Run(args),
+            })) => Ok(Self {
+                verbose,
+                command: Command::Run(args),
+            }),
+            Some(Err(_)) | None => Self::try_parse(),
+        }
+    }
+
     /// Which messages are logged if the environment variable RUST_LOG does not say otherwise.
     pub fn log_level(&self) -> LevelFilter {
         match self.verbose {
@@ -144,6 +184,10 @@ impl Cli {
             Command::Pause(args) => pause::pause(args),
             Command::Unpause(args) => pause::unpause(args),
             Command::Wait(args) => wait::execute(args),
+            Command::Stats(args) => stats::execute(args),
+            Command::Stop(args) => stop::execute(args),
+            Command::Rename(args) => rename::execute(args),
+            Command::Prune(args) => prune::execute(args),
             Command::Kill(args) => kill::execute(args),
             Command::Rm(args) => rm::execute(args),
             Command::Doctor(args) => doctor::execute(args),

@@ -30,6 +30,23 @@ pub fn for_each(
     Ok(code)
 }
 
+/// Rows as text, each column as wide as its longest cell.
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..N).map(width).collect();
+    let text = |row: &[String; N]| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(text).collect()
+}
+
 fn place(name: &str) -> Result<Place, Error> {
     Ok(Place::open()?.ok_or_else(|| unknown(name))?)
 }

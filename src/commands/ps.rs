@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Error, print};
+use super::{Error, named, print};
 use crate::config::Size;
 use crate::guests::{Ended, Guest, Made, Place, now};
 use crate::plain_text::clean;
@@ -107,19 +107,7 @@ fn table(lines: &[Known], now: u64) -> String {
             Size(line.made.memory).to_string(),
         ]
     }));
-    let width = |column: usize| {
-        let widths = rows.iter().map(|row| row[column].chars().count());
-        widths.max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..head.len()).map(width).collect();
-    let text = |row: &[String; 7]| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(text).collect()
+    named::table(&rows)
 }
 
 fn status(line: &Known, now: u64) -> String {

@@ -3,5 +3,6 @@
 pub mod boot_clock;
 pub mod keyboard;
 pub mod power;
+pub mod power_button;
 pub mod serial;
 pub mod sink;

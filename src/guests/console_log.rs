@@ -7,9 +7,10 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::thread::{self, JoinHandle};
 
+use super::Handover;
 use super::process::Watch;
 use crate::confine::filter;
-use crate::console::{Console, Pace, Read, with_all_signals_blocked};
+use crate::console::{Console, Pace, Read, Reader, with_all_signals_blocked};
 use crate::threads;
 
 /// How many bytes of the output are kept at least.
@@ -20,32 +21,40 @@ const PIECE: u64 = 64 << 10;
 const READ: usize = 64 << 10;
 
 /// Starts the thread that writes what `console` prints to `file`. It ends after the console has ended. The guest never waits
-/// for it: if it cannot keep up, a line in the file says how much is missing.
-pub fn keep(console: &Console, file: File) -> io::Result<JoinHandle<()>> {
+/// for it: if it cannot keep up, a line in the file says how much is missing. `init_runs` is called once the log shows that.
+pub fn keep(
+    console: &Console,
+    file: File,
+    init_runs: Option<impl FnOnce() + Send + 'static>,
+) -> io::Result<JoinHandle<()>> {
     let reader = console.attach(Pace::Misses);
     let write = move || {
         filter::narrow(filter::Kind::Console);
-        let mut reader = reader;
-        let mut log = Log::new(file);
-        let mut bytes = Vec::new();
-        loop {
-            let written = match reader.read(&mut bytes) {
-                Read::Ended => break,
-                Read::Woken => continue,
-                Read::Bytes { missed: 0 } => log.append(&bytes),
-                Read::Bytes { missed } => {
-                    let words = format!("\n[{missed} bytes of the console's output are missing here]\n");
-                    log.append(words.as_bytes()).and_then(|()| log.append(&bytes))
-                }
-            };
-            if let Err(error) = written {
-                log::warn!("the console's log ends here, because it cannot be written: {error}");
-                break;
-            }
-        }
+        write_all(reader, Log::new(file), init_runs);
     };
     with_all_signals_blocked(|| thread::Builder::new().name("log".into()).spawn(write))
         .map_err(threads::not_started)
+}
+
+fn write_all(mut reader: Reader, log: Log, mut init_runs: Option<impl FnOnce()>) {
+    let mut log = Some(log);
+    let mut handover = Handover::default();
+    let mut bytes = Vec::new();
+    // Without a log it reads on as long as somebody waits for init.
+    while log.is_some() || init_runs.is_some() {
+        let missed = match reader.read(&mut bytes) {
+            Read::Ended => return,
+            Read::Woken => continue,
+            Read::Bytes { missed } => missed,
+        };
+        if let Some(Err(error)) = log.as_mut().map(|log| log.append_after(missed, &bytes)) {
+            log::warn!("the console's log ends here, because it cannot be written: {error}");
+            log = None;
+        }
+        if init_runs.is_some() && bytes.iter().any(|&byte| handover.takes(byte)) {
+            init_runs.take().into_iter().for_each(|tell| tell());
+        }
+    }
 }
 
 struct Log {
@@ -62,6 +71,15 @@ impl Log {
             end: 0,
             start: 0,
         }
+    }
+
+    /// Appends bytes before which some are missing.
+    fn append_after(&mut self, missed: u64, bytes: &[u8]) -> io::Result<()> {
+        if missed > 0 {
+            let words = format!("\n[{missed} bytes of the console's output are missing here]\n");
+            self.append(words.as_bytes())?;
+        }
+        self.append(bytes)
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -97,6 +98,13 @@ impl Guest {
                 .map(|()| true)
                 .map_err(self.error("send a signal to the process of")),
         }
+    }
+
+    /// Waits until its process has ended, for `patience` at most. Returns whether it has.
+    pub fn wait_for(&self, process: &Process, patience: Duration) -> Result<bool, Error> {
+        process
+            .wait(Some(patience))
+            .map_err(self.error("wait for the end of"))
     }
 
     /// Waits until the guest's process has ended.

@@ -1,7 +1,3 @@
-use std::sync::{Arc, Mutex, PoisonError};
-
-use crate::devices::sink::{Sink, watched};
-
 /// What Linux says when it starts init (init/main.c), unless it is to be quiet.
 const LINUX: (&[u8], &[u8]) = (b"Run ", b" as init process");
 /// Bytes of a line that are looked at.
@@ -13,21 +9,6 @@ const LINE_MAX: usize = 160;
 pub struct Handover(Vec<u8>);
 
 impl Handover {
-    /// Wraps the console's sink so that `tell` is called once, when the output shows that init runs.
-    pub fn watch(sink: Arc<dyn Sink>, tell: impl FnOnce() + Send + 'static) -> Arc<dyn Sink> {
-        let state = Mutex::new((Self::default(), Some(tell)));
-        watched(sink, move |byte| {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let (line, tell) = &mut *state;
-            if tell.is_some()
-                && line.takes(byte)
-                && let Some(tell) = tell.take()
-            {
-                tell();
-            }
-        })
-    }
-
     /// Takes the next byte of output. True if it completes a line that shows that init runs.
     pub fn takes(&mut self, byte: u8) -> bool {
         if byte != b'\n' {

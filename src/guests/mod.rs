@@ -36,7 +36,7 @@ use std::path::PathBuf;
 
 pub use console_log::{KEPT as LOG_KEPT, LogReader};
 pub use guest::Guest;
-pub use handover::Handover;
+use handover::Handover;
 pub use name::Name;
 pub use own::Own;
 pub use place::Place;
@@ -72,4 +72,14 @@ pub enum Error {
         name: Name,
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Why a guest cannot have this name.
+    fn taken(name: &Name, is_running: bool) -> Self {
+        match is_running {
+            true => Self::NameRuns(name.clone()),
+            false => Self::NameEnded(name.clone()),
+        }
+    }
 }

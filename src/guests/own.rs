@@ -9,9 +9,8 @@ use std::thread::JoinHandle;
 use super::control::{self, Control};
 use super::place::{Folder, NEW, Place, random};
 use super::record::{self, Ended, Made, now};
-use super::{Error, Handover, Name, console_log, lock};
+use super::{Error, Name, console_log, lock};
 use crate::console::Console;
-use crate::devices::sink::Sink;
 
 /// How many connections may wait at the control socket.
 const BACKLOG: i32 = 16;
@@ -41,7 +40,7 @@ impl Own {
         if let Some(name) = &name
             && let Ok(guest) = place.find(name)
         {
-            return Err(taken(name, guest.is_running()));
+            return Err(Error::taken(name, guest.is_running()));
         }
         let (new, folder, lock) =
             make_folder(&place).map_err(|source| place.error("make a directory in", source))?;
@@ -110,7 +109,9 @@ impl Own {
                     return Ok(());
                 }
                 Err(error) if is_taken(&error) => match self.place.find(&name) {
-                    Ok(guest) if self.wanted.is_some() => return Err(taken(&name, guest.is_running())),
+                    Ok(guest) if self.wanted.is_some() => {
+                        return Err(Error::taken(&name, guest.is_running()));
+                    }
                     // Nothing was left of it, or another name is made up.
                     _ => continue,
                 },
@@ -126,17 +127,6 @@ impl Own {
         self.name.as_ref()
     }
 
-    /// Wraps the console's sink so that whoever waits for the guest's start learns when its init runs.
-    pub fn watch(&self, sink: Arc<dyn Sink>) -> Arc<dyn Sink> {
-        match &self.starter {
-            Some(starter) => {
-                let starter = starter.clone();
-                Handover::watch(sink, move || drop(writeln!(&*starter)))
-            }
-            None => sink,
-        }
-    }
-
     /// Starts to answer other commands. Where there is a machine, it is to be told to the result.
     pub fn serve(&mut self) -> io::Result<()> {
         match self.socket.take() {
@@ -150,10 +140,13 @@ impl Own {
         &self.control
     }
 
-    /// Starts to write what `console` prints to the log.
+    /// Starts to write what `console` prints to the log. Whoever waits for the guest's start learns from there that init runs.
     pub fn keep_log(&mut self, console: &Console) -> io::Result<()> {
         if let Some(file) = self.console_log.take() {
-            self.log = Some(console_log::keep(console, file)?);
+            let starter = self.starter.clone();
+            // Nobody may be there any more.
+            let tell = starter.map(|starter| move || drop(writeln!(&*starter)));
+            self.log = Some(console_log::keep(console, file, tell)?);
         }
         Ok(())
     }
@@ -210,11 +203,4 @@ fn is_taken(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR)
     )
-}
-
-fn taken(name: &Name, is_running: bool) -> Error {
-    match is_running {
-        true => Error::NameRuns(name.clone()),
-        false => Error::NameEnded(name.clone()),
-    }
 }

@@ -132,6 +132,28 @@ impl Place {
         Ok(())
     }
 
+    /// Gives a guest another name.
+    pub fn rename(&self, guest: &Guest, to: &Name) -> Result<(), Error> {
+        let from = guest.name();
+        let path = self.inner(from.as_str());
+        if !guest.is_at(&path) {
+            return Err(Error::Unknown(from.to_string()));
+        }
+        // What is left of a guest of which nothing is to be left is in nobody's way.
+        if let Ok(other) = self.find(to) {
+            return Err(Error::taken(to, other.is_running()));
+        }
+        // The directory of a guest is never empty, and this replaces none that is not.
+        fs::rename(path, self.inner(to.as_str())).map_err(|source| match source.raw_os_error() {
+            Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR) => Error::taken(to, true),
+            _ => Error::Guest {
+                what: "rename",
+                name: from.clone(),
+                source,
+            },
+        })
+    }
+
     /// Removes a directory that no guest has any more. Others may do the same at this moment.
     fn erase(&self, name: &str) {
         if let Err(error) = fs::remove_dir_all(self.inner(name)) {

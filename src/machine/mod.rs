@@ -33,6 +33,7 @@ use crate::config::Config;
 use crate::devices::boot_clock::BootClock;
 use crate::devices::keyboard::KeyboardController;
 use crate::devices::power::SleepRegisters;
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::SerialPort;
 use crate::devices::sink::Sink;
 use crate::kvm::{self, Vcpu, Vm};
@@ -114,6 +115,7 @@ pub struct Machine {
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
+    power_button: Option<PowerButton>,
     /// This and the memory are declared last, so they are dropped after everything that uses guest memory.
     vm: Vm,
     memory: Memory,
@@ -205,6 +207,8 @@ impl Machine {
             .into_iter()
             .map(|placed| attach_virtio(&vm, &mut mmio, &memory, placed, opened))
             .collect::<Result<_, _>>()?;
+        // The ACPI tables tell of it.
+        let power_button = (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ)));
         timeline.mark(Phase::DevicesAttached);
 
         let board = Arc::new(vcpu::Board {
@@ -219,6 +223,7 @@ impl Machine {
             board,
             serial,
             transports,
+            power_button,
             vm,
             memory,
             command_line,
@@ -255,6 +260,7 @@ impl Machine {
             self.board,
             self.serial,
             self.transports,
+            self.power_button,
             (self.vm, self.memory),
             &self.timeline,
         )

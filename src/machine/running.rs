@@ -1,12 +1,13 @@
 //! A machine that runs, as whoever holds it sees it.
 
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{io, mem};
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::memory::Memory;
 use super::{Error, Outcome, vcpu};
+use crate::devices::power_button::PowerButton;
 use crate::devices::serial::SerialPort;
 use crate::kvm::{Vcpu, Vm};
 use crate::timeline::Timeline;
@@ -20,6 +21,7 @@ pub struct Running {
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
+    power_button: Option<PowerButton>,
     /// Whether the devices rest. Whoever pauses or resumes the machine holds this until that is done, so that no thread
     /// resumes devices that another one is still pausing.
     is_paused: Mutex<bool>,
@@ -34,6 +36,7 @@ impl Running {
         board: Arc<vcpu::Board>,
         serial: Arc<SerialPort>,
         transports: Vec<Arc<MmioTransport>>,
+        power_button: Option<PowerButton>,
         owned: (Vm, Memory),
         timeline: &Timeline,
     ) -> Result<Self, Error> {
@@ -43,6 +46,7 @@ impl Running {
             board,
             serial,
             transports,
+            power_button,
             is_paused: Mutex::new(false),
             _owned: owned,
         };
@@ -91,6 +95,14 @@ impl Running {
         if mem::take(&mut *is_paused) {
             self.transports.iter().for_each(|transport| transport.resume());
             self.board.orders.resume();
+        }
+    }
+
+    /// Presses the power button, which asks the guest to power itself off. False if the machine has none.
+    pub fn press_power_button(&self) -> io::Result<bool> {
+        match &self.power_button {
+            Some(button) => button.press().map(|()| true),
+            None => Ok(false),
         }
     }
 

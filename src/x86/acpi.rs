@@ -123,7 +123,7 @@ fn fadt(dsdt: u64) -> impl Aml {
         .flag(Flags::ResetRegSup)
         .flag(Flags::Wbinvd)
         .flag(Flags::Headless)
-        // These bits say that the buttons are not fixed hardware. There are no buttons at all.
+        // These bits say that the buttons are not fixed hardware. The power button is a device, and there is no other button.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.iapc_boot_arch = (VGA_NOT_PRESENT | MSI_NOT_SUPPORTED | NO_PCIE_ASPM | CMOS_RTC_NOT_PRESENT).into();
@@ -172,6 +172,7 @@ fn dsdt(cpus: u8, virtio: &[VirtioMmioWindow]) -> Result<impl Aml, Error> {
         processor(cpu, &mut devices);
     }
     serial_port(&mut devices);
+    power_button(&mut devices);
     for (index, window) in virtio.iter().enumerate() {
         virtio_mmio(index, window, &mut devices)?;
     }
@@ -217,6 +218,41 @@ fn serial_port(devices: &mut Vec<u8>) {
             &aml::Name::new(
                 "_CRS".into(),
                 &aml::ResourceTemplate::new(vec![&ports, &interrupt]),
+            ),
+        ],
+    )
+    .to_aml_bytes(devices);
+}
+
+/// The value with which a button notifies that it was pressed (section 4.8.2.2.1.2).
+const PRESSED: u8 = 0x80;
+
+/// The power button (section 4.8.2.2.1.2), and the Generic Event Device (section 5.6.9) that notifies it when its interrupt comes.
+fn power_button(devices: &mut Vec<u8>) {
+    const IRQ: u8 = layout::POWER_BUTTON_IRQ as u8;
+    aml::Device::new(
+        "PWRB".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+        ],
+    )
+    .to_aml_bytes(devices);
+    let interrupt = edge_interrupt(IRQ.into());
+    let button = aml::Path::new("\\_SB_.PWRB");
+    let is_its_own = aml::Equal::new(&aml::Arg(0), &IRQ);
+    let notify = aml::Notify::new(&button, &PRESSED);
+    aml::Device::new(
+        "GED0".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &"ACPI0013"),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&interrupt])),
+            &aml::Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&aml::If::new(&is_its_own, vec![&notify])],
             ),
         ],
     )

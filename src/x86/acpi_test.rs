@@ -199,6 +199,19 @@ fn the_dsdt_has_the_serial_port_at_0x3f8_with_interrupt_4() {
 }
 
 #[test]
+fn the_dsdt_has_a_power_button_that_an_event_device_notifies() {
+    let dsdt = written(1, &[]).dsdt;
+    // "PNP0C0C" as a compressed EISA ID, and the event device with its interrupt.
+    assert_eq!(count(&dsdt, &[0x41, 0xd0, 0x0c, 0x0c]), 1);
+    assert_eq!(count(&dsdt, b"ACPI0013\0"), 1);
+    let interrupt = [0x89, 6, 0, 0b0011, 1, 3, 0, 0, 0];
+    assert_eq!(count(&dsdt, &interrupt), 1);
+    // MethodOp, length, _EVT with one argument, serialized; IfOp, length, LEqualOp, Arg0Op, 3; NotifyOp, \_SB_.PWRB, 0x80.
+    let event = b"\x14\x19_EVT\x09\xa0\x12\x93\x68\x0a\x03\x86\\\x2e_SB_PWRB\x0a\x80";
+    assert_eq!(count(&dsdt, event), 1, "{dsdt:x?}");
+}
+
+#[test]
 fn power_off_is_sleep_type_5() {
     let dsdt = written(1, &[]).dsdt;
     // NameOp, \_S5_, PackageOp of 4 elements: 5, 0, 0, 0.

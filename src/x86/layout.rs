@@ -49,6 +49,8 @@ pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 pub const SLEEP_STATUS_PORT: u16 = 0x601;
 
 /// Interrupt lines (GSIs). The IO-APIC has 24.
+/// The power button's, which only a machine with ACPI tables has.
+pub const POWER_BUTTON_IRQ: u32 = 3;
 pub const SERIAL_IRQ: u32 = 4;
 pub const VIRTIO_IRQ_FIRST: u32 = 5;
 pub const VIRTIO_IRQ_LAST: u32 = 23;

@@ -27,6 +27,8 @@ mod hostile;
 mod interrupts;
 /// The parent that keeps the terminal of a run.
 mod keeper;
+/// What commands that are killed leave of named guests, and directories that no guest made.
+mod left_behind;
 /// Limits of the process that are too low for a machine.
 mod limits;
 /// Guests that have a name: the background, logs, and what is left of them.

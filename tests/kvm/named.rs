@@ -1,7 +1,5 @@
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,16 +44,16 @@ guest!(
 );
 
 /// A user's runtime directory, in which no guest is at first. All guests end with it.
-struct Harbour(TempDir);
+pub struct Harbour(TempDir);
 
 impl Harbour {
-    fn new() -> Self {
+    pub fn new() -> Self {
         need_kvm();
         Self(tempfile::tempdir().expect("a temporary directory can be made"))
     }
 
     /// `coracle` with these arguments, in this runtime directory.
-    fn coracle(&self, arguments: &[&str]) -> Coracle {
+    pub fn coracle(&self, arguments: &[&str]) -> Coracle {
         self.place(Coracle::new(arguments))
     }
 
@@ -63,28 +61,28 @@ impl Harbour {
         coracle.through(&["env", &format!("XDG_RUNTIME_DIR={}", self.0.path().display())])
     }
 
-    fn run(&self, kernel: &Kernel, arguments: &[&str]) -> Coracle {
+    pub fn run(&self, kernel: &Kernel, arguments: &[&str]) -> Coracle {
         self.place(Coracle::run(kernel).args(arguments))
     }
 
     /// Runs a command that is to succeed without a message, and gives what it prints.
     #[track_caller]
-    fn say(&self, arguments: &[&str]) -> String {
+    pub fn say(&self, arguments: &[&str]) -> String {
         let ended = self.coracle(arguments).end().with_code(0).in_silence();
         String::from_utf8(ended.stdout).expect("it prints text")
     }
 
     #[track_caller]
-    fn refuse(&self, arguments: &[&str], words: &[&str]) -> Ended {
+    pub fn refuse(&self, arguments: &[&str], words: &[&str]) -> Ended {
         self.coracle(arguments).end().with_code(125).saying(words)
     }
 
-    fn guests(&self) -> PathBuf {
+    pub fn guests(&self) -> PathBuf {
         self.0.path().join("coracle")
     }
 
     /// What is in the directory of guests.
-    fn entries(&self) -> Vec<String> {
+    pub fn entries(&self) -> Vec<String> {
         let entries = fs::read_dir(self.guests());
         let mut names: Vec<_> = entries
             .into_iter()
@@ -265,7 +263,9 @@ fn a_guest_that_is_paused_stands_still_until_it_is_resumed() {
     assert_eq!(inspected[0]["status"], "paused");
     let process = inspected[0]["process"].as_i64().unwrap();
     for thread in ["vcpu-0", "log"] {
-        wait_until_thread_waits(process, thread);
+        wait_for_thread(process, thread, |call| {
+            call.starts_with(&format!("{} ", libc::SYS_futex))
+        });
     }
     let log = harbour.guests().join("web/console.log");
     let length = || fs::metadata(&log).unwrap().len();
@@ -285,174 +285,130 @@ fn a_guest_that_is_paused_stands_still_until_it_is_resumed() {
     harbour.refuse(&["pause", "web"], &["guest 'web' does not run"]);
 }
 
-/// Waits until the thread of this name waits for another one.
-fn wait_until_thread_waits(process: i64, name: &str) {
-    let waits = |task: fs::DirEntry| {
+#[test]
+fn what_a_guest_uses_is_shown() {
+    let harbour = Harbour::new();
+    let kernel = print_on_and_on().linux64();
+    harbour
+        .run(&kernel, &["-d", "--name", "busy", "--cpus", "2"])
+        .end()
+        .with_code(0);
+    let inspected: serde_json::Value = serde_json::from_str(&harbour.say(&["inspect", "busy"])).unwrap();
+    let process = inspected[0]["process"].as_i64().unwrap();
+    // The first vCPU may print before the second one has its thread.
+    wait_for_thread(process, "vcpu-1", |_| true);
+    let shown = harbour.say(&["stats", "--no-stream"]);
+    let row: Vec<_> = shown
+        .lines()
+        .nth(1)
+        .expect("there is a guest")
+        .split_whitespace()
+        .collect();
+    let [name, cpu, busy, idle, memory, "/", "128", "MiB"] = row[..] else {
+        panic!("{shown}")
+    };
+    let percent = |cell: &str| {
+        cell.strip_suffix('%')
+            .and_then(|number| number.parse::<u32>().ok())
+    };
+    assert_eq!(name, "busy");
+    // The second vCPU is never started.
+    assert!(
+        percent(cpu) >= percent(busy) && percent(busy) > Some(0) && percent(idle) == Some(0),
+        "{shown}"
+    );
+    assert!(
+        memory
+            .parse::<u32>()
+            .is_ok_and(|memory| (1..128).contains(&memory)),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_guest_that_does_not_heed_its_power_button_is_ended_after_the_time_that_it_was_given() {
+    let harbour = Harbour::new();
+    let kernel = print_on_and_on().linux64();
+    harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
+    harbour.say(&["pause", "web"]);
+    let stopped = harbour.coracle(&["stop", "-t", "1", "web"]).end().with_code(0);
+    assert_eq!(stopped.stdout, b"web\n");
+    stopped.saying(&["guest 'web' was ended: it did not power off within 1 s"]);
+    assert_eq!(harbour.say(&["wait", "web"]), "143\n");
+    assert_eq!(harbour.say(&["stop", "web"]), "web\n");
+}
+
+guest!(
+    power_off_when_the_button_is_pressed,
+    "
+    catch_interrupts 4f
+    enable_local_apic
+    route 3, 0x33
+    say \"afloat\\n\"
+2:
+    sti
+    hlt
+    jmp 2b
+4:
+    pop rax
+    cmp al, 0x33
+    jne 2b
+    power_off
+"
+);
+
+#[test]
+fn the_power_button_is_an_interrupt_that_a_guest_can_power_off_by() {
+    let harbour = Harbour::new();
+    let kernel = power_off_when_the_button_is_pressed().linux64();
+    harbour
+        .run(&kernel, &["-d", "--name", "web"])
+        .end()
+        .with_code(0)
+        .in_silence();
+    assert_eq!(harbour.say(&["stop", "-t", "60", "web"]), "web\n");
+    assert_eq!(harbour.say(&["wait", "web"]), "0\n");
+}
+
+#[test]
+fn a_guest_is_renamed_while_it_runs_and_after_its_end() {
+    let harbour = Harbour::new();
+    let kernel = greet_and_wait().linux64();
+    for name in ["web", "other"] {
+        harbour.run(&kernel, &["-d", "--name", name]).end().with_code(0);
+    }
+    harbour.say(&["rename", "web", "first"]);
+    harbour.refuse(
+        &["rename", "first", "other"],
+        &["the name 'other' is taken by a guest that runs"],
+    );
+    harbour.refuse(&["rename", "web", "third"], &["there is no guest 'web'"]);
+    assert_eq!(harbour.say(&["ps", "-q"]), "first\nother\n");
+    harbour.say(&["kill", "first"]);
+    harbour.say(&["rename", "first", "second"]);
+    harbour.refuse(
+        &["rename", "other", "second"],
+        &["the name 'second' is taken by a guest that has ended"],
+    );
+    assert_eq!(harbour.say(&["logs", "second"]), "afloat\n");
+    assert_eq!(harbour.say(&["prune"]), "second\n");
+    assert_eq!(harbour.entries(), ["other"]);
+}
+
+/// Waits until the process has a thread of this name that `is` as it should be, by its line in `syscall` (proc(5)).
+fn wait_for_thread(process: i64, name: &str, is: impl Fn(&str) -> bool) {
+    let fits = |task: fs::DirEntry| {
         let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-        read("comm").trim() == name && read("syscall").starts_with(&format!("{} ", libc::SYS_futex))
+        read("comm").trim() == name && is(&read("syscall"))
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     // No event tells of this, so it polls.
     while !fs::read_dir(format!("/proc/{process}/task"))
         .unwrap()
         .flatten()
-        .any(waits)
+        .any(fits)
     {
-        assert!(Instant::now() < deadline, "{name} does not wait");
+        assert!(Instant::now() < deadline, "{name} is not as it should be");
         thread::yield_now();
     }
-}
-
-/// Ends a command before it makes a system call, as SIGKILL would there, and checks what others find then.
-fn is_ended_before(call: i64, name: &str, prepare: &[&str], arguments: &[&str]) {
-    let harbour = Harbour::new();
-    let kernel = greet_and_wait().linux64();
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(harbour.guests())
-        .unwrap();
-    if !prepare.is_empty() {
-        harbour.run(&kernel, prepare).end().with_code(0);
-        harbour.say(&["kill", "web"]);
-    }
-    let command = match arguments {
-        ["run", options @ ..] => harbour.run(&kernel, options),
-        _ => harbour.coracle(arguments),
-    };
-    let ended = command.where_call_kills(call).end();
-    let is_killed = ended.signal == Some(libc::SIGSYS) || ended.code == Some(128 + libc::SIGSYS);
-    assert!(is_killed, "{name} is a point of it: {}", ended.describe());
-    // Nothing is there but what ps -a lists, and that does not run.
-    assert_eq!(harbour.say(&["ps", "-q"]), "", "{name}");
-    let listed = harbour.say(&["ps", "-aq"]);
-    assert_eq!(harbour.entries(), listed.lines().collect::<Vec<_>>(), "{name}");
-    // What was begun can be done again.
-    match listed.as_str() {
-        "" => (),
-        _ => _ = harbour.say(&["rm", "web"]),
-    }
-    let again = harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
-    assert_eq!(again.stdout, b"web\n", "{name}");
-}
-
-#[test]
-fn a_start_that_is_killed_at_any_point_leaves_no_guest_and_blocks_no_name() {
-    for (call, name) in [
-        (libc::SYS_mkdir, "before the directory is made"),
-        (libc::SYS_fcntl, "before its lock is taken"),
-        (libc::SYS_bind, "before the directory is filled"),
-        (libc::SYS_clone, "before the guest's process is made"),
-        (libc::SYS_setsid, "before the guest's process leaves the terminal"),
-        (libc::SYS_dup2, "before it has its own messages"),
-        (libc::SYS_rename, "before the directory has the guest's name"),
-        (libc::SYS_seccomp, "after that, before the guest runs"),
-    ] {
-        is_ended_before(call, name, &[], &["run", "-d", "--name", "web"]);
-    }
-}
-
-#[test]
-fn a_removal_that_is_killed_at_any_point_leaves_the_guest_or_nothing() {
-    for (call, name) in [
-        (libc::SYS_rename, "before the directory is no guest's any more"),
-        (libc::SYS_unlinkat, "before it is emptied"),
-    ] {
-        is_ended_before(call, name, &["-d", "--name", "web"], &["rm", "web"]);
-    }
-}
-
-/// Makes the directory of guests, with one of this name in it.
-fn make_guest(harbour: &Harbour, name: &str) -> PathBuf {
-    let path = harbour.guests().join(name);
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(&path).unwrap();
-    path
-}
-
-fn make_pipe(path: &Path) {
-    let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
-    // SAFETY: the path ends with NUL.
-    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
-}
-
-#[test]
-fn directories_that_no_guest_made_neither_hang_nor_mislead_anybody() {
-    let harbour = Harbour::new();
-    let lies = r#"{"created": 99999999999, "cpus": 1, "kernel": "\u001b[2Jx", "cmdline": 5}"#;
-    let with =
-        |name: &str, file: &str, text: &str| fs::write(make_guest(&harbour, name).join(file), text).unwrap();
-    with("half", "guest.json", "{\"cpus\": ");
-    with("liar", "guest.json", lies);
-    with("ended", "exit.json", r#"{"exit_code": 999, "ran": true}"#);
-    for (name, file) in [
-        ("pipes", "guest.json"),
-        ("pipes", "exit.json"),
-        ("pipes", "console.log"),
-        ("locked", "lock"),
-    ] {
-        make_pipe(&make_guest(&harbour, name).join(file));
-    }
-    symlink("/etc/passwd", make_guest(&harbour, "link").join("guest.json")).unwrap();
-    symlink("/etc", harbour.guests().join("etc")).unwrap();
-    let huge = fs::File::create(make_guest(&harbour, "huge").join("guest.json")).unwrap();
-    huge.set_len(1 << 40).unwrap();
-    let log = fs::File::create(make_guest(&harbour, "huge").join("console.log")).unwrap();
-    log.set_len(1 << 40).unwrap();
-    make_guest(&harbour, "empty");
-    make_guest(&harbour, ".new-1");
-    make_guest(&harbour, ".gone-1");
-    make_guest(&harbour, "a name");
-    fs::write(harbour.guests().join("file"), "").unwrap();
-    // It listens, and never answers.
-    let _socket = UnixListener::bind(make_guest(&harbour, "silent").join("control.sock")).unwrap();
-
-    assert_eq!(harbour.say(&["ps", "-q"]), "");
-    let listed = harbour.say(&["ps", "-a"]);
-    assert!(!listed.contains('\x1b'), "{listed}");
-    let listed = harbour.say(&["ps", "-aq"]);
-    let names: Vec<_> = listed.lines().collect();
-    assert_eq!(
-        names,
-        [
-            "empty", "ended", "half", "huge", "liar", "link", "pipes", "silent"
-        ]
-    );
-    for name in names {
-        harbour.refuse(&["kill", name], &["does not run"]);
-        assert_eq!(
-            harbour.coracle(&["wait", name]).end().with_code(0).stdout,
-            b"137\n"
-        );
-        let log = harbour.coracle(&["logs", "-f", name]).end();
-        assert!(
-            log.code == Some(125) || log.stdout.is_empty(),
-            "{}",
-            log.describe()
-        );
-        harbour.say(&["rm", name]);
-    }
-    assert_eq!(harbour.entries(), ["a name", "etc", "file", "locked"]);
-    assert!(Path::new("/etc/passwd").exists());
-    for name in ["etc", "file", "a name", "..", "../x", "\x1b[2J"] {
-        harbour.refuse(&["rm", "-f", name], &["there is no guest"]);
-    }
-}
-
-#[test]
-fn a_directory_of_guests_that_others_can_use_is_refused() {
-    let harbour = Harbour::new();
-    fs::create_dir(harbour.guests()).unwrap();
-    fs::set_permissions(harbour.guests(), fs::Permissions::from_mode(0o755)).unwrap();
-    let kernel = greet_and_wait().linux64();
-    let refused = |words: &str| {
-        let words = [words, "XDG_RUNTIME_DIR"];
-        harbour.refuse(&["ps"], &words);
-        harbour.run(&kernel, &["-d"]).end().with_code(125).saying(&words);
-    };
-    refused("0700");
-    fs::remove_dir(harbour.guests()).unwrap();
-    let elsewhere = tempfile::tempdir().unwrap();
-    symlink(elsewhere.path(), harbour.guests()).unwrap();
-    refused("it is no directory");
-    fs::remove_file(harbour.guests()).unwrap();
 }

@@ -25,6 +25,7 @@ mod trials {
     pub mod kernels;
     pub mod load;
     pub mod memory;
+    pub mod named;
     pub mod pauses;
     pub mod processors;
     pub mod race;
@@ -95,6 +96,7 @@ fn trials() -> Vec<Trial> {
         trials::kernels::trials(),
         trials::load::trials(),
         trials::memory::trials(),
+        trials::named::trials(),
         trials::pauses::trials(),
         trials::cpus::trials(),
         trials::processors::trials(),

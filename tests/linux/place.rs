@@ -156,7 +156,7 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     if wanted("hardware") || wanted("confinement") {
         make_kvm_tests()?;
     }
-    if wanted("kernels") || wanted("load") {
+    if ["kernels", "load", "named"].iter().any(|group| wanted(group)) {
         let mut stock_kernel = Command::new(root.join("tests/nested/stock-kernel"));
         stock_kernel.arg(stock());
         do_or_say(stock_kernel)?;

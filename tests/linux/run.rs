@@ -32,6 +32,7 @@ pub struct Coracle {
     arguments: Vec<OsString>,
     patience: Duration,
     user: Option<u32>,
+    variables: Vec<(OsString, OsString)>,
     input: Input,
     stdout: Option<OwnedFd>,
 }
@@ -54,6 +55,7 @@ impl Coracle {
             arguments: Vec::new(),
             patience: patience(),
             user: None,
+            variables: Vec::new(),
             input: Input::None,
             stdout: None,
         }
@@ -98,6 +100,12 @@ impl Coracle {
         self
     }
 
+    /// With this environment variable.
+    pub fn variable(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
     pub fn patience(mut self, seconds: u64) -> Self {
         self.patience = Duration::from_secs(seconds);
         self
@@ -105,7 +113,10 @@ impl Coracle {
 
     pub fn start(self) -> Run {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stderr(Stdio::piped());
+        command
+            .args(&self.arguments)
+            .envs(self.variables)
+            .stderr(Stdio::piped());
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }

@@ -61,10 +61,7 @@ impl<'a> Boots<'a> {
     pub fn next(&mut self, timeline: &Timeline) -> Result<Option<Diagnosis>, Error> {
         // Looks at the output for what the kernel says of the initrd.
         let initrd = Arc::<InitrdWatch>::default();
-        let mut output = initrd.watch(timeline.watch(self.console.sink()));
-        if let Some(own) = &self.own {
-            output = own.watch(output);
-        }
+        let output = initrd.watch(timeline.watch(self.console.sink()));
         let Ready {
             machine,
             attached,

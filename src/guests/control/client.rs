@@ -21,7 +21,7 @@ const ANSWER_MAX: usize = 64 << 10;
 pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<Value> {
     let mut stream = connect(socket)?;
     // So little fits into the socket at once.
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n")?;
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n").as_bytes())?;
     let answer = read_to_end(stream, Instant::now() + PATIENCE)?;
     match Answer::of(&answer) {
         Some(Answer { status: 200, body }) => Ok(body),

@@ -12,6 +12,8 @@ use super::*;
 struct Fake {
     is_paused: AtomicBool,
     is_ending: AtomicBool,
+    has_button: AtomicBool,
+    is_pressed: AtomicBool,
 }
 
 impl Machine for Fake {
@@ -23,6 +25,12 @@ impl Machine for Fake {
 
     fn resume(&self) {
         self.is_paused.store(false, Ordering::Relaxed);
+    }
+
+    fn press_power_button(&self) -> io::Result<bool> {
+        let has_button = self.has_button.load(Ordering::Relaxed);
+        self.is_pressed.fetch_or(has_button, Ordering::Relaxed);
+        Ok(has_button)
     }
 }
 
@@ -80,6 +88,17 @@ fn other_requests_are_answered_with_what_is_wrong() {
     for (method, path, expected) in [("GET", "/", 404), ("PUT", "/guest", 405), ("GET", "/pause", 405)] {
         assert_eq!(status(&control, method, path), expected, "{method} {path}");
     }
+}
+
+#[test]
+fn a_power_button_is_pressed_where_there_is_one() {
+    let (control, machine, _) = control();
+    assert_eq!(status(&control, "PUT", "/power-button"), 409);
+    machine.has_button.store(true, Ordering::Relaxed);
+    assert_eq!(status(&control, "PUT", "/power-button"), 200);
+    assert!(machine.is_pressed.load(Ordering::Relaxed));
+    control.disconnect();
+    assert_eq!(status(&control, "PUT", "/power-button"), 409);
 }
 
 /// A server, and the directory of its socket.

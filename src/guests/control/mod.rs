@@ -5,6 +5,7 @@
 //! | `GET /guest` | says whether the guest runs or is paused |
 //! | `PUT /pause` | answers when no vCPU and no device works for the guest any more |
 //! | `PUT /resume` | lets the guest go on |
+//! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
 //!
 //! A connection serves one request. Each answer is a JSON object; one that is no success has the member `error`.
 
@@ -33,6 +34,8 @@ pub trait Machine: Send + Sync {
     fn pause(&self) -> bool;
     /// See [`Running::resume`].
     fn resume(&self);
+    /// See [`Running::press_power_button`].
+    fn press_power_button(&self) -> io::Result<bool>;
 }
 
 /// The guest's machine, as far as there is one at the moment, and what others may know of it.
@@ -89,7 +92,19 @@ impl Control {
                 }
                 None => Answer::error(409, "the guest is about to end"),
             },
-            (_, "/guest" | "/pause" | "/resume") => Answer::error(405, "this method is not one of that path"),
+            ("PUT", "/power-button") => {
+                match state.machine.as_ref().map(|machine| machine.press_power_button()) {
+                    Some(Ok(true)) => Answer::ok(json!({})),
+                    Some(Ok(false)) => Answer::error(409, "the guest has no power button"),
+                    Some(Err(error)) => {
+                        Answer::error(409, &format!("the power button cannot be pressed: {error}"))
+                    }
+                    None => Answer::error(409, "the guest is about to end"),
+                }
+            }
+            (_, "/guest" | "/pause" | "/resume" | "/power-button") => {
+                Answer::error(405, "this method is not one of that path")
+            }
             _ => Answer::error(404, "there is no such path"),
         }
     }
@@ -126,6 +141,10 @@ impl Machine for Running {
 
     fn resume(&self) {
         Running::resume(self);
+    }
+
+    fn press_power_button(&self) -> io::Result<bool> {
+        Running::press_power_button(self)
     }
 }
 

@@ -1,5 +1,6 @@
 use super::Test::Is;
-use super::{Call, call};
+use super::common::REQUEST;
+use super::{Call, call, kvm};
 
 /// linux/fcntl.h.
 const F_OFD_SETLK: u32 = 37;
@@ -12,6 +13,7 @@ pub const CALLS: &[Call] = &[
     call!(SYS_recvfrom, "a request"),
     call!(SYS_sendto, "its answer, on a connection that was accepted"),
     call!(SYS_close, "a connection"),
+    call!(SYS_ioctl, "the power button's interrupt", if Is(REQUEST, kvm::IRQ_LINE)),
     call!(
         SYS_fcntl,
         "others are to see in the lock of the guest whether it is paused",

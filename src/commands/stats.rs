@@ -1,0 +1,179 @@
+//! `coracle stats`: what guests use of the host.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Error, named, print, system};
+use crate::guests::{Guest, Place};
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Moves a terminal's cursor to the first line, and clears what is below.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// Show what guests use of the host's processors and memory, once a second
+///
+/// CPU is the time of the whole process, VCPUS that of each vCPU, in percent of one of the host's processors. MEMORY is what the
+/// process has of the host's memory, and what the guest may have of it at most; what guests share, such as the built-in kernel,
+/// counts for each of them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  coracle stats
+      all guests that run, until Ctrl-C
+  coracle stats --no-stream web
+      one guest, once")]
+pub struct Args {
+    /// Names of guests [default: all that run]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+
+    /// Print one look and end
+    #[arg(long)]
+    no_stream: bool,
+}
+
+/// What a process has used at a moment.
+struct Look {
+    at: Instant,
+    /// Of the whole process.
+    time: Duration,
+    /// Of each vCPU, by its number.
+    vcpus: BTreeMap<u8, Duration>,
+    /// Bytes of the host's memory.
+    memory: u64,
+}
+
+pub fn execute(args: &Args) -> Result<u8, Error> {
+    loop {
+        let guests = guests(&args.names)?;
+        let before: Vec<_> = guests.iter().map(|guest| look(guest).ok().flatten()).collect();
+        thread::sleep(INTERVAL);
+        let mut rows = vec![["NAME", "CPU", "VCPUS", "MEMORY"].map(str::to_owned)];
+        for (guest, before) in guests.iter().zip(before) {
+            // A guest that ended meanwhile is left out.
+            if let (Some(before), Ok(Some(now))) = (before, look(guest)) {
+                rows.push(row(guest, &before, &now));
+            }
+        }
+        let table = named::table(&rows);
+        match args.no_stream {
+            true => return print("print what guests use", table).map(|()| 0),
+            false => print("print what guests use", format!("{CLEAR}{table}"))?,
+        }
+    }
+}
+
+/// The guests that were named, or all that run.
+fn guests(names: &[String]) -> Result<Vec<Guest>, Error> {
+    if !names.is_empty() {
+        return names.iter().map(|name| Ok(named::find(name)?.1)).collect();
+    }
+    match Place::open()? {
+        Some(place) => Ok(place.guests()?.into_iter().filter(Guest::is_running).collect()),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What the guest's process has used; nothing if it does not run.
+fn look(guest: &Guest) -> Result<Option<Look>, Error> {
+    let Some(process) = guest.process()? else {
+        return Ok(None);
+    };
+    let directory = format!("/proc/{}", process.number());
+    let look = read(&directory).map_err(system("read what a guest uses"))?;
+    // If it lives still, these were its own files.
+    Ok(guest.is_running().then_some(look))
+}
+
+fn read(directory: &str) -> io::Result<Look> {
+    let at = Instant::now();
+    let time = time_of(&fs::read_to_string(format!("{directory}/stat"))?);
+    let mut vcpus = BTreeMap::new();
+    for task in fs::read_dir(format!("{directory}/task"))? {
+        let stat = fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+        if let Some(number) = vcpu_of(&stat) {
+            vcpus.insert(number, time_of(&stat).unwrap_or_default());
+        }
+    }
+    let statm = fs::read_to_string(format!("{directory}/statm"))?;
+    let pages: u64 = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or(0);
+    Ok(Look {
+        at,
+        time: time.unwrap_or_default(),
+        vcpus,
+        // SAFETY: a call without pointers.
+        memory: pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64,
+    })
+}
+
+/// The number of the vCPU whose thread has this line in its file `stat`; nothing if it is another thread.
+fn vcpu_of(stat: &str) -> Option<u8> {
+    let (_, name) = stat.split_once('(')?;
+    name.rsplit_once(')')?.0.strip_prefix("vcpu-")?.parse().ok()
+}
+
+/// The time in user space and in the kernel (proc(5), fields 14 and 15 of `stat`).
+fn time_of(stat: &str) -> Option<Duration> {
+    // A name may have spaces and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    let ticks = next()?.checked_add(next()?)?;
+    // SAFETY: a call without pointers.
+    let a_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as u64;
+    Some(Duration::from_millis(ticks.saturating_mul(1000) / a_second))
+}
+
+fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 4] {
+    let passed = (now.at - before.at).as_secs_f64();
+    let percent = |before: Duration, now: Duration| {
+        format!(
+            "{:.0}%",
+            now.saturating_sub(before).as_secs_f64() / passed * 100.0
+        )
+    };
+    // One whose thread has just been started has used nothing before.
+    let vcpus = now.vcpus.iter().map(|(number, now)| {
+        let before = before.vcpus.get(number).copied();
+        percent(before.unwrap_or_default(), *now)
+    });
+    let most = guest.made().map_or(0, |made| made.memory);
+    [
+        guest.name().to_string(),
+        percent(before.time, now.time),
+        vcpus.collect::<Vec<_>>().join(" "),
+        format!("{} / {} MiB", now.memory >> 20, most >> 20),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_thread_is_found_behind_any_name() {
+        let line = |name: &str| format!("42 ({name}) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 1");
+        for name in ["vcpu-3", "a) b (c", ""] {
+            assert_eq!(time_of(&line(name)), Some(Duration::from_secs(2)), "{name}");
+        }
+        assert_eq!(time_of("42 (x) S 1 2"), None);
+        assert_eq!(vcpu_of(&line("vcpu-31")), Some(31));
+        for name in ["vcpu-", "vcpu-x", "coracle", "log"] {
+            assert_eq!(vcpu_of(&line(name)), None);
+        }
+    }
+
+    #[test]
+    fn this_process_has_time_and_memory() {
+        let own = read("/proc/self").unwrap();
+        assert!(own.memory > 1 << 20);
+        assert!(own.vcpus.is_empty());
+    }
+}

@@ -1,0 +1,68 @@
+//! `coracle stop`: asks guests to power off, and ends those that do not.
+
+use std::time::Duration;
+
+use super::{Error, named, tell};
+use crate::guests::{Guest, Process};
+
+/// How long a guest's process may take to end in order when it is told to.
+const ORDERLY_END: Duration = Duration::from_secs(5);
+
+/// Ask guests to power off, and end those that have not done so after a while
+///
+/// A guest is asked by its ACPI power button, which every kernel but the built-in one has here: a system with systemd shuts down
+/// then. One that cannot be asked, or does not heed it, is ended as if its power was cut, and a line on stderr says so.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  coracle stop web
+      gives the guest 10 seconds
+  coracle stop -t 60 web db
+      gives each a minute, one after the other")]
+pub struct Args {
+    /// Names of guests
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+
+    /// How long a guest may take to power off
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    time: u32,
+}
+
+pub fn execute(args: &Args) -> Result<u8, Error> {
+    let patience = Duration::from_secs(args.time.into());
+    named::for_each(&args.names, |_, guest| {
+        stop(guest, patience)?;
+        Ok(guest.name().to_string())
+    })
+}
+
+/// A guest that has ended already is as the person wants it, as it is for Docker.
+fn stop(guest: &Guest, patience: Duration) -> Result<(), Error> {
+    let Some(process) = guest.process()? else {
+        return Ok(());
+    };
+    let why = match ask(guest, &process, patience) {
+        Ok(true) => return Ok(()),
+        Ok(false) => format!("it did not power off within {} s", patience.as_secs()),
+        Err(error) => error.to_string(),
+    };
+    if guest.kill(libc::SIGTERM)? {
+        tell(format_args!("coracle: guest '{}' was ended: {why}", guest.name()));
+        if !guest.wait_for(&process, ORDERLY_END)? {
+            guest.kill(libc::SIGKILL)?;
+            guest.wait()?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks the guest to power off. Returns whether it did.
+fn ask(guest: &Guest, process: &Process, patience: Duration) -> Result<bool, Error> {
+    // A guest that is paused hears nothing.
+    if guest.is_paused() {
+        guest.ask("PUT", "/resume")?;
+    }
+    guest.ask("PUT", "/power-button")?;
+    Ok(guest.wait_for(process, patience)?)
+}
