@@ -36,6 +36,8 @@ pub mod logging;
 pub mod machine;
 // Text that somebody else chose, safe to show and to type.
 pub mod plain_text;
+// A program in a guest, and this process' streams and signals for it.
+pub mod program;
 // Marks the error of a thread that could not be started.
 pub mod threads;
 // Notes where the time of a run goes.

@@ -7,26 +7,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Flags of other programs, and what a person can do today to get the same effect.
 const FLAGS: &[(&[&str], &str)] = &[
-    (
-        &["-i", "-t", "--interactive", "--tty"],
-        "is not needed: a guest's console is always attached to stdin and stdout",
-    ),
-    (
-        &["--hostname"],
-        "does not exist yet; the command in the guest can set it: --cmdline '-- sh -c \"hostname NAME && COMMAND\"'",
-    ),
     (&["--volume", "--mount"], NO_SHARED_FOLDERS),
     (
         &["-p", "--publish", "-P", "--publish-all", "--network", "--net"],
         "does not exist, because guests have no network yet",
-    ),
-    (
-        &["-e", "--env"],
-        "does not exist; the command in the guest can set its environment: --cmdline '-- env NAME=VALUE COMMAND'",
-    ),
-    (
-        &["-w", "--workdir"],
-        "does not exist; the command in the guest can change its directory: --cmdline '-- sh -c \"cd /tmp && COMMAND\"'",
     ),
 ];
 
@@ -43,31 +27,12 @@ pub fn answer(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
-    if let Some(dashes) = arguments.iter().position(|word| word == "--")
-        && arguments.get(dashes + 1) == Some(argument)
-    {
-        return Some(command(&arguments[dashes + 1..]));
-    }
     if argument.starts_with('-') {
         let flag = argument.split('=').next()?;
         let (_, answer) = FLAGS.iter().find(|(flags, _)| flags.contains(&flag))?;
         return Some(format!("{flag} {answer}"));
     }
     Some(word(argument))
-}
-
-/// About a command behind `--`.
-fn command(words: &[String]) -> String {
-    let begin = "a command for the guest goes into --cmdline, after two dashes";
-    match coracle_race::init_arguments(words) {
-        Some(words) => {
-            let cmdline = format!("-- {words}").replace('\'', "'\\''");
-            format!("{begin}: coracle run --cmdline '{cmdline}'")
-        }
-        None => format!(
-            "{begin}: coracle run --cmdline '-- COMMAND' (the kernel passes on printable ASCII without quotation marks)"
-        ),
-    }
 }
 
 /// About a word that is no flag.
@@ -83,8 +48,8 @@ fn word(word: &str) -> String {
     }
     format!(
         "'{shown}' is neither a flag nor a file. Container images cannot be run yet; a disk of your own can: coracle run \
-         --kernel VMLINUZ --initrd INITRD --disk ROOT.img --cmdline root=/dev/vda. A command runs in the built-in guest: \
-         coracle run --cmdline '-- COMMAND'"
+         --kernel VMLINUZ --initrd INITRD --disk ROOT.img --cmdline root=/dev/vda. A command goes behind two dashes: \
+         coracle run -- COMMAND"
     )
 }
 

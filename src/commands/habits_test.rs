@@ -16,15 +16,14 @@ fn answer_to(arguments: &[&str]) -> Option<String> {
 #[test]
 fn what_people_type_out_of_habit_is_answered_with_what_is_possible() {
     for (arguments, words) in [
-        (&["run", "-it"][..], "-i is not needed"),
-        (&["run", "-ti", "debian:12"], "-t is not needed"),
-        (&["run", "--hostname", "web"], "hostname NAME"),
+        (
+            &["run", "-ti", "debian:12"][..],
+            "Container images cannot be run yet",
+        ),
         (&["run", "-v", "/srv:/srv:ro"], "folders"),
         (&["run", "--volume", "a:b"], "folders"),
         (&["run", "-p", "8080:80"], "network"),
         (&["run", "-p8080:80"], "network"),
-        (&["run", "-e", "A=b"], "-- env NAME=VALUE COMMAND"),
-        (&["run", "-w", "/tmp"], "cd /tmp"),
         (&["run", "debian:12"], "Container images cannot be run yet"),
         (
             &["run", "alpine", "ls", "-l"],
@@ -33,24 +32,6 @@ fn what_people_type_out_of_habit_is_answered_with_what_is_possible() {
         (&["run", "ubuntu", "--", "ls"], "'ubuntu' is neither"),
         (&["-v", "run", "ubuntu"], "'ubuntu' is neither"),
         (&["run", "/dev/null"], "'/dev/null' needs a flag"),
-        (&["run", "--", "ls"], "coracle run --cmdline '-- ls'"),
-        (
-            &["run", "--cpus", "2", "--", "ls", "-l"],
-            "coracle run --cmdline '-- ls -l'",
-        ),
-        (&["run", "--", "-x"], "coracle run --cmdline '-- -x'"),
-        (
-            &["run", "--", "sh", "-c", "a; b"],
-            "coracle run --cmdline '-- sh -c \"a; b\"'",
-        ),
-        (
-            &["run", "--", "echo", "it's"],
-            "coracle run --cmdline '-- echo it'\\''s'",
-        ),
-        (
-            &["run", "--", "echo", "a\"b"],
-            "'-- COMMAND' (the kernel passes on printable ASCII",
-        ),
         (&["run", "\u{1b}[2J"], "'\\u{1b}[2J' is neither"),
     ] {
         let answer = answer_to(arguments).unwrap_or_else(|| panic!("{arguments:?} is not answered"));

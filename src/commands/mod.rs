@@ -49,7 +49,7 @@ Examples:
   coracle doctor                     whether this host can run guests, and if not, what to do
   coracle run                        a shell in the built-in guest (Ctrl-A x quits, Ctrl-A h helps)
   coracle run --cpus 4 --memory 1G   the same with more vCPUs and memory
-  coracle run --cmdline '-- ls /'    one command in the built-in guest
+  coracle run -- ls /                one command in the built-in guest
   coracle race                       boot time beside containers and other VMMs
   coracle help run                   kernels, disks, exit codes and more examples
 
@@ -102,6 +102,13 @@ pub enum Error {
     NotConfined(Vec<Layer>),
     #[error("cannot become user and group {user}: {source} (only root can; anybody else leaves --user out)")]
     User { user: config::User, source: io::Error },
+    #[error("{0}")]
+    Command(String),
+    #[error("cannot read the variables in {file:?}: {source}")]
+    EnvFile {
+        file: std::path::PathBuf,
+        source: io::Error,
+    },
     #[error(transparent)]
     Guest(#[from] guests::Error),
     #[error(transparent)]
@@ -120,6 +127,9 @@ impl Error {
         match self {
             Self::StdoutClosed => exit_code::STDOUT_CLOSED,
             Self::Config(error) if error.is_missing_file() => exit_code::FILE_MISSING,
+            Self::EnvFile { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                exit_code::FILE_MISSING
+            }
             Self::Machine(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::Machine(error) if error.is_host() => exit_code::HOST_CANNOT,
             Self::NotConfined(_) => exit_code::HOST_CANNOT,

@@ -1,8 +1,10 @@
 //! `coracle run`: boots a guest and waits until it ends.
 
 mod boots;
+mod command;
 mod confinement;
 mod detached;
+mod program;
 
 use std::mem;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use crate::machine::{DryRun, LimitReached};
 use crate::timeline::{Phase, Timeline};
 use crate::timings::{Destination, Report, ReportWriter};
 use boots::{Boots, console_hints};
+use command::Command;
 use detached::Side;
 
 /// Boot a guest and attach its console to this terminal
@@ -32,8 +35,10 @@ Examples:
       a shell in the built-in guest
   coracle run --cpus 4 --memory 1G --disk data.img --disk tools.img,ro,id=tools
       the same with two disks, /dev/vda and a read-only /dev/vdb
-  coracle run --cmdline '-- uname -a'
-      one command in the built-in guest, then power-off
+  coracle run -- uname -a
+      one command in the built-in guest; coracle exits with its status
+  tar c . | coracle run -e LANG=C -- sh -c 'tar x && ls'
+      the command reads stdin, and gets a variable
   coracle run --kernel vmlinuz --initrd initrd.img --disk root.img --cmdline root=/dev/vda
       any Linux kernel, for example /boot/vmlinuz-6.1.0-37-amd64: a bzImage, or an ELF vmlinux
   coracle run --vsock guest.sock --kernel vmlinuz --initrd initrd.img
@@ -45,6 +50,9 @@ Examples:
 
 On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ctrl-A Ctrl-A sends a Ctrl-A to the \
 guest. All other keys, also Ctrl-C, go to the guest.
+
+With a COMMAND coracle exits with its status: 128+N if signal N ended it, 126 if it cannot be executed, 127 if there is no \
+such program. A second SIGTERM ends the guest although the command does not obey.
 
 Exit codes: 0 powered off, 100 rebooted, 101 a bug in Coracle, 102 to 106 kernel panic, 110 triple fault, \
 111 KVM error, 112 quit, 113 halted, 114 stopped by its own filter, 125 Coracle failed, 126 this host cannot run it, 127 a file is missing, \
@@ -179,6 +187,9 @@ pub struct Args {
     /// are relative start at its own directory. A flag wins over the file; the disks of both are attached, the file's first.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    #[command(flatten)]
+    command: Command,
 }
 
 impl Args {
@@ -213,7 +224,8 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
 }
 
 fn run(args: &Args, started: Duration) -> Result<u8, Error> {
-    let config = args.config()?;
+    let mut config = args.config()?;
+    let program = args.command.program(&mut config)?;
     ignore_file_size_limit();
     let timings = match &args.timings {
         Some(destination) => Some(ReportWriter::new(destination.as_ref())?),
@@ -225,7 +237,11 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     };
     timeline.mark(Phase::ArgumentsUnderstood);
     if args.dry_run {
-        let machine = DryRun::new(&config, &console_hints())?;
+        let hints = match program {
+            Some(_) => program::HINT.into(),
+            None => console_hints(),
+        };
+        let machine = DryRun::new(&config, &hints)?;
         let confinement = confinement::outlook(&config)?;
         print("print the machine", format!("{machine}{confinement}"))?;
         return Ok(0);
@@ -237,6 +253,17 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
                 confine::enter_keeper(child, config.user.is_some());
             }
         });
+    }
+    if let Some(program) = program {
+        if args.name.is_some() || args.detach {
+            let why = "a command's guest has no name yet, and runs in the foreground: leave out --name and --detach";
+            return Err(Error::Command(why.into()));
+        }
+        let ended = program::run(&config, program, args.command.console, &timeline);
+        let written = write_report(timings, timeline);
+        let code = ended?;
+        written?;
+        return Ok(code);
     }
     let mut own = match args.name.is_some() || args.detach {
         true => Some(Own::make(args.name.clone(), &Made::of(&config, args.rm))?),
@@ -266,6 +293,13 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     ended.map(|diagnosis| diagnosis.exit_code)
 }
 
+fn write_report(output: Option<ReportWriter>, timeline: Timeline) -> Result<(), Error> {
+    match (output, timeline.record()) {
+        (Some(output), Some(record)) => Ok(output.write(&Report::new(&record))?),
+        _ => Ok(()),
+    }
+}
+
 fn boot_until_the_end(
     boots: &mut Boots,
     mut timeline: Timeline,
@@ -273,10 +307,7 @@ fn boot_until_the_end(
 ) -> Result<Diagnosis, Error> {
     loop {
         let ended = boots.next(&timeline);
-        let written = match (timings.take(), mem::take(&mut timeline).record()) {
-            (Some(output), Some(record)) => output.write(&Report::new(&record)),
-            _ => Ok(()),
-        };
+        let written = write_report(timings.take(), mem::take(&mut timeline));
         let Some(diagnosis) = ended? else {
             written?;
             log::info!("the guest rebooted");

@@ -349,6 +349,8 @@ impl Session {
                     self.output.go_on(false);
                 }
                 Request::Resume => self.look_at_terminal(),
+                // A serial port has no size, so the guest could not be told.
+                Request::Resize => {}
             }
         }
         None

@@ -7,15 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd};
 use std::ptr;
 
 use libc::{
-    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGXCPU,
-    SIGXFSZ, sigset_t,
+    SIGALRM, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
+    SIGWINCH, SIGXCPU, SIGXFSZ, sigset_t,
 };
 
 use super::keeper;
 
-/// Signals that end the process, or stop and continue it. By default they would do so without restoring the terminal.
-const CAUGHT: [i32; 10] = [
-    SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGTSTP, SIGCONT,
+/// Signals that end the process, or stop and continue it: by default they would do so without restoring the terminal. And
+/// the one that says that the terminal has another size.
+const CAUGHT: [i32; 11] = [
+    SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGXCPU, SIGTSTP, SIGCONT, SIGWINCH,
 ];
 /// Signals that a terminal sends to a background process that uses it. By default they stop the process, and a stopped
 /// process obeys no other signal.
@@ -87,6 +88,8 @@ pub enum Request {
     Suspend,
     /// The process was stopped and continues now.
     Resume,
+    /// The terminal has another size now.
+    Resize,
 }
 
 impl Signals {
@@ -143,6 +146,7 @@ impl Signals {
                 return Some(match number {
                     SIGTSTP => Request::Suspend,
                     SIGCONT => Request::Resume,
+                    SIGWINCH => Request::Resize,
                     number => Request::End(number),
                 });
             }

@@ -46,12 +46,12 @@ pub fn write_by_thread() {
 }
 
 /// Becomes readable when [`start_wanted`] is to be called.
-pub(super) fn wanted() -> Option<&'static EventFd> {
+pub(crate) fn wanted() -> Option<&'static EventFd> {
     WANTED.get()
 }
 
 /// Starts the writer for a thread that may not do that. To be called by the main thread.
-pub(super) fn start_wanted() {
+pub(crate) fn start_wanted() {
     // Reading resets the event.
     let _ = WANTED.get().map(EventFd::read);
     LINES.start(io::stderr().as_fd());

@@ -158,7 +158,7 @@ pub(super) fn forget_input(terminal: BorrowedFd) {
 
 /// Whether this process is in the foreground of the terminal. It always is when the terminal is not its session's:
 /// then there is no job control between the two.
-pub(super) fn is_in_foreground(terminal: BorrowedFd) -> bool {
+pub(crate) fn is_in_foreground(terminal: BorrowedFd) -> bool {
     // SAFETY: system calls without pointers.
     let (foreground, ours) = unsafe { (libc::tcgetpgrp(terminal.as_raw_fd()), libc::getpgrp()) };
     foreground == -1 || foreground == ours

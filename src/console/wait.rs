@@ -43,6 +43,11 @@ pub fn wait<const N: usize>(watched: [Option<For>; N], patience: Option<Duration
     }
 }
 
+/// Whether a descriptor can be written to now.
+pub fn is_ready_for_writing(fd: BorrowedFd) -> bool {
+    matches!(wait([Some(For::Writing(fd))], Some(Duration::ZERO)), Ok([true]))
+}
+
 /// An eventfd as what [`For`] takes.
 pub fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor is open as long as the eventfd that the result borrows.

@@ -26,7 +26,7 @@ pub struct Running {
     /// resumes devices that another one is still pausing.
     is_paused: Mutex<bool>,
     /// The memory is the last to be dropped, after everything that uses it.
-    _owned: (Vm, Memory),
+    owned: (Vm, Memory),
 }
 
 impl Running {
@@ -48,7 +48,7 @@ impl Running {
             transports,
             power_button,
             is_paused: Mutex::new(false),
-            _owned: owned,
+            owned,
         };
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             let thread = vcpu::Thread::start(index, vcpu, running.board.clone(), timeline.clone())?;
@@ -65,6 +65,12 @@ impl Running {
     /// The guest's console.
     pub fn serial(&self) -> &Arc<SerialPort> {
         &self.serial
+    }
+
+    /// Has the host's kernel take the VM apart after this process has ended, instead of before. To be called while the calling
+    /// thread may still make a ring of io_uring.
+    pub fn outlast_process(&self) -> io::Result<()> {
+        self.owned.0.outlast_process()
     }
 
     /// Ends the run, unless it ended before.

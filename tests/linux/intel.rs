@@ -29,6 +29,10 @@ const DIFFER: &[&str] = &[
     "guest::the_entropy_device_gives_random_bytes",
     "terminals::stopping_restores_the_terminal_and_continuing_makes_it_raw_again",
     "terminals::ctrl_a_x_quits_with_112_and_restores_the_terminal",
+    "program::its_status_is_coracles",
+    "program::every_byte_arrives_in_both_directions_and_so_does_the_end",
+    "program::a_line_that_a_shell_reads_is_all_that_is_taken",
+    "program::a_terminal_that_is_resized_tells_its_program",
     "timings::a_boot_has_every_mark_of_kernel_and_init_and_the_workloads_first_output",
     // Every exit code that a Linux guest brings about.
     "ends::a_power_off_is_0",

@@ -28,6 +28,7 @@ mod trials {
     pub mod named;
     pub mod pauses;
     pub mod processors;
+    pub mod program;
     pub mod race;
     pub mod terminals;
     pub mod timings;
@@ -106,6 +107,7 @@ fn trials() -> Vec<Trial> {
         trials::timings::trials(),
         torture::trials(),
         trials::hardware::trials(),
+        trials::program::trials(),
         trials::failures::trials(),
         trials::ends::trials(),
         trials::confinement::trials(),

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{PipeWriter, Write, pipe};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
@@ -40,6 +40,7 @@ pub struct Coracle {
 enum Input {
     None,
     Pipe,
+    File(File),
     Terminal(Terminal),
 }
 
@@ -79,6 +80,12 @@ impl Coracle {
     /// Stdin is a pipe that the trial writes to.
     pub fn with_input(mut self) -> Self {
         self.input = Input::Pipe;
+        self
+    }
+
+    /// Stdin is this file.
+    pub fn stdin(mut self, file: File) -> Self {
+        self.input = Input::File(file);
         self
     }
 
@@ -126,6 +133,9 @@ impl Coracle {
         match self.input {
             Input::None => {
                 command.stdin(Stdio::null());
+            }
+            Input::File(file) => {
+                command.stdin(file);
             }
             Input::Pipe => {
                 let (reader, writer) = pipe().unwrap();
@@ -257,6 +267,20 @@ impl Run {
         // SAFETY: kill touches no memory, and the process is our child, not waited for yet.
         let result = unsafe { libc::kill(id, number) };
         assert_eq!(result, 0, "kill: {}", std::io::Error::last_os_error());
+    }
+
+    /// Gives its terminal another size.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let (_, terminal) = self.terminal.as_ref().expect("there is a terminal");
+        // SAFETY: the request reads one winsize, which lives across the call.
+        let result = unsafe { libc::ioctl(terminal.program.as_raw_fd(), libc::TIOCSWINSZ, &size) };
+        assert_eq!(result, 0, "TIOCSWINSZ: {}", std::io::Error::last_os_error());
     }
 
     /// The modes of its terminal now.

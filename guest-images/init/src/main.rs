@@ -126,10 +126,11 @@ fn run_in_root(
     match supervisor.become_init(&init, command)? {}
 }
 
-/// Makes a link in /bin for each of busybox's commands. In the initrd they would delay every boot.
+/// Makes a hard link in /bin for each of busybox's commands. In the initrd they would delay every boot; symbolic ones would
+/// take a page each.
 fn link_applets(supervisor: &Supervisor) {
     if end::is_first_process() && Path::new(BUSYBOX).exists() {
-        supervisor.run(BUSYBOX, &["--install", "-s", "/bin"].map(String::from), None);
+        supervisor.run(BUSYBOX, &["--install", "/bin"].map(String::from), None);
     }
 }
 

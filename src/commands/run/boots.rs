@@ -71,7 +71,7 @@ impl<'a> Boots<'a> {
             mut session,
             mut signals,
         } = attached;
-        let mut facts = self.facts(&machine);
+        let mut facts = facts(self.config, &machine);
         if let Some(reason) = stop {
             let diagnosis = diagnosis::explain(&reason.into(), &self.console.tail_of_run(), &facts);
             return Ok(Some(diagnosis));
@@ -198,17 +198,17 @@ impl<'a> Boots<'a> {
             stop: None,
         })
     }
+}
 
-    fn facts(&self, machine: &Machine) -> Facts {
-        let config = self.config;
-        Facts {
-            memory_mib: config.memory.0 >> 20,
-            has_initrd: machine.has_initrd(),
-            has_disk: !config.disks.is_empty(),
-            built_in: config.kernel.is_none(),
-            command_line: machine.command_line().to_owned(),
-            initrd_failure: None,
-        }
+/// What an explanation of the end may use.
+pub fn facts(config: &Config, machine: &Machine) -> Facts {
+    Facts {
+        memory_mib: config.memory.0 >> 20,
+        has_initrd: machine.has_initrd(),
+        has_disk: !config.disks.is_empty(),
+        built_in: config.kernel.is_none(),
+        command_line: machine.command_line().to_owned(),
+        initrd_failure: None,
     }
 }
 

@@ -22,6 +22,7 @@ pub const CALLS: &[Call] = &[
         "what is typed, signals and events; --timings: /proc/self/smaps, which was opened before"
     ),
     call!(SYS_ioctl, "the serial port's interrupt", if Is(REQUEST, kvm::IRQ_LINE)),
+    call!(SYS_ioctl, "how large is the terminal?", if Is(REQUEST, libc::TIOCGWINSZ as u32)),
     call!(
         SYS_restart_syscall,
         "a wait for some time goes on after the process was stopped"
@@ -87,7 +88,6 @@ pub const CLOSING_DISKS: &[Call] = &[
 
 /// With `--on-reboot restart` the main thread builds the machine again, of the files that are open.
 pub const BUILDING_AGAIN: &[Call] = &[
-    call!(SYS_ioctl, "how large is the terminal?", if Is(REQUEST, libc::TIOCGWINSZ as u32)),
     call!(SYS_lseek, "the kernel's and the initrd's sizes"),
     call!(SYS_statx, "the kernel's and the initrd's sizes"),
     call!(SYS_eventfd2, "events of the new machine"),

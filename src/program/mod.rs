@@ -1,0 +1,8 @@
+//! A program in a guest, as whoever started it here sees it: a [`Session`] carries this process' stdin, stdout, stderr and
+//! signals to it and from it, over a connection to the agent in the guest (crates/agent-protocol).
+
+mod input;
+mod output;
+mod session;
+
+pub use session::{Ended, Session};

@@ -1,0 +1,343 @@
+//! The session: it passes on what is typed and what the program writes, until the program has ended.
+
+use std::fs::File;
+use std::io::{self, stdin};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use coracle_agent_protocol::{Failure, HostChannel, Program, Stream, ToAgent, ToHost, WINDOW, WindowSize};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::input::{Input, Typed};
+use super::output::Output;
+use crate::console::{
+    Command, For, HELP, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr, suspend,
+    tell, terminal_size, wait, wanted_stderr,
+};
+
+/// How often a run in the background looks whether it is in the foreground now: no event tells it.
+const FOREGROUND_LOOKS: Duration = Duration::from_millis(250);
+/// The agent's end is that of the guest's init, which powers off then: so long it may take before the agent counts as gone.
+const POWER_OFF: Duration = Duration::from_secs(10);
+/// So many bytes may be on their way to the agent before no more input is read.
+const ENOUGH: usize = 1 << 20;
+/// The agent sends no more than the window; what changes the terminal comes on top.
+const UNWRITTEN_MAX: usize = WINDOW as usize + 4096;
+/// What ends the program although it does not obey: the second SIGTERM, or the third SIGINT, which a person can type by
+/// accident.
+const PATIENCE: [(i32, u32); 2] = [(libc::SIGTERM, 2), (libc::SIGINT, 3)];
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The program exited with this status.
+    Exited(u8),
+    /// This signal ended the program.
+    Killed(u8),
+    /// The program did not start.
+    NotStarted(Failure),
+    /// The machine ended first.
+    Machine,
+    /// The agent is gone, or makes no sense.
+    Agent(io::Error),
+    /// The person typed the command to quit.
+    Quit,
+    /// A signal asked for the end, and the program cannot be asked or did not obey.
+    Signal(i32),
+}
+
+/// This process' streams, attached to a program in a guest. Dropping it gives the terminal back.
+pub struct Session {
+    channel: HostChannel<File>,
+    /// The agent has answered, so a signal can be passed on.
+    is_heard: bool,
+    /// How often each signal of [`PATIENCE`] has come.
+    asked_to_end: [u32; 2],
+    /// A terminal on stdin, when the program has one, too.
+    terminal: Option<Terminal>,
+    input: Input,
+    outputs: [Output; 2],
+    /// Why the program's output could not be written.
+    output_error: Option<io::Error>,
+    /// Why the connection is of no use any more, and when that was noticed.
+    lost: Option<(io::Error, Instant)>,
+    /// The program's end, once it is known.
+    ended: Option<Ended>,
+}
+
+impl Session {
+    /// A session for `program`, and the agent's end of its connection. The agent finds the request there, whenever it comes.
+    pub fn new(program: Program, has_escape: bool) -> io::Result<(Self, UnixStream)> {
+        let (ours, agents) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let terminal = program.terminal.is_some().then(Terminal::on_stdin).flatten();
+        let mut channel = HostChannel::new(File::from(OwnedFd::from(ours)));
+        if !channel.send(&ToAgent::Run(program), &[]) {
+            return Err(io::Error::new(
+                io::ErrorKind::ArgumentListTooLong,
+                "its arguments and environment are longer than 1 MiB",
+            ));
+        }
+        let input = Input::new(terminal.is_some(), has_escape);
+        let session = Self {
+            channel,
+            is_heard: false,
+            asked_to_end: [0; 2],
+            terminal,
+            input,
+            outputs: [Output::new(Stream::Out), Output::new(Stream::Err)],
+            output_error: None,
+            lost: None,
+            ended: None,
+        };
+        Ok((session, agents))
+    }
+
+    /// Carries streams and signals until the program has ended and its output is written, or the session ends otherwise:
+    /// because `machine`, where it is given, becomes readable, for one. A terminal on stdin is raw meanwhile.
+    pub fn attend(&mut self, machine: Option<&EventFd>, signals: &mut Signals) -> io::Result<Ended> {
+        if let Some(terminal) = &mut self.terminal {
+            terminal.make_raw()?;
+        }
+        let ended = self.carry(machine, signals);
+        for output in &mut self.outputs {
+            output.undo();
+        }
+        if let Some(terminal) = &mut self.terminal {
+            terminal.restore();
+        }
+        ended
+    }
+
+    /// Why the program's output could not be written, if that was so. A reader that went away is no reason: the program was
+    /// told.
+    pub fn take_output_error(&mut self) -> Option<io::Error> {
+        self.output_error.take()
+    }
+
+    fn carry(&mut self, machine: Option<&EventFd>, signals: &mut Signals) -> io::Result<Ended> {
+        loop {
+            let is_written = self.outputs.iter().all(|output| output.unwritten() == 0);
+            if is_written && let Some(ended) = self.ended.take() {
+                return Ok(ended);
+            }
+            if let Some((_, since)) = &self.lost
+                && (machine.is_none() || since.elapsed() >= POWER_OFF)
+                && let Some((error, _)) = self.lost.take()
+            {
+                self.ended.get_or_insert(Ended::Agent(error));
+                continue;
+            }
+            let is_open = self.ended.is_none() && self.lost.is_none();
+            if is_open {
+                self.answer();
+                if let Err(error) = self.channel.write() {
+                    self.lose(error);
+                }
+            }
+            let stdin = stdin();
+            let is_elsewhere = self.is_elsewhere();
+            let is_open = is_open && self.lost.is_none();
+            let reads = is_open && self.channel.unsent() < ENOUGH && self.input.wanted();
+            let [out, err] = self
+                .outputs
+                .each_ref()
+                .map(|output| output.wanted().map(For::Writing));
+            let channel = self.channel.stream().as_fd();
+            let watched = [
+                machine.map(|event| For::Reading(borrow(event))),
+                Some(For::Reading(signals.as_fd())),
+                is_open.then_some(For::Reading(channel)),
+                (is_open && self.channel.unsent() > 0).then_some(For::Writing(channel)),
+                (reads && !is_elsewhere).then(|| For::Reading(stdin.as_fd())),
+                out,
+                err,
+                wanted_stderr().map(|event| For::Reading(borrow(event))),
+                signals.passed_on().map(For::Reading),
+            ];
+            let looks = is_elsewhere.then_some(FOREGROUND_LOOKS);
+            let left = self
+                .lost
+                .as_ref()
+                .map(|(_, since)| POWER_OFF.saturating_sub(since.elapsed()));
+            let [over, sent, heard, _, typed, out, err, has_lines, passed_on] =
+                wait(watched, looks.into_iter().chain(left).min())?;
+            if has_lines {
+                start_wanted_stderr();
+            }
+            if (sent || passed_on)
+                && let Some(ended) = self.obey_signals(signals)
+            {
+                return Ok(ended);
+            }
+            if is_elsewhere {
+                self.look_at_terminal();
+            }
+            if heard {
+                self.hear();
+            }
+            for (index, _) in [out, err]
+                .into_iter()
+                .enumerate()
+                .filter(|(_, is_ready)| *is_ready)
+            {
+                self.write(index);
+            }
+            // What the agent had said by then is heard first.
+            if over && !heard && self.ended.is_none() {
+                self.ended = Some(Ended::Machine);
+            }
+            if typed && self.input.read().iter().any(|command| self.obey(command)) {
+                return Ok(Ended::Quit);
+            }
+        }
+    }
+
+    /// Gives the program the input that it reads.
+    fn answer(&mut self) {
+        let is_sent = match self.input.take() {
+            Typed::Nothing => true,
+            Typed::Bytes(bytes) => self.channel.send(&ToAgent::Input, &bytes),
+            Typed::End => self.channel.send(&ToAgent::InputEnd, &[]),
+        };
+        debug_assert!(is_sent);
+    }
+
+    /// Takes what the agent says.
+    fn hear(&mut self) {
+        match self.channel.read() {
+            Ok(true) => self.is_heard = true,
+            Ok(false) => return self.lose(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => return self.lose(error),
+        }
+        loop {
+            match self.channel.next() {
+                Ok(Some((message, data))) => match message {
+                    ToHost::Wants(bytes) => self.input.ask(bytes),
+                    ToHost::Output(stream) => {
+                        let output = &mut self.outputs[stream as usize];
+                        output.take(data);
+                        if output.unwritten() > UNWRITTEN_MAX {
+                            return self.lose(io::Error::new(
+                                io::ErrorKind::InvalidData,
+                                "it sent more output than there is room for",
+                            ));
+                        }
+                    }
+                    ToHost::OutputEnd(_) => {}
+                    ToHost::Exited(status) => self.ended = Some(Ended::Exited(status)),
+                    ToHost::Killed(signal) => self.ended = Some(Ended::Killed(signal)),
+                    ToHost::Failed(failure) => self.ended = Some(Ended::NotStarted(failure)),
+                },
+                Ok(None) => return,
+                Err(error) => return self.lose(error),
+            }
+        }
+    }
+
+    /// The connection is of no use any more. It ends with the guest, whose end tells more.
+    fn lose(&mut self, error: io::Error) {
+        if self.ended.is_some() {
+            return;
+        }
+        match error.kind() {
+            io::ErrorKind::InvalidData => self.ended = Some(Ended::Agent(error)),
+            _ => self.lost = Some((error, Instant::now())),
+        }
+    }
+
+    /// Writes a piece of an output that is ready, and tells the agent.
+    fn write(&mut self, index: usize) {
+        let stream = self.outputs[index].stream();
+        let is_sent = match self.outputs[index].write() {
+            Ok(0) => true,
+            Ok(count) => {
+                // A piece is much shorter than the window.
+                let bytes = count as u32;
+                self.channel.send(&ToAgent::Room { stream, bytes }, &[])
+            }
+            Err(error) => {
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    self.output_error = Some(error);
+                }
+                self.channel.send(&ToAgent::Closed { stream }, &[])
+            }
+        };
+        debug_assert!(is_sent);
+    }
+
+    /// Whether stdin is a terminal that another process has at the moment.
+    fn is_elsewhere(&self) -> bool {
+        let waits = self.terminal.as_ref().is_some_and(Terminal::waits_for_foreground);
+        waits || !is_in_foreground(stdin().as_fd())
+    }
+
+    fn look_at_terminal(&mut self) {
+        if let Some(terminal) = &mut self.terminal
+            && terminal.waits_for_foreground()
+            && terminal.is_in_foreground()
+        {
+            if let Err(error) = terminal.look_again() {
+                log::warn!("cannot make the terminal raw again: {error}");
+            }
+            self.outputs.iter_mut().for_each(Output::redo);
+            self.resize();
+        }
+    }
+
+    /// Tells the program how large the terminal is now.
+    fn resize(&mut self) {
+        if self.terminal.is_some()
+            && let Some((rows, columns)) = terminal_size()
+        {
+            let is_sent = self
+                .channel
+                .send(&ToAgent::Resize(WindowSize { rows, columns }), &[]);
+            debug_assert!(is_sent);
+        }
+    }
+
+    /// Obeys the signals that have arrived. Returns how the session ends, if it does.
+    fn obey_signals(&mut self, signals: &mut Signals) -> Option<Ended> {
+        while let Some(request) = signals.take() {
+            match request {
+                Request::End(number) => {
+                    let mut is_enough = !self.is_heard || self.lost.is_some() || self.ended.is_some();
+                    for ((signal, patience), count) in PATIENCE.iter().zip(&mut self.asked_to_end) {
+                        if *signal == number {
+                            *count += 1;
+                            is_enough |= *count >= *patience;
+                        }
+                    }
+                    let is_sent = u8::try_from(number)
+                        .is_ok_and(|number| self.channel.send(&ToAgent::Signal(number), &[]));
+                    if is_enough || !is_sent {
+                        return Some(Ended::Signal(number));
+                    }
+                }
+                Request::Suspend => {
+                    self.outputs.iter_mut().for_each(Output::undo);
+                    if let Some(terminal) = &mut self.terminal {
+                        terminal.lend();
+                    }
+                    suspend();
+                }
+                Request::Resume => self.look_at_terminal(),
+                Request::Resize => self.resize(),
+            }
+        }
+        None
+    }
+
+    /// Obeys a command; true when it is the one to quit.
+    fn obey(&self, command: &Command) -> bool {
+        match command {
+            Command::Quit => true,
+            Command::Help => {
+                tell(HELP);
+                false
+            }
+        }
+    }
+}
