@@ -5,7 +5,7 @@
 //! [`ToHost::Exited`], [`ToHost::Killed`] or [`ToHost::Failed`], which is its last. Whoever finds the connection closed
 //! before that ends what it has: the agent kills the program.
 //!
-//! A message is a frame ([`frame`]): its length, the message in postcard's encoding, and the bytes of a stream for those
+//! A message is a frame (`frame.rs`): its length, the message in postcard's encoding, and the bytes of a stream for those
 //! messages that carry some. Messages are only added at the end of [`ToAgent`] and [`ToHost`], and never change; what a
 //! peer of an older version would not understand needs a new [`VERSION`].
 //!

@@ -1,7 +1,7 @@
 //! The socket device (virtio 1.2 section 5.10): streams between programs of the guest and of the host.
 //!
 //! On the host a connection is a Unix socket: one that a program made to the path of `--vsock`, or one that Coracle itself gives
-//! to [`Backend::dial`] or [`Backend::answer`].
+//! to `Backend::dial` or `Backend::answer`.
 
 use std::io;
 use std::sync::Arc;
