@@ -2,7 +2,7 @@
 //! way to the host. Bytes on their way to the guest wait in the host's socket.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -144,8 +144,15 @@ impl Connection {
             is_announced: true, ..
         } = self.phase
         {
+            let answer = greeting::answer(self.ports.host);
+            let iovec = libc::iovec {
+                iov_base: answer.as_ptr().cast_mut().cast(),
+                iov_len: answer.len(),
+            };
             // These are the first bytes, so they fit.
-            (&self.host).write_all(&greeting::answer(self.ports.host))?;
+            if self.write(&[iovec]) != answer.len() as u64 {
+                return Err(ErrorKind::BrokenPipe.into());
+            }
         }
         self.phase = Phase::Established;
         Ok(())
