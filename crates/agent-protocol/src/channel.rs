@@ -8,6 +8,9 @@ use crate::{FRAME_MAX, Message, ToAgent, ToHost};
 
 /// Bytes read at once.
 const READ: usize = 64 << 10;
+/// A peer that lets more than so many bytes wait, and sends on, is refused. One that keeps to the protocol never has more than
+/// the longest message and a few short ones waiting.
+const UNSENT_MAX: usize = 2 * FRAME_MAX;
 
 /// One end, which sends messages of one kind and receives those of the other.
 pub struct Channel<Stream, Sent, Received> {
@@ -60,17 +63,24 @@ impl<Stream: Read + Write, Sent: Message, Received: Message> Channel<Stream, Sen
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        self.outgoing.clear();
+        self.outgoing.drain(..self.written);
         self.written = 0;
         Ok(())
     }
 
-    /// Reads what has arrived. False at the end of the connection.
+    /// Reads what has arrived. False at the end of the connection. An error of the kind `InvalidData` is one of the peer's, as
+    /// in [`Channel::next`].
     pub fn read(&mut self) -> io::Result<bool> {
+        if self.unsent() > UNSENT_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it sends messages and does not read its own",
+            ));
+        }
         match self.stream.read(&mut self.buffer) {
             Ok(0) => Ok(false),
             Ok(count) => {
@@ -99,5 +109,73 @@ impl<Stream: Read + Write, Sent: Message, Received: Message> Channel<Stream, Sen
         self.incoming
             .next()
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stream;
+
+    /// A peer that takes so many bytes at a time, and then none until it is asked again.
+    struct Peer {
+        takes: usize,
+        has_taken: bool,
+    }
+
+    impl Write for Peer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.has_taken ^= true;
+            match (self.has_taken, self.takes.min(bytes.len())) {
+                (false, _) | (_, 0) => Err(io::ErrorKind::WouldBlock.into()),
+                (true, count) => Ok(count),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Read for Peer {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            buffer[0] = 0;
+            Ok(1)
+        }
+    }
+
+    fn channel(takes: usize) -> HostChannel<Peer> {
+        HostChannel::new(Peer {
+            takes,
+            has_taken: false,
+        })
+    }
+
+    const ROOM: ToAgent = ToAgent::Room {
+        stream: Stream::Out,
+        bytes: 1,
+    };
+
+    #[test]
+    fn what_a_peer_has_taken_is_not_kept_though_it_never_takes_all() {
+        let mut channel = channel(1000);
+        for _ in 0..10_000 {
+            while channel.unsent() <= 1000 {
+                assert!(channel.send(&ROOM, &[]));
+            }
+            channel.write().unwrap();
+            assert!(channel.unsent() > 0);
+            assert!(channel.outgoing.len() < 2000);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_and_sends_is_refused() {
+        let mut channel = channel(0);
+        while channel.unsent() <= UNSENT_MAX {
+            assert!(channel.send(&ROOM, &[]));
+            channel.write().unwrap();
+        }
+        assert_eq!(channel.read().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
