@@ -23,8 +23,8 @@ pub use channel::{AgentChannel, Channel, HostChannel};
 pub use frame::{FRAME_MAX, Incoming, VERSION, hello, put};
 pub use message::{DATA_MAX, Failure, Message, Program, Reason, Stream, ToAgent, ToHost, WindowSize};
 
-/// The port of the agent. When Coracle starts a guest for one program, the agent calls this port of the host. Linux lets
-/// only root listen on a port below 1024, so no other program in the guest can pass for the agent.
+/// The port of the agent. When Coracle starts a guest for one program, the agent calls this port of the host. Any program in
+/// the guest may call it; the agent is PID 1 and calls before it starts another, so the host's first caller is the agent.
 pub const PORT: u32 = 1023;
 
 /// How many bytes of each output stream the agent sends before the host has passed any on.
