@@ -11,7 +11,7 @@ use super::streams::would_block;
 
 /// What is asked for when nothing says how much the program reads: what a pipe's first page holds.
 const PAGE: u32 = 4096;
-/// The key that ends a terminal's input.
+/// The key that ends a terminal's input at the start of a line, and elsewhere passes on what is typed of the line.
 const CTRL_D: u8 = 4;
 
 mod ioctl {
@@ -36,6 +36,8 @@ pub struct Input {
     kind: Kind,
     /// What has arrived and is not written yet.
     waiting: Vec<u8>,
+    /// Nothing is typed yet of a terminal's line.
+    is_line_empty: bool,
     /// The host was asked, and has not answered.
     is_asked: bool,
     /// The host has no more.
@@ -54,6 +56,7 @@ impl Input {
             end: Some(end),
             kind,
             waiting: Vec::new(),
+            is_line_empty: true,
             is_asked: false,
             has_ended: false,
         }
@@ -95,6 +98,9 @@ impl Input {
             return Err(io::ErrorKind::InvalidData.into());
         }
         self.is_asked = false;
+        if let Some(last) = data.last() {
+            self.is_line_empty = matches!(*last, b'\n' | b'\r' | CTRL_D);
+        }
         if self.end.is_some() {
             self.waiting.extend(data);
             self.write();
@@ -106,6 +112,9 @@ impl Input {
     pub fn end(&mut self) {
         // A program may leave a terminal open at its end, and is told so by a key.
         if self.kind == Kind::Terminal && !self.has_ended {
+            if !self.is_line_empty {
+                self.waiting.push(CTRL_D);
+            }
             self.waiting.push(CTRL_D);
         }
         self.has_ended = true;

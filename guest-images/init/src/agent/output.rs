@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use coracle_agent_protocol::{Stream, ToHost, WINDOW};
 
-use super::session::{Connection, send};
+use super::session::{Connection, ENOUGH, send};
 
 /// What a terminal holds at most of what was written to it.
 const TERMINAL_HOLDS: usize = 128 << 10;
@@ -67,7 +67,7 @@ impl Output {
         let Some(end) = &self.end else { return };
         let mut count = 0;
         self.rest = Some(match self.is_terminal {
-            // It does not say how much, as some of it may be between its two ends. A read finds all.
+            // It does not say how much, as some of it may be between its two ends. `read_rest` finds all.
             true => TERMINAL_HOLDS,
             // SAFETY: the request writes one number, to a variable that outlives the call.
             false => match unsafe { ioctl::unread(end.as_raw_fd(), &mut count) } {
@@ -75,6 +75,18 @@ impl Output {
                 Err(_) => 0,
             },
         });
+    }
+
+    /// Sends the host the rest of what the program had written to its terminal, as far as there is room for it. A terminal
+    /// that others have open and do not write to is never readable: only a read that would block tells that nothing is left.
+    pub fn read_rest(&mut self, connection: &mut Connection, buffer: &mut [u8]) {
+        while self.is_terminal
+            && self.rest.is_some()
+            && self.wanted().is_some()
+            && connection.unsent() < ENOUGH
+        {
+            self.read(connection, buffer);
+        }
     }
 
     /// Sends the host what can be read at once.

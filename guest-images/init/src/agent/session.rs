@@ -21,7 +21,7 @@ use super::streams::make_nonblocking;
 /// Bytes of output read at once.
 const READ: usize = 32 << 10;
 /// With so many bytes under way, no more of the program's output is read.
-const ENOUGH: usize = 64 << 10;
+pub const ENOUGH: usize = 64 << 10;
 
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Session {
     buffer: Vec<u8>,
 }
 
-/// The program. Dropping it kills all that is left of its session, but for what left its group.
+/// The program. If it has not ended, dropping it kills it and all in its group.
 struct Running {
     pid: Pid,
     pidfd: OwnedFd,
@@ -245,7 +245,9 @@ impl Running {
                     output.close();
                 }
             }
-            ToAgent::Signal(number) => self.signal(number.into()),
+            // Once the program is waited for, its number may become another group's.
+            ToAgent::Signal(number) if self.end.is_none() => self.signal(number.into()),
+            ToAgent::Signal(_) => {}
             ToAgent::Resize(size) => {
                 if let (true, Some((terminal, _))) = (self.has_terminal, self.input.wanted()) {
                     // Without its terminal a program needs no size.
@@ -279,6 +281,9 @@ impl Running {
             if self.end.is_some() {
                 self.outputs.iter_mut().flatten().for_each(Output::program_ended);
             }
+        }
+        for output in self.outputs.iter_mut().flatten() {
+            output.read_rest(connection, buffer);
         }
     }
 

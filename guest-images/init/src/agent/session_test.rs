@@ -103,6 +103,17 @@ impl Host {
         }
     }
 
+    /// The numbers in the first line that the program writes.
+    fn numbers(&mut self) -> Vec<i32> {
+        loop {
+            if let (ToHost::Output(_), data) = self.next().unwrap() {
+                let text = String::from_utf8(data).unwrap();
+                let words = text.lines().next().unwrap().split_whitespace();
+                return words.map(|word| word.parse().unwrap()).collect();
+            }
+        }
+    }
+
     /// Takes all output, gives `input` when it is asked for, and says what came of it.
     fn finish(mut self, mut input: &[u8]) -> Told {
         let mut told = Told::default();
@@ -132,6 +143,17 @@ impl Host {
         agent.join().unwrap().unwrap();
         told
     }
+}
+
+/// Whether there is such a process, and it has not ended.
+fn runs(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
+}
+
+fn kill(pid: i32) {
+    // SAFETY: a system call without pointers.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
 }
 
 /// What became of a program that gets no input.
@@ -240,17 +262,34 @@ fn signals_that_this_process_blocks_or_ignores_are_not_the_programs_to_ignore() 
 
 #[test]
 fn an_exit_is_told_though_others_hold_the_programs_streams() {
-    let mut host = Host::run(shell("sleep 1000 & echo $!; exit 3"));
-    let Some((ToHost::Output(Stream::Out), pid)) =
-        std::iter::from_fn(|| host.next()).find(|(message, _)| matches!(message, ToHost::Output(_)))
-    else {
-        panic!("no output");
-    };
-    let told = host.finish(&[]);
-    assert_eq!((told.last, told.ended), (Some(ToHost::Exited(3)), vec![]));
-    let pid: i32 = String::from_utf8(pid).unwrap().trim().parse().unwrap();
-    // SAFETY: a system call without pointers.
-    assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0, "it runs on");
+    // When the program on a terminal ends, its group is hung up.
+    let script = "trap '' HUP; sleep 1000 & echo $!; exit 3";
+    for program in [shell(script), on_terminal(shell(script))] {
+        let mut host = Host::run(program);
+        let holder = host.numbers()[0];
+        let told = host.finish(&[]);
+        assert_eq!((told.last, told.ended), (Some(ToHost::Exited(3)), vec![]));
+        assert!(runs(holder));
+        kill(holder);
+    }
+}
+
+#[test]
+fn a_signal_after_the_programs_end_reaches_nobody() {
+    // The last of the output is beyond the window, and the session waits for room.
+    let count = WINDOW as usize;
+    let mut host = Host::run(shell(&format!(
+        "sleep 1000 & echo $! $$; head -c {count} /dev/zero"
+    )));
+    let pids = host.numbers();
+    let (other, program) = (pids[0], pids[1]);
+    while Path::new(&format!("/proc/{program}")).exists() {
+        thread::yield_now();
+    }
+    host.send(&ToAgent::Signal(libc::SIGKILL as u8), &[]);
+    assert_eq!(host.finish(&[]).last, Some(ToHost::Exited(0)));
+    assert!(runs(other));
+    kill(other);
 }
 
 #[test]
@@ -301,12 +340,23 @@ fn a_program_whose_reader_is_gone_gets_a_broken_pipe() {
 
 #[test]
 fn a_program_can_close_its_own_streams() {
-    let told = told(shell("exec >&-; echo still here >&2; exec 2>&-; exit 4"));
+    let mut host = Host::run(shell(
+        "exec >&-; read line; echo still here >&2; exec 2>&-; exit 4",
+    ));
+    // It reads once this has arrived, so its end cannot come before.
+    loop {
+        match host.next().unwrap().0 {
+            ToHost::OutputEnd(stream) => break assert_eq!(stream, Stream::Out),
+            ToHost::Wants(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    host.send(&ToAgent::InputEnd, &[]);
+    let told = host.finish(&[]);
     assert_eq!(
         (&told.err[..], told.last),
         (&b"still here\n"[..], Some(ToHost::Exited(4)))
     );
-    assert_eq!(told.ended.first(), Some(&Stream::Out));
 }
 
 #[test]
@@ -359,9 +409,11 @@ fn what_a_program_wrote_to_its_terminal_arrives_whole() {
 
 #[test]
 fn the_end_of_the_input_ends_a_terminals_line() {
-    let told = Host::run(on_terminal(shell("stty -echo; cat"))).finish(b"typed\n");
-    assert!(String::from_utf8(told.out).unwrap().ends_with("typed\r\n"));
-    assert_eq!(told.last, Some(ToHost::Exited(0)));
+    for (input, output) in [("typed\n", "typed\r\n"), ("typed", "typed")] {
+        let told = Host::run(on_terminal(shell("stty -echo; cat"))).finish(input.as_bytes());
+        assert!(String::from_utf8(told.out).unwrap().ends_with(output));
+        assert_eq!(told.last, Some(ToHost::Exited(0)));
+    }
 }
 
 #[test]
