@@ -54,6 +54,17 @@ impl Settings {
         settings.root = (!root.device.is_empty()).then_some(root);
         settings
     }
+
+    /// What they say to a process that is not the first of its machine. A container sees the command line of the kernel below,
+    /// whose root, init and agent are not its own.
+    pub fn in_container(self) -> Self {
+        Self {
+            agent: false,
+            root: None,
+            init: None,
+            ..self
+        }
+    }
 }
 
 /// The command that init was asked to run, out of init's `arguments`: empty when there is none.

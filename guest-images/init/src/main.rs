@@ -43,14 +43,9 @@ fn main() -> ExitCode {
     let console = terminal::open(&settings);
     let console = console.as_ref();
 
-    // A container sees the command line of the kernel below, whose root is not its own.
     let settings = match end::is_first_process() && terminal::is_kernel_console() {
         true => settings,
-        false => Settings {
-            root: None,
-            init: None,
-            ..settings
-        },
+        false => settings.in_container(),
     };
     let end = match &settings {
         Settings {
