@@ -137,7 +137,8 @@ impl Supervisor {
         })?;
         if let Ended::Program(end) = &ended {
             // As in a container, what the program leaves running ends with it.
-            let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+            // A file that one of them still has open would keep its file system from being left clean.
+            self.kill_all();
             mounts::leave_clean();
             session.tell(end)?;
         }
@@ -165,9 +166,14 @@ impl Supervisor {
             }
         }
         if !self.all_end_within(2) {
-            let _ = kill(everyone, Signal::SIGKILL);
-            self.all_end_within(2);
+            self.kill_all();
         }
+    }
+
+    /// Kills every other process, and waits until all are gone, but no longer than two seconds.
+    fn kill_all(&self) {
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        self.all_end_within(2);
     }
 
     /// Reaps until no child is left: true, or until so many seconds have passed: false.

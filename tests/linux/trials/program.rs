@@ -28,6 +28,7 @@ crate::group!["program":
     sigint_is_the_programs,
     ctrl_a_x_ends_a_program_on_a_terminal,
     what_it_wrote_to_a_disk_is_there,
+    a_disk_is_whole_though_others_wrote_to_it_when_the_program_ended,
     a_guest_that_powers_off_under_it_is_0_and_one_that_panics_is_explained,
     the_console_is_shown_on_request,
 ];
@@ -269,6 +270,17 @@ fn what_it_wrote_to_a_disk_is_there() {
     let disk = ext4(&scratch, "disk.ext4");
     let options = ["--disk", disk.to_str().unwrap()];
     let script = "mount /dev/vda /mnt 2>/dev/null || { mkdir /mnt; mount /dev/vda /mnt; }; echo kept >/mnt/file; exit 9";
+    run(&options, &["sh", "-c", script]).end().assert_code(9);
+    assert_clean(&disk);
+    assert_eq!(file_on(&disk, "/file"), b"kept\n");
+}
+
+fn a_disk_is_whole_though_others_wrote_to_it_when_the_program_ended() {
+    let scratch = scratch();
+    let disk = ext4(&scratch, "disk.ext4");
+    let options = ["--disk", disk.to_str().unwrap()];
+    let script = "mkdir -p /mnt; mount /dev/vda /mnt; echo kept >/mnt/file; \
+        for i in 1 2 3 4; do dd if=/dev/zero of=/mnt/$i bs=1M count=4 conv=notrunc 2>/dev/null & done; exit 9";
     run(&options, &["sh", "-c", script]).end().assert_code(9);
     assert_clean(&disk);
     assert_eq!(file_on(&disk, "/file"), b"kept\n");
