@@ -1,7 +1,7 @@
 //! The log: lines on stderr that name their level, limited in number unless the person asked for more.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use env_logger::Target;
 use log::{Level, LevelFilter, Record};
@@ -13,7 +13,11 @@ use crate::console::log_line;
 /// again and again.
 const LINES: u32 = 64;
 
+/// Lines that one process writes where the person asked for more than warnings, and [`limit`] was called.
+const LINES_AT_ALL: u32 = 4096;
+
 static LEFT: Budget = Budget::of(LINES);
+static IS_LIMITED: AtomicBool = AtomicBool::new(false);
 
 /// Starts the log at `level`, unless the environment (RUST_LOG) says otherwise.
 pub fn start(level: LevelFilter) {
@@ -25,7 +29,7 @@ pub fn start(level: LevelFilter) {
             Allowance::Line => write_line(out, record),
             Allowance::LastLine => {
                 write_line(out, record)?;
-                writeln!(out, "coracle: warn: further warnings are left out: -v shows them")
+                writeln!(out, "coracle: warn: {}", words_for_the_end())
             }
         })
         .target(Target::Pipe(Box::new(Stderr)))
@@ -64,11 +68,27 @@ impl Write for Stderr {
     }
 }
 
-/// A person who asks for more than warnings gets them all.
+/// Limits the number of lines from now on also for a person who asked for more than warnings. To be called when they go to a file,
+/// which a guest could make grow without end.
+pub fn limit() {
+    if log::max_level() > LevelFilter::Warn {
+        LEFT.0.store(LINES_AT_ALL, Ordering::Relaxed);
+        IS_LIMITED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A person who asks for more than warnings gets them all, except after [`limit`].
 fn allowance() -> Allowance {
-    match log::max_level() > LevelFilter::Warn {
+    match log::max_level() > LevelFilter::Warn && !IS_LIMITED.load(Ordering::Relaxed) {
         true => Allowance::Line,
         false => LEFT.take(),
+    }
+}
+
+fn words_for_the_end() -> &'static str {
+    match IS_LIMITED.load(Ordering::Relaxed) {
+        true => "further lines are left out, because they would fill a file",
+        false => "further warnings are left out: -v shows them",
     }
 }
 

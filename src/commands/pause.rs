@@ -1,6 +1,7 @@
 //! `coracle pause` and `coracle unpause`.
 
 use super::{Error, named};
+use crate::guests::control::PATIENCE;
 
 /// Stop guests for a while: no vCPU runs, and no disk works
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,7 @@ pub fn unpause(args: &UnpauseArgs) -> Result<u8, Error> {
 
 fn ask(names: &[String], path: &str) -> Result<u8, Error> {
     named::for_each(names, |_, guest| {
-        guest.ask("PUT", path)?;
+        guest.ask("PUT", path, PATIENCE)?;
         Ok(guest.name().to_string())
     })
 }

@@ -15,6 +15,7 @@ pub fn execute(_: &Args) -> Result<u8, Error> {
         return Ok(0);
     };
     for guest in place.guests()? {
+        let guest = guest?;
         match place.remove(&guest) {
             Ok(()) => print("print a name", format!("{}\n", guest.name()))?,
             // It runs, or somebody else was faster.

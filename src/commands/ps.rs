@@ -53,14 +53,15 @@ const ENDED: &str = "exited";
 const SHOWN: usize = 24;
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
-    let lines = match Place::open()? {
-        Some(place) => {
-            let guests = place.guests()?;
-            let shown = guests.iter().filter(|guest| args.all || guest.is_running());
-            shown.map(|guest| known(&place, guest)).collect()
+    let mut lines = Vec::new();
+    if let Some(place) = Place::open()? {
+        for guest in place.guests()? {
+            let guest = guest?;
+            if args.all || guest.is_running() {
+                lines.push(known(&place, &guest));
+            }
         }
-        None => Vec::new(),
-    };
+    }
     const WHAT: &str = "print the guests";
     if args.json {
         let text = serde_json::to_string_pretty(&lines).map_err(|error| super::system(WHAT)(error.into()))?;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Error, named, print, system};
-use crate::guests::{Guest, Place};
+use crate::guests::{self, Guest, Place};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,6 +48,10 @@ struct Look {
 }
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
+    let clear = match io::stdout().is_terminal() {
+        true => CLEAR,
+        false => "",
+    };
     loop {
         let guests = guests(&args.names)?;
         let before: Vec<_> = guests.iter().map(|guest| look(guest).ok().flatten()).collect();
@@ -62,19 +66,33 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         let table = named::table(&rows);
         match args.no_stream {
             true => return print("print what guests use", table).map(|()| 0),
-            false => print("print what guests use", format!("{CLEAR}{table}"))?,
+            false => print("print what guests use", format!("{clear}{table}"))?,
         }
     }
 }
 
-/// The guests that were named, or all that run.
+/// The guests that were named, which all have to run, or all that run.
 fn guests(names: &[String]) -> Result<Vec<Guest>, Error> {
     if !names.is_empty() {
-        return names.iter().map(|name| Ok(named::find(name)?.1)).collect();
+        return names.iter().map(|name| find_running(name)).collect();
     }
-    match Place::open()? {
-        Some(place) => Ok(place.guests()?.into_iter().filter(Guest::is_running).collect()),
-        None => Ok(Vec::new()),
+    let mut guests = Vec::new();
+    if let Some(place) = Place::open()? {
+        for guest in place.guests()? {
+            let guest = guest?;
+            if guest.is_running() {
+                guests.push(guest);
+            }
+        }
+    }
+    Ok(guests)
+}
+
+fn find_running(name: &str) -> Result<Guest, Error> {
+    let (_, guest) = named::find(name)?;
+    match guest.is_running() {
+        true => Ok(guest),
+        false => Err(guests::Error::HasEnded(guest.name().clone()).into()),
     }
 }
 

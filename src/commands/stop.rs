@@ -1,6 +1,6 @@
 //! `coracle stop`: asks guests to power off, and ends those that do not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Error, named, tell};
 use crate::guests::{Guest, Process};
@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 
-    /// How long a guest may take to power off
+    /// How long a guest may take to power off; 0 ends it without asking
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
     time: u32,
 }
@@ -42,27 +42,32 @@ fn stop(guest: &Guest, patience: Duration) -> Result<(), Error> {
     let Some(process) = guest.process()? else {
         return Ok(());
     };
-    let why = match ask(guest, &process, patience) {
+    let asked = match patience {
+        Duration::ZERO => Ok(false),
+        _ => ask(guest, &process, Instant::now() + patience),
+    };
+    let why = match asked {
         Ok(true) => return Ok(()),
         Ok(false) => format!("it did not power off within {} s", patience.as_secs()),
         Err(error) => error.to_string(),
     };
-    if guest.kill(libc::SIGTERM)? {
+    if guest.signal(&process, libc::SIGTERM)? {
         tell(format_args!("coracle: guest '{}' was ended: {why}", guest.name()));
         if !guest.wait_for(&process, ORDERLY_END)? {
-            guest.kill(libc::SIGKILL)?;
+            guest.signal(&process, libc::SIGKILL)?;
             guest.wait()?;
         }
     }
     Ok(())
 }
 
-/// Asks the guest to power off. Returns whether it did.
-fn ask(guest: &Guest, process: &Process, patience: Duration) -> Result<bool, Error> {
+/// Asks the guest to power off. Returns whether it did until then.
+fn ask(guest: &Guest, process: &Process, deadline: Instant) -> Result<bool, Error> {
+    let left = || deadline.saturating_duration_since(Instant::now());
     // A guest that is paused hears nothing.
     if guest.is_paused() {
-        guest.ask("PUT", "/resume")?;
+        guest.ask("PUT", "/resume", left())?;
     }
-    guest.ask("PUT", "/power-button")?;
-    Ok(guest.wait_for(process, patience)?)
+    guest.ask("PUT", "/power-button", left())?;
+    Ok(guest.wait_for(process, left())?)
 }

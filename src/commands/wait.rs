@@ -22,8 +22,7 @@ pub struct Args {
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
     named::for_each(&args.names, |_, guest| {
-        guest.wait()?;
-        let code = guest.ended().map(|ended| ended.exit_code).unwrap_or_else(|| {
+        let code = guest.wait()?.map(|ended| ended.exit_code).unwrap_or_else(|| {
             tell(format_args!(
                 "coracle: the process of guest '{}' was killed, so there is no exit code of it",
                 guest.name()

@@ -76,8 +76,7 @@ impl Log {
     /// Appends bytes before which some are missing.
     fn append_after(&mut self, missed: u64, bytes: &[u8]) -> io::Result<()> {
         if missed > 0 {
-            let words = format!("\n[{missed} bytes of the console's output are missing here]\n");
-            self.append(words.as_bytes())?;
+            self.append(missing(missed).as_bytes())?;
         }
         self.append(bytes)
     }
@@ -85,7 +84,7 @@ impl Log {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.end += bytes.len() as u64;
-        let start = self.end.saturating_sub(KEPT) / PIECE * PIECE;
+        let start = kept_from(self.end);
         if start > self.start {
             let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
             let (from, length) = (self.start as libc::off_t, (start - self.start) as libc::off_t);
@@ -97,6 +96,16 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// Where the part begins that is kept of a log of this length.
+fn kept_from(end: u64) -> u64 {
+    end.saturating_sub(KEPT) / PIECE * PIECE
+}
+
+/// What stands in place of output that is not there.
+fn missing(bytes: u64) -> String {
+    format!("\n[{bytes} bytes of the console's output are missing here]\n")
 }
 
 /// Reads a log, also while it is written.
@@ -116,10 +125,15 @@ impl LogReader {
         Ok(reader)
     }
 
-    /// Reads the next bytes; none at the end of what is there.
+    /// Reads the next bytes; none at the end of what is there. If some before them are not kept any more, a line says how many.
     pub fn read(&mut self) -> io::Result<Vec<u8>> {
-        self.skip_hole()?;
-        self.read_here()
+        let from = self.at;
+        let bytes = self.read_kept()?;
+        let missed = self.at.saturating_sub(from + bytes.len() as u64);
+        match missed > 0 && !bytes.is_empty() {
+            true => Ok([missing(missed).as_bytes(), &bytes].concat()),
+            false => Ok(bytes),
+        }
     }
 
     /// Goes to the start of the last `count` lines. A last line that has no end yet is one of them.
@@ -127,7 +141,7 @@ impl LogReader {
         let mut starts = std::collections::VecDeque::from([self.at]);
         loop {
             let begin = self.at;
-            let bytes = self.read()?;
+            let bytes = self.read_kept()?;
             if bytes.is_empty() {
                 break;
             }
@@ -160,10 +174,25 @@ impl LogReader {
         Watch::on(format!("/proc/self/fd/{}", self.file.as_raw_fd()).as_ref())
     }
 
+    /// Reads the next bytes that are kept; none at the end of what is there.
+    fn read_kept(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            self.skip_hole()?;
+            let bytes = self.read_here()?;
+            if !bytes.is_empty() || self.at >= self.end()? {
+                return Ok(bytes);
+            }
+        }
+    }
+
+    /// Reads bytes from here on, without those that are not kept any more.
     fn read_here(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; READ];
         let count = self.file.read_at(&mut bytes, self.at)?;
         bytes.truncate(count);
+        // The writer may have made a hole here meanwhile, of which zeroes were read. It does so after it has made the file longer.
+        let gone = kept_from(self.end()?).saturating_sub(self.at).min(count as u64);
+        bytes.drain(..gone as usize);
         self.at += count as u64;
         Ok(bytes)
     }
@@ -191,8 +220,8 @@ impl LogReader {
     }
 
     fn skip_part_of_a_line(&mut self) -> io::Result<()> {
-        let begin = self.at;
-        let bytes = self.read_here()?;
+        let bytes = self.read_kept()?;
+        let begin = self.at - bytes.len() as u64;
         let length = bytes
             .iter()
             .position(|&byte| byte == b'\n')

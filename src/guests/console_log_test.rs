@@ -60,13 +60,27 @@ fn a_reader_that_is_overtaken_goes_on_with_what_is_kept() {
     let mut reader = LogReader::new(file).unwrap();
     log.append(&vec![b'y'; 3 * KEPT as usize]).unwrap();
     log.append(b"").unwrap();
-    let read = read_all(&mut reader);
-    assert!(read.iter().all(|&byte| byte == b'y'));
-    assert!(
-        (KEPT..=KEPT + 2 * PIECE).contains(&(read.len() as u64)),
-        "{}",
-        read.len()
-    );
+    let read = String::from_utf8(read_all(&mut reader)).unwrap();
+    let (words, kept) = read.split_at(read.find("]\n").unwrap() + 2);
+    assert!(kept.bytes().all(|byte| byte == b'y'));
+    let length = kept.len() as u64;
+    assert!((KEPT..=KEPT + 2 * PIECE).contains(&length), "{length}");
+    assert_eq!(words, missing(6 + 3 * KEPT - length));
+}
+
+#[test]
+fn what_becomes_a_hole_while_it_is_read_is_not_taken_for_output() {
+    let (mut log, file) = log();
+    log.append(&vec![b'x'; KEPT as usize + READ / 2]).unwrap();
+    let mut reader = LogReader { file, at: 0 };
+    // As between the reader's two steps.
+    reader.skip_hole().unwrap();
+    log.append(&vec![b'y'; READ]).unwrap();
+    assert_eq!(reader.read_here().unwrap(), b"");
+    assert_eq!(reader.read_here().unwrap(), [b'x'; READ]);
+    // A part of what is read is a hole.
+    reader.at = PIECE / 2;
+    assert_eq!(reader.read_here().unwrap(), [b'x'; READ / 2]);
 }
 
 proptest! {

@@ -14,16 +14,18 @@ use super::{Error, LogReader, Name, Place, control, lock};
 pub struct Guest {
     name: Name,
     folder: Folder,
-    lock: File,
+    /// None if somebody removed the file.
+    lock: Option<File>,
 }
 
 impl Guest {
     pub(super) fn open(place: &Place, name: &Name) -> io::Result<Self> {
-        let folder = Folder::open(&place.inner(name.as_str()))?;
+        let path = place.inner(name.as_str());
+        let folder = Folder::open(&path)?;
         let lock = match folder.read("lock") {
-            // Somebody removed it by hand. Without it the guest does not run, and the directory can be removed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => folder.make("lock")?,
-            lock => lock?,
+            // Somebody removed that file alone, not all of the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && folder.is_at(&path) => None,
+            lock => Some(lock?),
         };
         Ok(Self {
             name: name.clone(),
@@ -38,19 +40,23 @@ impl Guest {
 
     /// Whether the guest's process lives.
     pub fn is_running(&self) -> bool {
-        lock::is_held(&self.lock)
+        match &self.lock {
+            Some(lock) => lock::is_held(lock),
+            // Its process may hold the lock of a file that has no name any more. The socket tells as well.
+            None => control::is_served(&self.folder.inner("control.sock")),
+        }
     }
 
     pub fn is_paused(&self) -> bool {
-        self.is_running() && lock::is_paused(&self.lock)
+        self.is_running() && self.lock.as_ref().is_some_and(lock::is_paused)
     }
 
-    /// Asks the guest's process for something (`control/mod.rs`).
-    pub fn ask(&self, method: &str, path: &str) -> Result<Value, Error> {
+    /// Asks the guest's process for something (`control/mod.rs`), and waits for the answer for `patience` at most.
+    pub fn ask(&self, method: &str, path: &str, patience: Duration) -> Result<Value, Error> {
         if !self.is_running() {
             return Err(Error::HasEnded(self.name.clone()));
         }
-        match control::ask(&self.folder.inner("control.sock"), method, path) {
+        match control::ask(&self.folder.inner("control.sock"), method, path, patience) {
             // It has ended meanwhile.
             Err(_) if !self.is_running() => Err(Error::HasEnded(self.name.clone())),
             answer => answer.map_err(self.error("ask the process of")),
@@ -89,9 +95,14 @@ impl Guest {
 
     /// Sends the guest's process a signal. False if the guest does not run.
     pub fn kill(&self, signal: i32) -> Result<bool, Error> {
-        let Some(process) = self.process()? else {
-            return Ok(false);
-        };
+        match self.process()? {
+            Some(process) => self.signal(&process, signal),
+            None => Ok(false),
+        }
+    }
+
+    /// Sends a signal to its process. False if that has ended.
+    pub fn signal(&self, process: &Process, signal: i32) -> Result<bool, Error> {
         match process.signal(signal) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(false),
             sent => sent
@@ -107,28 +118,27 @@ impl Guest {
             .map_err(self.error("wait for the end of"))
     }
 
-    /// Waits until the guest's process has ended.
-    pub fn wait(&self) -> Result<(), Error> {
-        match self.process() {
-            Ok(None) => Ok(()),
-            Ok(Some(process)) => process
-                .wait(None)
-                .map(drop)
-                .map_err(self.error("wait for the end of")),
+    /// Waits until the guest's process has ended. Returns how the guest ended, as [`Guest::ended`] does.
+    pub fn wait(&self) -> Result<Option<Ended>, Error> {
+        // Opened before the end: after it, another command may remove the file.
+        let exit = self.folder.read("exit.json");
+        match (self.process(), &self.lock) {
+            (Ok(None), _) => (),
+            (Ok(Some(process)), _) => _ = process.wait(None).map_err(self.error("wait for the end of"))?,
             // Somebody keeps others from its socket. The lock tells as well.
-            Err(_) => lock::wait(&self.lock).map_err(self.error("wait for the end of")),
+            (Err(_), Some(lock)) => lock::wait(lock).map_err(self.error("wait for the end of"))?,
+            (Err(error), None) => return Err(error),
         }
+        Ok(exit.ok().and_then(record::read))
     }
 
     /// Whether the guest has ended and nothing of it is to be left.
     pub(super) fn is_to_be_removed(&self) -> bool {
         let is_asked = || self.made().is_some_and(|made| made.remove);
-        let never_ran = || self.ended().is_some_and(|ended| !ended.ran);
+        // If its process was killed before it ran, nothing was written.
+        let is_empty = || -> io::Result<bool> { Ok(self.folder.read("exit.json")?.metadata()?.len() == 0) };
+        let never_ran = || is_empty().unwrap_or(false) || self.ended().is_some_and(|ended| !ended.ran);
         !self.is_running() && (is_asked() || never_ran())
-    }
-
-    pub(super) fn take_lock(&self) -> io::Result<bool> {
-        lock::take(&self.lock)
     }
 
     pub(super) fn is_at(&self, path: &Path) -> bool {

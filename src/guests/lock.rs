@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::byte_lock::{Command, call};
 
-/// The guest's process lives, or somebody is about to remove or rename the directory of a guest that has ended.
+/// The guest's process lives. In a directory that is no guest yet, somebody may also be about to remove it.
 const HELD: Range<i64> = 0..1;
 /// The guest is paused.
 const PAUSED: Range<i64> = 1..2;

@@ -12,14 +12,17 @@ use super::record::{self, Ended, Made, now};
 use super::{Error, Name, console_log, lock};
 use crate::console::Console;
 
-/// How many connections may wait at the control socket.
-const BACKLOG: i32 = 16;
+/// How many connections may wait at the control socket. The kernel makes it less (net.core.somaxconn). So many, because also a
+/// process that accepts none, such as one that SIGSTOP has stopped, is found by connecting to it.
+const BACKLOG: i32 = 4096;
 /// How often a directory is made anew because another process removed it, or a name made up because it was taken.
 const TRIES: u32 = 32;
 
 /// A guest's directory, as the guest's own process has it. Everything that is written to it later is open.
 pub struct Own {
     place: Place,
+    /// Holds [`Folder::keep_from_cleaners`] until the end of the process.
+    _folder: Folder,
     /// The directory's name until [`Own::publish`].
     new: String,
     wanted: Option<Name>,
@@ -53,6 +56,7 @@ impl Own {
         let (console_log, exit, socket) = fill().map_err(|source| place.error("make files in", source))?;
         Ok(Self {
             place,
+            _folder: folder,
             new,
             wanted: name,
             name: None,
@@ -151,6 +155,13 @@ impl Own {
         Ok(())
     }
 
+    /// Writes down that the guest runs. One that never did leaves nothing behind.
+    pub fn note_that_it_runs(&mut self) {
+        if let Err(error) = record::write_runs(&mut self.exit) {
+            log::warn!("cannot write down that the guest runs: {error}");
+        }
+    }
+
     /// Writes down how the guest ended, after the last of what `console` printed. `ran` says whether the guest ran at all.
     pub fn end(mut self, console: &Console, exit_code: u8, ran: bool, explanation: Option<String>) {
         console.end();
@@ -183,6 +194,7 @@ fn make_folder(place: &Place) -> io::Result<(String, Folder, File)> {
         DirBuilder::new().mode(0o700).create(&path)?;
         let make = || -> io::Result<_> {
             let folder = Folder::open(&path)?;
+            folder.keep_from_cleaners()?;
             let lock = folder.make("lock")?;
             let is_ours = lock::take(&lock)? && lock.metadata()?.nlink() > 0;
             Ok(is_ours.then_some((folder, lock)))

@@ -78,33 +78,42 @@ impl Place {
         self.path.join(name.as_str())
     }
 
-    /// All guests, in the order of their names. Removes what is left of guests of which nothing is to be left.
-    pub fn guests(&self) -> Result<Vec<Guest>, Error> {
+    /// All guests, in the order of their names. Removes what is left of guests of which nothing is to be left. Each is opened when
+    /// it is asked for, because this process may have fewer descriptors than there are guests.
+    pub fn guests(&self) -> Result<impl Iterator<Item = Result<Guest, Error>>, Error> {
         let read = |entries: fs::ReadDir| -> io::Result<Vec<_>> {
             entries.map(|entry| Ok(entry?.file_name())).collect()
         };
         let names = fs::read_dir(self.inner(".")).and_then(read);
         let names = names.map_err(|source| self.error("read", source))?;
-        let mut guests = Vec::new();
+        let mut guests = Vec::<Name>::new();
         for name in names.iter().filter_map(|name| name.to_str()) {
             if name.starts_with(GONE) {
                 self.erase(name);
             } else if name.starts_with(NEW) {
                 self.erase_if_abandoned(name);
-            } else if let Ok(name) = name.parse()
-                && let Ok(guest) = self.find(&name)
-            {
-                guests.push(guest);
+            } else {
+                guests.extend(name.parse::<Name>().ok());
             }
         }
-        guests.sort_by(|one, other| one.name().cmp(other.name()));
-        Ok(guests)
+        guests.sort();
+        let found = guests.into_iter().map(|name| self.find(&name));
+        // Another command may have removed one, and not everything that is there is a guest.
+        Ok(found.filter(|found| !matches!(found, Err(Error::Unknown(_)))))
     }
 
     /// The guest of this name.
     pub fn find(&self, name: &Name) -> Result<Guest, Error> {
         let unknown = || Error::Unknown(name.to_string());
-        let guest = Guest::open(self, name).map_err(|_| unknown())?;
+        let guest = Guest::open(self, name).map_err(|source| match source.raw_os_error() {
+            // Something there is not what it is in a guest's directory; without a number, the lock is no plain file.
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EISDIR | libc::ENXIO) | None => unknown(),
+            _ => Error::Guest {
+                what: "look at",
+                name: name.clone(),
+                source,
+            },
+        })?;
         match guest.is_to_be_removed() && self.remove(&guest).is_ok() {
             true => Err(unknown()),
             false => Ok(guest),
@@ -119,15 +128,17 @@ impl Place {
             name: name.clone(),
             source,
         };
-        // Whoever removes or renames the directory holds its lock, so from here on the name leads to the same directory.
-        if !guest.take_lock().map_err(failed)? {
+        // One that has ended never runs again.
+        if guest.is_running() {
             return Err(Error::Runs(name.clone()));
         }
+        let changing = self.change().map_err(failed)?;
         if !guest.is_at(&self.inner(name.as_str())) {
             return Err(Error::Unknown(name.to_string()));
         }
         let gone = format!("{GONE}{:016x}", random());
         fs::rename(self.inner(name.as_str()), self.inner(&gone)).map_err(failed)?;
+        drop(changing);
         self.erase(&gone);
         Ok(())
     }
@@ -135,23 +146,32 @@ impl Place {
     /// Gives a guest another name.
     pub fn rename(&self, guest: &Guest, to: &Name) -> Result<(), Error> {
         let from = guest.name();
-        let path = self.inner(from.as_str());
-        if !guest.is_at(&path) {
-            return Err(Error::Unknown(from.to_string()));
-        }
+        let failed = |source| Error::Guest {
+            what: "rename",
+            name: from.clone(),
+            source,
+        };
         // What is left of a guest of which nothing is to be left is in nobody's way.
         if let Ok(other) = self.find(to) {
             return Err(Error::taken(to, other.is_running()));
         }
+        let _changing = self.change().map_err(failed)?;
+        let path = self.inner(from.as_str());
+        if !guest.is_at(&path) {
+            return Err(Error::Unknown(from.to_string()));
+        }
         // The directory of a guest is never empty, and this replaces none that is not.
         fs::rename(path, self.inner(to.as_str())).map_err(|source| match source.raw_os_error() {
             Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR) => Error::taken(to, true),
-            _ => Error::Guest {
-                what: "rename",
-                name: from.clone(),
-                source,
-            },
+            _ => failed(source),
         })
+    }
+
+    /// Waits until no other process is about to take a guest's name away. Until the result is dropped, a guest's name leads to the
+    /// same directory. A new guest needs no such lock, because it gets only a name that leads nowhere.
+    fn change(&self) -> io::Result<Folder> {
+        let folder = Folder::open(&self.inner("."))?;
+        folder.lock(libc::LOCK_EX).map(|()| folder)
     }
 
     /// Removes a directory that no guest has any more. Others may do the same at this moment.
@@ -191,6 +211,23 @@ impl Folder {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         Ok(Self(file))
+    }
+
+    /// While this descriptor is open, systemd-tmpfiles does not remove files of the directory, however old they are.
+    pub fn keep_from_cleaners(&self) -> io::Result<()> {
+        self.lock(libc::LOCK_SH)
+    }
+
+    /// Takes a lock of flock(2), which is given back when the descriptor is closed.
+    fn lock(&self, kind: i32) -> io::Result<()> {
+        // SAFETY: a system call without pointers.
+        while unsafe { libc::flock(self.0.as_raw_fd(), kind) } != 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Where something in the directory is, whatever the directory is called now. The path is short, as that of a socket has

@@ -33,7 +33,8 @@ pub struct Made {
     pub remove: bool,
 }
 
-/// How a guest ended: `exit.json`. That file is empty until then, and stays so when the guest's process is killed.
+/// How a guest ended: `exit.json`. That file is empty until the guest runs ([`write_runs`]), and then has no record until the end.
+/// When the guest's process is killed, it stays as it was.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ended {
@@ -75,6 +76,11 @@ pub fn read<T: for<'a> Deserialize<'a>>(file: File) -> Option<T> {
     let mut text = Vec::new();
     file.take(SIZE_MAX).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// Notes in `exit.json` that the guest runs: an empty line, which is not in the way of a record behind it.
+pub fn write_runs(file: &mut File) -> io::Result<()> {
+    io::Write::write_all(file, b"\n")
 }
 
 pub fn write(file: &mut File, record: &impl Serialize) -> io::Result<()> {

@@ -48,8 +48,9 @@ pub const BOOT_CLOCK_PORT: u16 = 0x5f0;
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 pub const SLEEP_STATUS_PORT: u16 = 0x601;
 
-/// Interrupt lines (GSIs). The IO-APIC has 24.
-/// The power button's, which only a machine with ACPI tables has.
+// Interrupt lines (GSIs). The IO-APIC has 24.
+
+/// That of the power button, which only a machine with ACPI tables has.
 pub const POWER_BUTTON_IRQ: u32 = 3;
 pub const SERIAL_IRQ: u32 = 4;
 pub const VIRTIO_IRQ_FIRST: u32 = 5;

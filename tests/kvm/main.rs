@@ -13,6 +13,8 @@ mod confine;
 mod confinement;
 /// The console, for code that has no terminal.
 mod consoles;
+/// Commands about a guest that hangs, or with whose directory another process does something at the same time.
+mod contended;
 /// Processors: how they start and what they are told of each other.
 mod cpus;
 /// Every way that a run ends, and its exit code.

@@ -339,6 +339,46 @@ fn a_guest_that_does_not_heed_its_power_button_is_ended_after_the_time_that_it_w
 }
 
 guest!(
+    read_parts_of_a_register_and_power_off,
+    "
+    mov ebx, 0xd0000000
+    mov ecx, 5000
+2:
+    mov al, [rbx]
+    dec ecx
+    jnz 2b
+    say \"afloat\\n\"
+    power_off
+"
+);
+
+#[test]
+fn coracles_own_messages_in_a_file_have_an_end_however_many_a_person_asked_for() {
+    let harbour = Harbour::new();
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(1 << 20).unwrap();
+    let kernel = read_parts_of_a_register_and_power_off().linux64();
+    let options = [
+        "-d",
+        "--name",
+        "web",
+        "-v",
+        "-v",
+        "--disk",
+        disk.path().to_str().unwrap(),
+    ];
+    harbour.run(&kernel, &options).end().with_code(0);
+    assert_eq!(harbour.say(&["wait", "web"]), "0\n");
+    let messages = fs::read_to_string(harbour.guests().join("web/coracle.log")).unwrap();
+    let reads = messages
+        .lines()
+        .filter(|line| line.contains("read part of the register"));
+    let reads = reads.count();
+    assert!((3000..4096).contains(&reads), "{reads}");
+    assert!(messages.contains("further lines are left out"));
+}
+
+guest!(
     power_off_when_the_button_is_pressed,
     "
     catch_interrupts 4f

@@ -80,6 +80,9 @@ impl<'a> Boots<'a> {
 
         let running = Arc::new(machine.start()?);
         self.has_run = true;
+        if let Some(own) = &mut self.own {
+            own.note_that_it_runs();
+        }
         filter::narrow(match self.config.on_reboot {
             OnReboot::Exit => filter::Kind::Main,
             OnReboot::Restart => filter::Kind::MainWithRestarts,

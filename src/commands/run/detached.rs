@@ -3,8 +3,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write, pipe};
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Error;
@@ -12,11 +14,18 @@ use crate::commands::{print, system};
 use crate::console::{For, tell, wait};
 use crate::diagnosis::exit_code;
 use crate::guests::Own;
+use crate::logging;
 
 /// How long the person waits for a guest that does not show that its init runs.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of Coracle's messages that are shown.
 const MESSAGES_MAX: usize = 64 << 10;
+
+/// Signals by which a person gives a command up.
+const GIVING_UP: [i32; 3] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM];
+
+/// The number of the process that runs the guest, in the one that the person started.
+static GUEST: AtomicI32 = AtomicI32::new(0);
 
 /// Which of the two processes this is.
 pub enum Side {
@@ -41,13 +50,44 @@ pub fn detach(mut own: Own) -> Result<Side, Error> {
         -1 => Err(system(what)(io::Error::last_os_error())),
         0 => {
             leave_terminal(&null, &messages).map_err(system(what))?;
+            logging::limit();
             own.tell_starter(starter);
             Ok(Side::Guest(own))
         }
         guest => {
+            pass_signals_on(guest);
             // These are the guest's process's now: its lock, and its end of the pipe.
             drop((own, starter));
             wait_for_init(guest, reports, &messages).map(Side::Starter)
+        }
+    }
+}
+
+/// Makes signals by which a person gives the start up end the guest's process as well.
+fn pass_signals_on(guest: libc::pid_t) {
+    /// The process has this number until its parent, this process, ends or waits for it.
+    extern "C" fn pass_on(signal: i32) {
+        // SAFETY: kill(2) may be called by a handler.
+        unsafe { libc::kill(GUEST.load(Ordering::Relaxed), signal) };
+    }
+    GUEST.store(guest, Ordering::Relaxed);
+    // It does not change errno, because the call cannot fail: the process exists.
+    set_unless_ignored(pass_on as *const () as libc::sighandler_t);
+}
+
+/// Makes signals act on this process alone.
+fn pass_no_signals_on() {
+    set_unless_ignored(libc::SIG_DFL);
+}
+
+/// Signals that are ignored stay so, as nohup wants it.
+fn set_unless_ignored(action: libc::sighandler_t) {
+    for signal in GIVING_UP {
+        // SAFETY: the only handler makes a system call and reads an atomic.
+        unsafe {
+            if libc::signal(signal, action) == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_IGN);
+            }
         }
     }
 }
@@ -81,6 +121,10 @@ enum Start {
 fn wait_for_init(guest: libc::pid_t, reports: PipeReader, messages: &File) -> Result<u8, Error> {
     let what = "wait for the guest's start";
     let start = read_reports(reports).map_err(system(what))?;
+    // From here on the guest goes on, or has ended.
+    if !matches!(start, Start::Ended(_)) {
+        pass_no_signals_on();
+    }
     let (name, code) = match start {
         Start::InitRuns(name) => (Some(name), 0),
         Start::NotShown(name) => {
@@ -132,18 +176,22 @@ fn read_line(reports: &mut PipeReader, patience: Option<Duration>) -> io::Result
 
 /// Waits for the end of the guest's process, and gives its exit code.
 fn wait_for_exit(guest: libc::pid_t) -> io::Result<u8> {
-    let mut status = 0;
+    // SAFETY: zeroes are a valid siginfo_t.
+    let mut end: libc::siginfo_t = unsafe { mem::zeroed() };
+    // With WNOWAIT the process keeps its number, to which signals may be passed on.
     // SAFETY: the pointer is to a variable that outlives the call.
-    while unsafe { libc::waitpid(guest, &mut status, 0) } == -1 {
+    while unsafe { libc::waitid(libc::P_PID, guest as u32, &mut end, libc::WEXITED | libc::WNOWAIT) } == -1 {
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
     }
-    if !libc::WIFSIGNALED(status) {
-        return Ok(libc::WEXITSTATUS(status) as u8);
+    // SAFETY: waitid(2) has filled in the fields of a child that has ended.
+    let status = unsafe { end.si_status() };
+    if end.si_code == libc::CLD_EXITED {
+        return Ok(status as u8);
     }
-    let signal = libc::WTERMSIG(status);
+    let signal = status;
     tell(format_args!(
         "coracle: the guest's process was ended by signal {signal}"
     ));

@@ -12,21 +12,29 @@ use super::http::Answer;
 use super::reason;
 use crate::console::{For, wait};
 
-/// How long a guest's process may take to answer. A pause waits for what the host is doing for the guest's disks.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a guest's process may take to answer where a person says nothing else. A pause waits for what the host is doing for the guest's disks.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer that are read.
 const ANSWER_MAX: usize = 64 << 10;
 
-/// Sends a request to the guest's process at this socket, and gives what it answers.
-pub fn ask(socket: &Path, method: &str, path: &str) -> io::Result<Value> {
+/// Sends a request to the guest's process at this socket, and gives what it answers within `patience`.
+pub fn ask(socket: &Path, method: &str, path: &str, patience: Duration) -> io::Result<Value> {
     let mut stream = connect(socket)?;
     // So little fits into the socket at once.
     stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n").as_bytes())?;
-    let answer = read_to_end(stream, Instant::now() + PATIENCE)?;
+    let answer = read_to_end(stream, Instant::now() + patience)?;
     match Answer::of(&answer) {
         Some(Answer { status: 200, body }) => Ok(body),
         Some(Answer { body, .. }) => Err(reason(&body)),
         None => Err(io::Error::other("its answer cannot be understood")),
+    }
+}
+
+/// Whether a process listens at this socket, even if it takes no more connections.
+pub fn is_served(socket: &Path) -> bool {
+    match connect(socket) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::WouldBlock,
     }
 }
 

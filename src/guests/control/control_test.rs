@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -115,10 +116,10 @@ fn server() -> (tempfile::TempDir, std::path::PathBuf, Arc<Fake>) {
 #[test]
 fn an_answer_reaches_who_asked() {
     let (_directory, path, machine) = server();
-    assert_eq!(ask(&path, "PUT", "/pause").unwrap(), json!({}));
+    assert_eq!(ask(&path, "PUT", "/pause", PATIENCE).unwrap(), json!({}));
     assert!(machine.is_paused.load(Ordering::Relaxed));
-    assert_eq!(ask(&path, "GET", "/guest").unwrap()["state"], "paused");
-    let error = ask(&path, "GET", "/nothing").unwrap_err();
+    assert_eq!(ask(&path, "GET", "/guest", PATIENCE).unwrap()["state"], "paused");
+    let error = ask(&path, "GET", "/nothing", PATIENCE).unwrap_err();
     assert_eq!(error.to_string(), "there is no such path");
 }
 
@@ -133,13 +134,13 @@ fn clients_that_say_nothing_or_garbage_keep_nobody_from_an_answer() {
     }
     let mut garbage = UnixStream::connect(&path).unwrap();
     garbage.write_all(&[0xff; 3 * REQUEST_MAX]).unwrap();
-    assert_eq!(ask(&path, "GET", "/guest").unwrap()["state"], "running");
+    assert_eq!(ask(&path, "GET", "/guest", PATIENCE).unwrap()["state"], "running");
     let mut answer = Vec::new();
     // The rest of the garbage was not read, so the connection may be reset behind the answer.
     let _ = garbage.read_to_end(&mut answer);
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400 "));
     drop((silent, halves));
-    assert_eq!(ask(&path, "GET", "/guest").unwrap()["state"], "running");
+    assert_eq!(ask(&path, "GET", "/guest", PATIENCE).unwrap()["state"], "running");
 }
 
 #[test]
@@ -174,11 +175,23 @@ fn a_listener_that_does_not_answer_or_answers_garbage_is_an_error() {
         }
     });
     for _ in 0..3 {
-        let error = ask(&path, "GET", "/guest").unwrap_err();
+        let error = ask(&path, "GET", "/guest", PATIENCE).unwrap_err();
         assert!(error.to_string().contains("cannot be understood"), "{error}");
     }
-    assert_eq!(ask(&path, "GET", "/guest").unwrap_err().to_string(), "no");
+    assert_eq!(
+        ask(&path, "GET", "/guest", PATIENCE).unwrap_err().to_string(),
+        "no"
+    );
     liar.join().unwrap();
+}
+
+#[test]
+fn who_asks_waits_only_as_long_as_it_wants_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let _silent = UnixListener::bind(&path).unwrap();
+    let error = ask(&path, "GET", "/guest", Duration::from_millis(10)).unwrap_err();
+    assert_eq!(error.to_string(), "it does not answer");
 }
 
 proptest! {

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use super::lock;
 use crate::machine::Running;
-pub use client::{ask, connect};
+pub use client::{PATIENCE, ask, connect, is_served};
 pub use http::{Answer, Parsed, Request};
 pub use server::serve;
 

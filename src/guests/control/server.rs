@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::confine::filter;
 use crate::console::{For, wait, with_all_signals_blocked};
 use crate::threads;
 
-/// How many connections are open at once. When one more comes, the oldest is closed: it has sent no whole request.
+/// How many connections are open at once. When one more comes, the oldest is closed, from which no whole request was read yet.
 const CONNECTIONS: usize = 8;
 
 /// Starts the thread that answers the requests that come to `listener`. It ends with the process.
@@ -24,7 +25,9 @@ pub fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
         };
         loop {
             if let Err(error) = server.turn(&control) {
-                log::warn!("the guest's control socket is closed: {error}");
+                log::warn!("nothing answers at the guest's control socket any more: {error}");
+                // By a socket that somebody listens at other commands find the process still.
+                mem::forget(server.listener);
                 return;
             }
         }
