@@ -17,6 +17,7 @@ use super::muxer::{Command, Muxer};
 use super::queues::{EVENT, QueueError, Queues, RECEIVE, TRANSMIT};
 use crate::config::{self, User};
 use crate::confine::filter;
+use crate::guests::control;
 use crate::threads;
 use crate::virtio::buffers::Buffers;
 use crate::virtio::log_limit::LogLimit;
@@ -371,19 +372,20 @@ fn listen(path: &std::path::Path) -> Result<UnixListener, OpenError> {
     }
     let metadata = std::fs::symlink_metadata(path);
     let is_socket = metadata.is_ok_and(|metadata| metadata.file_type().is_socket());
-    match UnixStream::connect(path) {
+    // A listener whose program is stopped may have no room, so this must not wait for it.
+    match control::connect(path) {
         // A run that ended leaves its socket behind.
         Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|error| failed(error, ""))?;
             UnixListener::bind(path).map_err(|error| failed(error, ""))
         }
-        Ok(_) => Err(failed(
-            io::Error::from(io::ErrorKind::AddrInUse),
-            " (another program listens there: choose another path)",
-        )),
-        Err(_) => Err(failed(
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(
             io::Error::from(io::ErrorKind::AlreadyExists),
             " (there is something else: choose another path)",
+        )),
+        _ => Err(failed(
+            io::Error::from(io::ErrorKind::AddrInUse),
+            " (another program listens there: choose another path)",
         )),
     }
 }

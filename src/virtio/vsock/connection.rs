@@ -60,6 +60,8 @@ pub struct Connection {
     to_host: VecDeque<u8>,
     /// Whether the host's socket may have something to read.
     pub is_readable: bool,
+    /// Whether all that the host's program will ever send is in the socket, or was read.
+    pub sends_no_more: bool,
     /// Whether the host's program has closed the connection, and not only ended its own direction.
     is_hung_up: bool,
     /// Whether all that the host sends has been read.
@@ -89,6 +91,7 @@ impl Connection {
             credit: Credit::new(window),
             to_host: VecDeque::new(),
             is_readable: false,
+            sends_no_more: false,
             is_hung_up: false,
             has_host_ended: false,
             is_host_deaf: false,
@@ -289,11 +292,14 @@ impl Connection {
 
     /// What the host has ended, as flags of SHUTDOWN.
     fn host_end(&self) -> u32 {
-        let ends_sending = match self.has_host_ended {
+        // What the guest does not receive is not read, so its end is not seen by reading.
+        let is_unread = self.ended_by_guest & SHUTDOWN_RECEIVE != 0;
+        let has_ended = self.has_host_ended || is_unread && self.is_hung_up;
+        let ends_sending = match has_ended {
             true => SHUTDOWN_SEND,
             false => 0,
         };
-        let ends_receiving = match self.is_host_deaf || self.has_host_ended && self.is_hung_up {
+        let ends_receiving = match self.is_host_deaf || has_ended && self.is_hung_up {
             true => SHUTDOWN_RECEIVE,
             false => 0,
         };

@@ -66,12 +66,16 @@ impl Connector {
         }
     }
 
-    /// The next answer: a connected socket, or none if nobody listens there. Fails if there is no answer, or no process.
+    /// The next answer: a connected socket, or none if nobody listens there, or if this process can open no more files. Fails if
+    /// there is no answer, or no process.
     pub fn answer(&self) -> io::Result<Option<UnixStream>> {
         let mut byte = [REFUSED];
-        match self.0.recv_with_fd(&mut byte)? {
-            (0, _) => Err(io::ErrorKind::UnexpectedEof.into()),
-            (_, socket) => Ok(socket.map(|file| UnixStream::from(OwnedFd::from(file)))),
+        match self.0.recv_with_fd(&mut byte) {
+            Ok((0, _)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((_, socket)) => Ok(socket.map(|file| UnixStream::from(OwnedFd::from(file)))),
+            // The answer has come, but the kernel has dropped the socket that was with it.
+            Err(error) if error.errno() == libc::ENOBUFS => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 }
@@ -213,5 +217,23 @@ fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
         if number == 0 {
             return &digits[first..];
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_does_not_arrive_is_a_refusal_and_the_next_one_arrives() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let connector = Connector(ours);
+        // The kernel drops descriptors for which the receiver has left no room, and says so by the same flag as when the
+        // receiver can open no more files. That limit is the whole process's, so this test does not lower it.
+        let sockets = [theirs.as_raw_fd(); 3];
+        theirs.send_with_fds(&[&[CONNECTED][..]], &sockets).unwrap();
+        theirs.send_with_fd(&[CONNECTED][..], theirs.as_raw_fd()).unwrap();
+        assert!(connector.answer().unwrap().is_none());
+        assert!(connector.answer().unwrap().is_some());
     }
 }

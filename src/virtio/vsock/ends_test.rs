@@ -394,3 +394,13 @@ fn the_socket_is_removed_when_the_process_has_ended() {
         std::thread::yield_now();
     }
 }
+
+#[test]
+fn a_program_of_the_host_that_closes_is_told_to_a_guest_that_receives_no_more() {
+    let backend = backend();
+    let mut guest = Guest::start(&backend);
+    let (ports, program) = guest.connected(&backend, 7);
+    guest.tell_end(ports, SHUTDOWN_RECEIVE);
+    drop(program);
+    expect_end(&mut guest, SHUTDOWN_BOTH);
+}

@@ -133,6 +133,9 @@ impl Muxer {
         if events.intersects(EventSet::IN | EventSet::READ_HANG_UP) {
             connection.is_readable = true;
         }
+        if events.intersects(EventSet::READ_HANG_UP | EventSet::HANG_UP) {
+            connection.sends_no_more = true;
+        }
         if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
             connection.hang_up();
         }
@@ -389,7 +392,7 @@ impl Muxer {
             if !has_room {
                 return Ok(true);
             }
-            self.table.unlist_first();
+            self.table.unlist(id);
             let next = self.table.get(id).map(|connection| connection.next());
             if !matches!(next, None | Some(Next::Nothing)) {
                 self.table.list(id);
@@ -464,9 +467,9 @@ impl Muxer {
                 let host = self.free_port(guest);
                 self.table.name(id, Ports { host, guest });
             }
-            Ok(Greeting::Incomplete) => (),
+            Ok(Greeting::Incomplete) if !connection.sends_no_more => (),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-            Ok(Greeting::Wrong) | Err(_) => self.table.remove(id),
+            Ok(Greeting::Incomplete | Greeting::Wrong) | Err(_) => self.table.remove(id),
         }
     }
 

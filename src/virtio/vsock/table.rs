@@ -187,12 +187,18 @@ impl Table {
         self.ready.front().copied()
     }
 
-    /// Takes the first one from the list.
-    pub fn unlist_first(&mut self) {
-        if let Some(id) = self.ready.pop_front()
-            && let Some(connection) = self.get(id)
+    /// Takes a connection from the list.
+    pub fn unlist(&mut self, id: Id) {
+        if let Some(connection) = self.get(id)
+            && connection.is_listed
         {
             connection.is_listed = false;
+            // Mostly it is the first one.
+            if self.ready.front() == Some(&id) {
+                self.ready.pop_front();
+            } else {
+                self.ready.retain(|other| *other != id);
+            }
         }
     }
 
@@ -232,6 +238,7 @@ impl Table {
 
     /// Drops a connection, which closes its socket.
     pub fn remove(&mut self, id: Id) {
+        self.unlist(id);
         let Some(connection) = self.get(id) else { return };
         let (ports, window) = (connection.ports, connection.window());
         if self.find(ports) == Some(id) {
@@ -264,3 +271,32 @@ impl Table {
 const CALM: EventSet = EventSet::IN
     .union(EventSet::READ_HANG_UP)
     .union(EventSet::EDGE_TRIGGERED);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(table: &mut Table, guest: u32) -> Id {
+        let (_program, device) = UnixStream::pair().unwrap();
+        let ports = Ports { host: 1, guest };
+        let id = table.add(device, Phase::Established, ports).unwrap();
+        table.list(id);
+        id
+    }
+
+    #[test]
+    fn a_connection_that_is_removed_is_listed_no_more() {
+        let mut table = Table::new().unwrap();
+        let first = add(&mut table, 1);
+        let second = add(&mut table, 2);
+        for _ in 0..10 {
+            let id = add(&mut table, 3);
+            table.remove(id);
+        }
+        assert_eq!(table.ready, [first, second]);
+        // The connection that is being served is removed, and then taken from the list as ever.
+        table.remove(first);
+        table.unlist(first);
+        assert_eq!(table.first_listed(), Some(second));
+    }
+}

@@ -110,6 +110,29 @@ fn a_program_that_does_not_say_where_it_wants_to_go_is_cut_off() {
 }
 
 #[test]
+fn programs_that_end_within_the_first_line_hold_no_place() {
+    let (backend, folder) = backend_with_socket();
+    let mut guest = Guest::start(&backend);
+    let connect = || patient(UnixStream::connect(folder.path().join("socket")).unwrap());
+    for _ in 0..CONNECTIONS_MAX + 1 {
+        connect().write_all(b"CONNECT 52").unwrap();
+        // This one still reads. The end that it reads says that those before it have been seen, too.
+        let mut program = connect();
+        program.write_all(b"CONNECT 52").unwrap();
+        program.shutdown(std::net::Shutdown::Write).unwrap();
+        // Not all that it wrote was read, so this may be an error.
+        let end = program.read(&mut [0]).map_err(|error| error.kind());
+        assert!(
+            matches!(end, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)),
+            "{end:?}"
+        );
+    }
+    let mut program = connect();
+    program.write_all(b"CONNECT 52\n").unwrap();
+    assert_eq!(guest.accept().guest, 52);
+}
+
+#[test]
 fn coracle_itself_calls_the_guest_and_answers_its_calls() {
     let backend = backend();
     let mut guest = Guest::start(&backend);
@@ -322,6 +345,15 @@ fn a_path_that_is_taken_is_told_and_one_that_was_left_behind_is_taken_over() {
     };
     let listener = UnixListener::bind(&path).unwrap();
     assert!(open().unwrap_err().contains("another program listens"));
+    // One whose program does not accept, and which has room for a single call, is not waited for.
+    // SAFETY: a system call without pointers.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let calls = [(); 2].map(|()| open().unwrap_err());
+    assert!(
+        calls
+            .iter()
+            .all(|error| error.contains("another program listens"))
+    );
     drop(listener);
     std::fs::remove_file(&path).unwrap();
     // A listener that is closed would not do: a process that another test has just made may have it, too.
