@@ -11,11 +11,10 @@ const REFUSED: &[(&[&str], u8, &[&str])] = &[
     (&["rum"], 125, &["rum"]),
     (&[], 125, &["Usage"]),
     (&["run", "--kernel"], 125, &["--kernel"]),
-    (&["run", "--", "ls"], 125, &["coracle run --cmdline '-- ls'"]),
     (
         &["run", "-it", "--rm", "debian:12"],
         125,
-        &["coracle: -i is not needed"],
+        &["coracle: 'debian:12'"],
     ),
     (&["run", "debian:12"], 125, &["coracle: 'debian:12'", "--disk"]),
     (&["run", "-m", "512"], 125, &["did you mean 512M?"]),

@@ -42,8 +42,8 @@ fn a_guest_whose_control_thread_gave_up_can_be_ended() {
     harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
     let process = process_of(&harbour, "web");
     let none = libc::rlimit {
-        rlim_cur: 3,
-        rlim_max: 3,
+        rlim_cur: 8,
+        rlim_max: 8,
     };
     // SAFETY: the call reads one rlimit.
     let limited = unsafe { libc::prlimit(process as i32, libc::RLIMIT_NOFILE, &none, std::ptr::null_mut()) };

@@ -234,7 +234,7 @@ fn more_guests_than_a_command_may_have_descriptors_are_listed_and_removed() {
 fn a_guest_that_cannot_be_looked_at_is_an_error_that_says_why() {
     let harbour = Harbour::new();
     make_guest(&harbour, "web");
-    let shell = ["sh", "-c", "ulimit -n 4; exec \"$@\"", "sh"];
+    let shell = ["sh", "-c", "ulimit -n 5; exec \"$@\"", "sh"];
     let ended = harbour.coracle(&["rm", "web"]).through(&shell).end();
     ended.with_code(125).saying(&["Too many open files"]);
     assert_eq!(harbour.entries(), ["web"]);
