@@ -33,7 +33,7 @@ pub struct Made {
     pub remove: bool,
 }
 
-/// How a guest ended: `exit.json`. That file is empty until the guest runs ([`write_runs`]), and then has no record until the end.
+/// How a guest ended: `exit.json`. That file is empty until the guest runs (`write_runs`), and then has no record until the end.
 /// When the guest's process is killed, it stays as it was.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
