@@ -1,10 +1,12 @@
 //! The escape key: finds the commands to Coracle in what a person types.
 
+use super::stderr::tell;
+
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
 
 /// What the help key prints.
-pub const HELP: &str = "\n\
+const HELP: &str = "\n\
     Ctrl-A x       quit: stop the guest at once, as if its power was cut\n\
     Ctrl-A h       this help\n\
     Ctrl-A Ctrl-A  send one Ctrl-A to the guest";
@@ -14,6 +16,19 @@ pub const HELP: &str = "\n\
 pub enum Command {
     Quit,
     Help,
+}
+
+impl Command {
+    /// Obeys it, unless it is the one to quit: then this is true.
+    pub fn quits(&self) -> bool {
+        match self {
+            Self::Quit => true,
+            Self::Help => {
+                tell(HELP);
+                false
+            }
+        }
+    }
 }
 
 /// Separates commands from the bytes for the guest. It does not matter how the typed bytes are divided into reads.

@@ -18,7 +18,7 @@ mod stream;
 mod terminal;
 mod wait;
 
-pub(crate) use escape::{Command, Escape, HELP};
+pub(crate) use escape::{Command, Escape};
 pub(crate) use guest_modes::GuestModes;
 pub use input::Source;
 pub use keeper::leave_to_parent;

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::escape::{Command, HELP};
+use super::escape::Command;
 use super::identity;
 use super::input::{Input, Source};
 use super::output::{Drain, GuestOutput};
 use super::signals::{Request, Signals, suspend};
-use super::stderr::{self, tell};
+use super::stderr;
 use super::stream::Console;
 use super::terminal::{Terminal, forget_input, is_in_foreground};
 use super::wait::{For, borrow, wait};
@@ -307,7 +307,7 @@ impl Session {
                 true => self.input.read(self.terminal.as_ref()),
                 false => Vec::new(),
             };
-            if commands.iter().any(|command| self.obey(command)) {
+            if commands.iter().any(Command::quits) {
                 return Ok(Woken::Stop(StopReason::Quit));
             }
         }
@@ -354,17 +354,6 @@ impl Session {
             }
         }
         None
-    }
-
-    /// Obeys a command; true when it is the one to quit.
-    fn obey(&self, command: &Command) -> bool {
-        match command {
-            Command::Quit => true,
-            Command::Help => {
-                tell(HELP);
-                false
-            }
-        }
     }
 }
 

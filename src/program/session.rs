@@ -12,8 +12,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::input::{Input, Typed};
 use super::output::Output;
 use crate::console::{
-    Command, For, HELP, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr, suspend,
-    tell, terminal_size, wait, wanted_stderr,
+    Command, For, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr, suspend,
+    terminal_size, wait, wanted_stderr,
 };
 
 /// How often a run in the background looks whether it is in the foreground now: no event tells it.
@@ -146,7 +146,10 @@ impl Session {
                 .map(|output| output.wanted().map(For::Writing));
             let channel = self.channel.stream().as_fd();
             let watched = [
-                machine.map(|event| For::Reading(borrow(event))),
+                // It stays readable, and has nothing more to say once the end is known.
+                machine
+                    .filter(|_| self.ended.is_none())
+                    .map(|event| For::Reading(borrow(event))),
                 Some(For::Reading(signals.as_fd())),
                 is_open.then_some(For::Reading(channel)),
                 (is_open && self.channel.unsent() > 0).then_some(For::Writing(channel)),
@@ -188,7 +191,7 @@ impl Session {
             if over && !heard && self.ended.is_none() {
                 self.ended = Some(Ended::Machine);
             }
-            if typed && self.input.read().iter().any(|command| self.obey(command)) {
+            if typed && self.input.read().iter().any(Command::quits) {
                 return Ok(Ended::Quit);
             }
         }
@@ -328,16 +331,5 @@ impl Session {
             }
         }
         None
-    }
-
-    /// Obeys a command; true when it is the one to quit.
-    fn obey(&self, command: &Command) -> bool {
-        match command {
-            Command::Quit => true,
-            Command::Help => {
-                tell(HELP);
-                false
-            }
-        }
     }
 }

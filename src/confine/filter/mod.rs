@@ -165,3 +165,7 @@ fn install(program: &[sock_filter], child: Option<u32>) -> Result<(), seccompile
 #[cfg(test)]
 #[path = "filter_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "calls_test.rs"]
+mod calls_tests;

@@ -109,7 +109,8 @@ impl Coracle {
         self
     }
 
-    /// Another program that ends by becoming this command, such as a shell with `exec "$@"`.
+    /// Another program that ends by becoming this command, such as a shell with `exec "$@"`. It inherits no descriptors that
+    /// whoever started the tests left open, since a limit that the shell sets would count them.
     pub fn through(mut self, program: &[&str]) -> Self {
         let mut command = Command::new(program[0]);
         command
@@ -119,6 +120,15 @@ impl Coracle {
             .env_remove("RUST_LOG")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe {
+            command.pre_exec(|| {
+                match libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            });
+        }
         self.command = command;
         self
     }

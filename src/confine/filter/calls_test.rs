@@ -1,0 +1,186 @@
+//! Children that restrict themselves and make system calls.
+
+use std::collections::BTreeSet;
+
+use super::tables::{Answer, Test};
+use super::tests::{ALL, NUMBERS, tables};
+use super::*;
+
+/// Linux asks no filter about these, because its own probes in programs make them. They do nothing for anybody else.
+const URETPROBE: u32 = 335;
+const UPROBE: u32 = 336;
+
+/// How a child ends that restricts itself and makes a system call. None if the call returned.
+fn fate(kind: Option<Kind>, number: u32, arguments: [u64; 6]) -> Option<i32> {
+    // SAFETY: the child calls nothing but the allocator, which fork(2) leaves usable, and system calls.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // Nobody is interested in a core of it.
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: the calls with arguments that point nowhere do no harm, whether they are refused or not. A call that must not be
+        // made in vain is in no table, which is what the test is about.
+        unsafe {
+            libc::setrlimit(libc::RLIMIT_CORE, &none);
+            libc::signal(libc::SIGSYS, libc::SIG_DFL);
+            if install(&compiled::START, None).is_err()
+                || kind.is_some_and(|kind| install(kind.program(), None).is_err())
+            {
+                libc::_exit(3);
+            }
+            let [a, b, c, d, e, f] = arguments;
+            libc::syscall(number.into(), a, b, c, d, e, f);
+            libc::_exit(0);
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a variable that outlives the call.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    match libc::WIFSIGNALED(status) {
+        true => Some(libc::WTERMSIG(status)),
+        false => {
+            assert_ne!(libc::WEXITSTATUS(status), 3, "no filter could be installed");
+            None
+        }
+    }
+}
+
+/// Arguments that pass all of these tests. The others are invalid for every call.
+fn passing(tests: &[Test]) -> [u64; 6] {
+    let mut arguments = [u64::MAX; 6];
+    for test in tests {
+        match *test {
+            Test::Is(argument, value) | Test::Masked(argument, _, value) => {
+                arguments[usize::from(argument)] = value.into()
+            }
+            Test::IsNot(argument, value) => arguments[usize::from(argument)] = u64::from(!value),
+            // It is the child's own.
+            Test::IsOwnProcess(_) | Test::IsChild(_) => (),
+        }
+    }
+    arguments
+}
+
+/// This makes the calls: each number in each kind of thread.
+#[test]
+fn every_call_that_a_table_does_not_allow_kills() {
+    for (kind, name) in ALL {
+        let allowed: BTreeSet<_> = tables(name)
+            .calls()
+            .filter(|call| !matches!(call.answer, Answer::AllowIf(_)))
+            .map(|call| call.number)
+            .collect();
+        let exempt = |number| number == URETPROBE || number == UPROBE;
+        for number in (0..NUMBERS).filter(|number| !allowed.contains(number) && !exempt(*number)) {
+            // Arguments with which no call is allowed that is allowed with some.
+            let wrong = match i64::from(number) {
+                libc::SYS_rt_sigaction => libc::SIGSYS as u64,
+                _ => u64::MAX,
+            };
+            let fate = fate(Some(kind), number, [wrong; 6]);
+            assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}, call {number}");
+        }
+    }
+}
+
+#[test]
+fn every_call_that_a_table_allows_is_carried_out() {
+    for (kind, name) in ALL {
+        for call in tables(name).calls() {
+            let arguments = match call.answer {
+                Answer::AllowIf([.., Test::IsOwnProcess(_)]) => continue,
+                Answer::AllowIf(tests) => passing(tests),
+                // This is also what a debug build asks of fcntl(2).
+                Answer::Absent => passing(&[Test::Is(1, libc::F_GETFD as u32)]),
+                Answer::Allow => [u64::MAX; 6],
+            };
+            let fate = fate(Some(kind), call.number, arguments);
+            // A handler that returns without a signal ends in a bad address.
+            let expected = (call.name == "SYS_rt_sigreturn").then_some(libc::SIGSEGV);
+            assert_eq!(fate, expected, "{kind:?}, {}: {}", call.name, call.why);
+        }
+    }
+}
+
+#[test]
+fn calls_with_other_arguments_kill() {
+    const CREATE_VM: u64 = 0xae01;
+    const TIOCSTI: u64 = 0x5412;
+    let any = u64::MAX;
+    let executable = u64::from((libc::PROT_READ | libc::PROT_EXEC) as u32);
+    for (kind, _) in ALL {
+        for (call, arguments) in [
+            (libc::SYS_ioctl, [any, TIOCSTI, any, any, any, any]),
+            (libc::SYS_mmap, [0, 4096, executable, 0x22, any, 0]),
+            (libc::SYS_mprotect, [0, 4096, executable, any, any, any]),
+            // Signals for another process.
+            (libc::SYS_tgkill, [1, 1, 0, any, any, any]),
+            // A limit of another process; a filter for all threads.
+            (libc::SYS_prlimit64, [1, libc::RLIMIT_CPU.into(), 0, 0, any, any]),
+            (
+                libc::SYS_seccomp,
+                [
+                    libc::SECCOMP_SET_MODE_FILTER.into(),
+                    libc::SECCOMP_FILTER_FLAG_TSYNC,
+                    0,
+                    any,
+                    any,
+                    any,
+                ],
+            ),
+            // A handler for SIGSYS, a process, a namespace.
+            (libc::SYS_rt_sigaction, [libc::SIGSYS as u64, 0, 0, 8, any, any]),
+            (libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0]),
+            (
+                libc::SYS_clone,
+                [0x3d_0f00 | libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0],
+            ),
+            (libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, any]),
+        ] {
+            let fate = fate(Some(kind), call as u32, arguments);
+            assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}, call {call}, {arguments:x?}");
+        }
+    }
+    for kind in [
+        Kind::Vcpu,
+        Kind::Disk,
+        Kind::DiskWithRing,
+        Kind::Vsock,
+        Kind::Console,
+        Kind::Control,
+        Kind::Main,
+    ] {
+        let fate = fate(
+            Some(kind),
+            libc::SYS_ioctl as u32,
+            [any, CREATE_VM, any, any, any, any],
+        );
+        assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_thread_that_is_restricted_can_send_signals_to_its_own_process_only() {
+    // The number of the process is not known before.
+    // SAFETY: as in `fate`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: as in `fate`. The signal 0 is none.
+        unsafe {
+            let own = libc::getpid();
+            if install(&compiled::START, None).is_err() || install(Kind::Vcpu.program(), None).is_err() {
+                libc::_exit(3);
+            }
+            libc::_exit(libc::syscall(libc::SYS_tgkill, own, own, 0) as i32);
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the pointer is to a variable that outlives the call.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert!(
+        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        "{status:#x}"
+    );
+}
