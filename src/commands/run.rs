@@ -227,11 +227,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let mut config = args.config()?;
     let program = args.command.program(&mut config)?;
     ignore_file_size_limit();
-    let timings = match &args.timings {
-        Some(destination) => Some(ReportWriter::new(destination.as_ref())?),
-        None => None,
-    };
-    let timeline = match timings {
+    let timeline = match args.timings {
         Some(_) => Timeline::on(started),
         None => Timeline::off(),
     };
@@ -254,6 +250,11 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
             }
         });
     }
+    // After that, so that the parent has no file open.
+    let timings = match &args.timings {
+        Some(destination) => Some(ReportWriter::new(destination.as_ref())?),
+        None => None,
+    };
     if let Some(program) = program {
         if args.name.is_some() || args.detach {
             let why = "a command's guest has no name yet, and runs in the foreground: leave out --name and --detach";

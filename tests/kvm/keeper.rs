@@ -129,11 +129,16 @@ fn status(running: &Running, name: &str) -> String {
 }
 
 #[test]
-fn the_parent_is_confined_and_has_neither_kvm_nor_the_kernel_open() {
+fn the_parent_is_confined_and_has_no_file_of_the_run_open() {
     need_kvm();
     let terminal = Terminal::open(24, 80);
     let kernel = draw_and_echo().linux64();
-    let running = Coracle::run(&kernel).on_terminal(&terminal).start();
+    let folder = tempfile::tempdir().unwrap();
+    let timings = folder.path().join("timings.json").display().to_string();
+    let running = Coracle::run(&kernel)
+        .args(&[&format!("--timings={timings}")])
+        .on_terminal(&terminal)
+        .start();
     shown_up_to(&terminal, "changed");
     assert_ne!(running.machine(), running.id());
     wait_until("it has its filter", || status(&running, "Seccomp") == "2");
@@ -147,7 +152,7 @@ fn the_parent_is_confined_and_has_neither_kvm_nor_the_kernel_open() {
         paths.any(|path| path.to_string_lossy().contains(what))
     };
     let kernel = kernel.path().to_string_lossy().into_owned();
-    for what in ["/dev/kvm", &kernel] {
+    for what in ["/dev/kvm", &kernel, &timings] {
         assert!(has_open(running.machine(), what), "{what}");
         assert!(!has_open(running.id(), what), "{what}");
     }
