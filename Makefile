@@ -61,6 +61,7 @@ check:
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items
 	@tools/one-of-each-crate
+	@tools/crate-licenses --check
 
 FUZZ_SECONDS ?= 60
 fuzz:

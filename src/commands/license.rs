@@ -9,9 +9,10 @@ use super::{Error, print};
 #[command(after_help = "\
 Examples:
   coracle license            whose work is inside, under which license, and where its sources are
-  coracle license gpl-2.0    a license's text")]
+  coracle license gpl-2.0    a license's text
+  coracle license crates     the Rust crates inside, and the texts of their licenses")]
 pub struct Args {
-    /// The license to print in full
+    /// The license to print in full; crates: those of the Rust crates inside, with a list of them
     #[arg(value_enum)]
     license: Option<License>,
 }
@@ -25,6 +26,8 @@ enum License {
     Gpl2,
     #[value(name = "lgpl-2.1")]
     Lgpl2,
+    /// Those of the crates, which tools/crate-licenses wrote down.
+    Crates,
 }
 
 impl License {
@@ -33,6 +36,7 @@ impl License {
             Self::Apache2 => include_str!("../../LICENSE"),
             Self::Gpl2 => include_str!("licenses/GPL-2.0"),
             Self::Lgpl2 => include_str!("licenses/LGPL-2.1"),
+            Self::Crates => include_str!("licenses/crates"),
         }
     }
 }
@@ -99,14 +103,16 @@ fn known(package: &str) -> (&'static str, &'static str) {
 
 fn overview(guest: Option<&Guest>) -> String {
     let mut text = format!(
-        "Coracle {}, its init in the built-in guest, and the scripts that build that guest: Apache-2.0.\n",
+        "Coracle {}, its init in the built-in guest, and the scripts that build that guest: Apache-2.0.\n\n\
+         In the program is also the work of others. Crates of Rust: coracle license crates. Rust's standard library: MIT or \
+         Apache-2.0. The typeface Roboto, in the plots of coracle race: Apache-2.0.\n",
         env!("CARGO_PKG_VERSION")
     );
     let Some(guest) = guest else {
-        text += "This program was built without a guest inside.\n";
+        text += "\nThis program was built without a guest inside.\n";
         return text;
     };
-    text += "\nIn the program is also the work of others, built from packages of Debian:\n";
+    text += "\nBuilt from packages of Debian:\n";
     for package in packages(guest.kernel).chain(packages(guest.initrd)) {
         let (what, license) = known(package.name);
         let Package {
@@ -130,7 +136,7 @@ fn overview(guest: Option<&Guest>) -> String {
 Beside them are its configuration, coracle.config, and the script that builds it, build.
 
 Where a license asks for the sources to come with the program: whoever gave you this program owes you these, too.
-The texts: coracle license gpl-2.0, coracle license lgpl-2.1, coracle license apache-2.0.
+The texts: coracle license gpl-2.0, coracle license lgpl-2.1, coracle license apache-2.0, coracle license crates.
 ";
     text
 }
@@ -189,6 +195,7 @@ mod tests {
                 License::Lgpl2,
                 "GNU LESSER GENERAL PUBLIC LICENSE\n                       Version 2.1",
             ),
+            (License::Crates, "\nvmm-sys-util "),
         ] {
             let text = license.text();
             assert!(text.contains(title), "{:?}", &text[..200]);
