@@ -29,8 +29,25 @@ pub struct Owned {
     has_ended: bool,
 }
 
-/// The threads of a process that run its own code, with their names.
+/// The threads of a process that run its own code, with their names. Each gives itself its name when it first runs, and has
+/// main's until then, so this waits until main alone has that. No event tells of it, so it polls.
 pub fn threads(running: &Running) -> Vec<(i32, String)> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let threads = threads_now(running);
+        let main = threads.iter().find(|(id, _)| *id == running.machine() as i32);
+        let mains = threads
+            .iter()
+            .filter(|(_, name)| main.is_some_and(|(_, main)| main == name));
+        if mains.count() == 1 {
+            return threads;
+        }
+        assert!(Instant::now() < deadline, "{threads:?} after {PATIENCE:?}");
+        thread::yield_now();
+    }
+}
+
+fn threads_now(running: &Running) -> Vec<(i32, String)> {
     let tasks = fs::read_dir(format!("/proc/{}/task", running.machine())).unwrap();
     let threads = tasks.map(|task| {
         let task = task.unwrap();
