@@ -17,6 +17,11 @@ pub enum Command {
     Get,
 }
 
+/// Whether somebody else has a lock on one of the bytes.
+pub fn is_taken(file: &File, bytes: Range<i64>) -> io::Result<bool> {
+    Ok(call(file, Command::Get, libc::F_WRLCK, bytes)? != libc::F_UNLCK)
+}
+
 /// Calls fcntl(2) with a lock of this kind (`F_RDLCK`, `F_WRLCK` or `F_UNLCK`) on `bytes`. The answer is the kind of lock that
 /// the call has put into its argument.
 pub fn call(file: &File, command: Command, kind: libc::c_int, bytes: Range<i64>) -> io::Result<libc::c_int> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::control::{self, Control};
-use super::place::{Folder, NEW, Place, random};
+use super::place::{Folder, NEW, Place, is_taken, random};
 use super::record::{self, Ended, Made, now};
 use super::{Error, Name, console_log, lock};
 use crate::console::Console;
@@ -208,11 +208,4 @@ fn make_folder(place: &Place) -> io::Result<(String, Folder, File)> {
         }
     }
     Err(io::Error::other("others remove it again and again"))
-}
-
-fn is_taken(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR)
-    )
 }

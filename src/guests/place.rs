@@ -161,9 +161,9 @@ impl Place {
             return Err(Error::Unknown(from.to_string()));
         }
         // The directory of a guest is never empty, and this replaces none that is not.
-        fs::rename(path, self.inner(to.as_str())).map_err(|source| match source.raw_os_error() {
-            Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR) => Error::taken(to, true),
-            _ => failed(source),
+        fs::rename(path, self.inner(to.as_str())).map_err(|source| match is_taken(&source) {
+            true => Error::taken(to, true),
+            false => failed(source),
         })
     }
 
@@ -269,6 +269,14 @@ impl Folder {
         };
         same().unwrap_or(false)
     }
+}
+
+/// Whether a directory was not renamed because there is something of that name.
+pub fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOTEMPTY | libc::EEXIST | libc::ENOTDIR)
+    )
 }
 
 /// Where the directory is.

@@ -9,7 +9,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
 
-use crate::byte_lock::{Command, call};
+use crate::byte_lock::{Command, call, is_taken};
 
 const DOES: i64 = 100;
 const FORBIDS: i64 = 200;
@@ -72,10 +72,10 @@ pub fn try_lock(file: &File, access: Access) -> Result<(), TryLockError> {
     // Whoever writes a partition has made sure that others use nothing but partitions of the same device, and keeps them from
     // it. So if one writer has this byte, all have it.
     let is_among_parts = match &part {
-        Some(part) => is_taken(file, part.clone())?,
+        Some(part) => is_taken(file, part.clone()).map_err(TryLockError::Error)?,
         None => false,
     };
-    if !is_among_parts && is_taken(file, access.contradictions())? {
+    if !is_among_parts && is_taken(file, access.contradictions()).map_err(TryLockError::Error)? {
         return Err(TryLockError::WouldBlock);
     }
     part.map_or(Ok(()), |part| take(file, part))
@@ -87,12 +87,6 @@ fn take(file: &File, bytes: Range<i64>) -> Result<(), TryLockError> {
         Some(libc::EAGAIN | libc::EACCES) => TryLockError::WouldBlock,
         _ => TryLockError::Error(error),
     })
-}
-
-/// Whether somebody else has a lock on one of the bytes.
-fn is_taken(file: &File, bytes: Range<i64>) -> Result<bool, TryLockError> {
-    let found = call(file, Command::Get, libc::F_WRLCK, bytes);
-    Ok(found.map_err(TryLockError::Error)? != libc::F_UNLCK)
 }
 
 /// Releases all of them.
