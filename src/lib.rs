@@ -44,6 +44,8 @@ pub mod threads;
 pub mod timeline;
 // Shows where the time of a run went.
 pub mod timings;
+// Unix sockets where the standard library would wait.
+pub mod unix_socket;
 // Devices of virtio 1.2 and their transport.
 pub mod virtio;
 // What is specific to an x86 PC.

@@ -78,11 +78,13 @@ pub fn enter_keeper(child: u32, needs_privileges: bool) {
 }
 
 /// Confines the calling process, which only connects to programs of the host on behalf of a guest, as far as this host can. It
-/// needs the host's file names, and nothing else.
-pub fn restrict_connector() {
-    // What is missing is missing in the process of the guest, too, which says so.
-    let _ = (privileges::forbid_dumps(), privileges::drop_all());
-    let _ = filter::restrict_connector();
+/// needs the host's file names, and nothing else. Returns the layers.
+pub fn restrict_connector() -> [Layer; 3] {
+    [
+        privileges::forbid_dumps(),
+        privileges::drop_all(),
+        filter::restrict_connector(),
+    ]
 }
 
 /// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and

@@ -1,14 +1,13 @@
 use std::fs::File;
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use super::control::connect;
 use crate::console::{For, wait};
+use crate::unix_socket;
 
 /// The process of a guest that runs. It cannot be mistaken for a later process with the same number.
 pub struct Process {
@@ -20,17 +19,10 @@ impl Process {
     /// The process that listens at this socket. No file has to be believed for that: the kernel says who it is.
     pub fn reach(socket: &Path) -> io::Result<Self> {
         let stream = connect(socket)?;
-        let number = listener(&stream)?;
-        // SAFETY: a system call without pointers; it returns a descriptor that is ours alone.
-        let process = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
-        if process < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: as above.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(process as i32) };
+        let (number, descriptor) = unix_socket::listener(&stream)?;
         let process = Self { descriptor, number };
         // The number was that of the listener when the descriptor was made if the listener lives still.
-        match hung_up(&stream)? {
+        match unix_socket::hangs_up(&stream, Duration::ZERO)? {
             false => Ok(process),
             true => Err(io::ErrorKind::ConnectionReset.into()),
         }
@@ -69,38 +61,6 @@ impl Process {
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
-    }
-}
-
-/// The number of the process at the other end, as the kernel noted it when that process began to listen.
-fn listener(stream: &UnixStream) -> io::Result<libc::pid_t> {
-    // SAFETY: zeroes are valid credentials, and the call writes as many bytes as they have.
-    let (credentials, result) = unsafe {
-        let mut credentials: libc::ucred = mem::zeroed();
-        let mut size = size_of::<libc::ucred>() as libc::socklen_t;
-        let place = (&raw mut credentials).cast();
-        let option = libc::SO_PEERCRED;
-        let result = libc::getsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, option, place, &mut size);
-        (credentials, result)
-    };
-    match (result, credentials.pid) {
-        (0, number @ 1..) => Ok(number),
-        (0, _) => Err(io::Error::other("it runs in another namespace of processes")),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Whether the other end was closed.
-fn hung_up(stream: &UnixStream) -> io::Result<bool> {
-    let mut entry = libc::pollfd {
-        fd: stream.as_raw_fd(),
-        events: 0,
-        revents: 0,
-    };
-    // SAFETY: one entry, as it says.
-    match unsafe { libc::poll(&mut entry, 1, 0) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(entry.revents & (libc::POLLHUP | libc::POLLERR) != 0),
     }
 }
 

@@ -103,9 +103,9 @@ impl Error {
         }
     }
 
-    /// Whether the host cannot run any machine.
+    /// Whether the host cannot run any machine, or not as confined as it should be.
     pub fn is_host(&self) -> bool {
-        matches!(self, Self::Kvm(_))
+        matches!(self, Self::Kvm(_) | Self::Vsock(vsock::OpenError::NotConfined(_)))
     }
 }
 

@@ -45,6 +45,8 @@ mod registers;
 mod restarts;
 /// The serial port, both ways.
 mod serial;
+/// The socket of `--vsock`, over several runs.
+mod sockets;
 /// Hosts on which a write takes for ever.
 mod stalled;
 /// Stops: for good by a signal, for a while by SIGSTOP.

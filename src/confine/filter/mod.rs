@@ -83,7 +83,11 @@ impl fmt::Display for Kind {
 /// Restricts the calling thread, and those that it starts, to the calls that any thread of a machine needs. A machine is plain
 /// that has neither disks nor a socket device nor a name.
 pub fn restrict(is_plain: bool) -> Layer {
-    let state = match install(start_program(is_plain), None) {
+    layer(install(start_program(is_plain), None))
+}
+
+fn layer(installed: Result<(), seccompiler::Error>) -> Layer {
+    let state = match installed {
         Ok(()) => State::Enforced("each thread can make the system calls of its own work only"),
         Err(error) => State::Missing(format!("seccomp(2): {error}")),
     };
@@ -122,8 +126,8 @@ pub fn narrow(kind: Kind) {
 
 /// Restricts the calling process, which has one thread and is not restricted yet, to connections with programs of the host on
 /// behalf of a guest. What it may not do ends it.
-pub fn restrict_connector() -> Result<(), seccompiler::Error> {
-    install(&compiled::CONNECTOR, None)
+pub fn restrict_connector() -> Layer {
+    layer(install(&compiled::CONNECTOR, None))
 }
 
 /// Whether the calling thread may start others.

@@ -1,7 +1,5 @@
 use std::io::{self, Read, Write};
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,6 +9,7 @@ use serde_json::Value;
 use super::http::Answer;
 use super::reason;
 use crate::console::{For, wait};
+use crate::unix_socket;
 
 /// How long a guest's process may take to answer where a person says nothing else. A pause waits for what the host is doing for the guest's disks.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,39 +37,9 @@ pub fn is_served(socket: &Path) -> bool {
     }
 }
 
-/// Connects to a guest's process. Reading and writing never wait, and neither does this for a listener that takes no more connections.
+/// Connects to a guest's process. Nothing ever waits for it, as [`unix_socket::connect`] says.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    // SAFETY: a system call without pointers; the descriptor is ours alone.
-    let socket = unsafe {
-        let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        match libc::socket(libc::AF_UNIX, flags, 0) {
-            -1 => return Err(io::Error::last_os_error()),
-            socket => OwnedFd::from_raw_fd(socket),
-        }
-    };
-    // SAFETY: zeroes are a valid address.
-    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let path = path.as_os_str().as_bytes();
-    // The last byte stays the NUL that ends the path.
-    if path.len() >= address.sun_path.len() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    for (place, &byte) in address.sun_path.iter_mut().zip(path) {
-        *place = byte as libc::c_char;
-    }
-    // SAFETY: the address is of this size.
-    let connected = unsafe {
-        libc::connect(
-            socket.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_un>() as libc::socklen_t,
-        )
-    };
-    match connected {
-        0 => Ok(socket.into()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    unix_socket::connect(&unix_socket::address(path)?)
 }
 
 fn read_to_end(mut stream: UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {

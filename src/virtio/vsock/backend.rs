@@ -2,8 +2,8 @@
 //! that a guest that reboots needs nothing new of the host.
 
 use std::io;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,12 +12,12 @@ use std::thread::{self, JoinHandle};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::connector::{Connector, PATH_MAX};
+use super::connector::Connector;
+use super::listener::listen;
 use super::muxer::{Command, Muxer};
 use super::queues::{EVENT, QueueError, Queues, RECEIVE, TRANSMIT};
-use crate::config::{self, User};
+use crate::config::{self, Confine, User};
 use crate::confine::filter;
-use crate::guests::control;
 use crate::threads;
 use crate::virtio::buffers::Buffers;
 use crate::virtio::log_limit::LogLimit;
@@ -26,13 +26,24 @@ use crate::virtio::{ActiveQueue, QueuePosition, VirtioInterrupt};
 /// In bytes. The thread's calls are not nested deeply.
 const STACK_SIZE: usize = 128 << 10;
 
-/// Why there is no socket for the host's programs.
+/// Why there is no device.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot make the socket {path:?} for --vsock: {source}{hint}")]
-pub struct OpenError {
-    path: std::path::PathBuf,
-    source: io::Error,
-    hint: &'static str,
+pub enum OpenError {
+    #[error("cannot make the socket {path:?} for --vsock: {source}{hint}")]
+    Socket {
+        path: PathBuf,
+        source: io::Error,
+        hint: &'static str,
+    },
+    #[error("cannot start the process that connects the guest of --vsock to programs of this host: {0}")]
+    Connector(io::Error),
+    #[error("cannot make the socket device of --vsock: {0}")]
+    Device(io::Error),
+    #[error(
+        "this host cannot confine the process that connects the guest of --vsock to its programs in every way, as \
+         --confine require asks:\n{0}  try: --confine auto, which runs with less; coracle doctor shows all"
+    )]
+    NotConfined(String),
 }
 
 /// What becomes of connections that were there before.
@@ -73,9 +84,9 @@ pub struct Backend {
     worker: Mutex<Worker>,
 }
 
-struct Worker {
+pub(super) struct Worker {
     /// None once the thread has it.
-    muxer: Option<Muxer>,
+    pub muxer: Option<Muxer>,
     thread: Option<Thread>,
     /// The last job, until its end has been waited for.
     current: Option<Arc<Stop>>,
@@ -91,21 +102,24 @@ struct Thread {
 
 impl Backend {
     /// Makes the socket of `vsock`, if it has one, and the process that connects to programs that the guest calls, which becomes
-    /// one of `user`. To be called while there is no other thread.
-    pub fn open(vsock: &config::Vsock, user: Option<User>) -> Result<Self, OpenError> {
-        let listener = vsock.path.as_deref().map(listen).transpose()?;
-        let connector = vsock.path.as_deref().map(|path| Connector::start(path, user));
-        let made = connector
-            .transpose()
-            .and_then(|connector| Self::new(vsock.cid, listener, connector));
-        made.map_err(|source| OpenError {
-            path: vsock.path.clone().unwrap_or_default(),
-            source,
-            hint: "",
-        })
+    /// one of `user` and is confined as `confine` says. To be called while there is no other thread.
+    pub fn open(vsock: &config::Vsock, user: Option<User>, confine: Confine) -> Result<Self, OpenError> {
+        let (listener, connector) = match vsock.path.as_deref() {
+            Some(path) => {
+                let listener = listen(path)?;
+                let connector = Connector::start(path, &listener, user, confine)?;
+                (Some(listener), Some(connector))
+            }
+            None => (None, None),
+        };
+        Self::new(vsock.cid, listener, connector).map_err(OpenError::Device)
     }
 
-    fn new(cid: u32, listener: Option<UnixListener>, connector: Option<Connector>) -> io::Result<Self> {
+    pub(super) fn new(
+        cid: u32,
+        listener: Option<UnixListener>,
+        connector: Option<Connector>,
+    ) -> io::Result<Self> {
         // What is written to it is never read: the thread is woken by each write, and the count would overflow after centuries.
         let wake = Arc::new(EventFd::new(libc::EFD_CLOEXEC | EFD_NONBLOCK)?);
         let log = Arc::<LogLimit>::default();
@@ -205,40 +219,7 @@ impl Backend {
         }
     }
 
-    /// Does some of the work that there is, on the caller's thread, with these queues in order. Returns how far they are served,
-    /// unless the driver broke one.
-    #[cfg(fuzzing)]
-    pub fn serve_once(
-        &self,
-        queues: Vec<virtio_queue::Queue>,
-        memory: &GuestMemoryMmap,
-    ) -> Option<Vec<QueuePosition>> {
-        let interrupt = VirtioInterrupt::new(crate::interrupt::Interrupt::new(|| Ok(())));
-        let active = (0..).zip(queues).map(|(index, queue)| ActiveQueue {
-            index,
-            queue,
-            notifier: self.wake.clone(),
-        });
-        let mut worker = self.lock();
-        let muxer = worker.muxer.as_mut()?;
-        let mut queues = Queues::new(memory, &active.collect::<Vec<_>>(), &interrupt).ok()?;
-        let mut data = Buffers::default();
-        for _ in 0..4 {
-            pass(muxer, &mut queues, &mut data).ok()?;
-            muxer.wait(true).ok()?;
-        }
-        Some(queues.positions())
-    }
-
-    /// What a reset does.
-    #[cfg(fuzzing)]
-    pub fn forget_guest(&self) {
-        if let Some(muxer) = &mut self.lock().muxer {
-            muxer.forget_guest();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Worker> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Worker> {
         self.worker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -335,7 +316,11 @@ fn serve(muxer: &mut Muxer, queues: &mut Queues, stop: &Stop) -> Result<(), Serv
 }
 
 /// Does some of the work that there is. Returns whether there is more that waits for no event. `data` is for its own use.
-fn pass<'m>(muxer: &mut Muxer, queues: &mut Queues<'m>, data: &mut Buffers<'m>) -> Result<bool, QueueError> {
+pub fn pass<'m>(
+    muxer: &mut Muxer,
+    queues: &mut Queues<'m>,
+    data: &mut Buffers<'m>,
+) -> Result<bool, QueueError> {
     muxer.take_commands();
     muxer.accept();
     queues.ignore_packets();
@@ -350,42 +335,4 @@ fn pass<'m>(muxer: &mut Muxer, queues: &mut Queues<'m>, data: &mut Buffers<'m>) 
             false => muxer.has_work(),
         }
         || muxer.owes_transport_reset && queues.want_notifications(EVENT))
-}
-
-/// Makes the socket at `path`. One that nobody listens at any more is replaced.
-fn listen(path: &std::path::Path) -> Result<UnixListener, OpenError> {
-    let failed = |source: io::Error, hint| OpenError {
-        path: path.into(),
-        source,
-        hint,
-    };
-    if path.as_os_str().len() > PATH_MAX {
-        return Err(failed(
-            io::ErrorKind::InvalidFilename.into(),
-            " (it may have 96 bytes: choose a shorter path)",
-        ));
-    }
-    let bound = UnixListener::bind(path);
-    let is_taken = matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
-    if !is_taken {
-        return bound.map_err(|error| failed(error, ""));
-    }
-    let metadata = std::fs::symlink_metadata(path);
-    let is_socket = metadata.is_ok_and(|metadata| metadata.file_type().is_socket());
-    // A listener whose program is stopped may have no room, so this must not wait for it.
-    match control::connect(path) {
-        // A run that ended leaves its socket behind.
-        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|error| failed(error, ""))?;
-            UnixListener::bind(path).map_err(|error| failed(error, ""))
-        }
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(
-            io::Error::from(io::ErrorKind::AlreadyExists),
-            " (there is something else: choose another path)",
-        )),
-        _ => Err(failed(
-            io::Error::from(io::ErrorKind::AddrInUse),
-            " (another program listens there: choose another path)",
-        )),
-    }
 }

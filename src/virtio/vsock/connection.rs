@@ -10,11 +10,11 @@ use std::os::unix::net::UnixStream;
 use super::credit::{Credit, Overrun};
 use super::greeting::{self, Greeting};
 use super::packet::{Header, Operation, Ports, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::queues::BATCH;
 use crate::virtio::buffers::Buffers;
 
-/// How many chains a read from the socket may fill. It is doubled by each read that fills all of them.
+/// How many chains a read from the socket may fill. It is doubled by each read that fills all of them, up to a batch.
 const CHAINS_FIRST: u16 = 1;
-const CHAINS_MAX: u16 = 32;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,12 @@ impl Connection {
     /// Whether bytes wait for the host.
     pub fn holds_bytes(&self) -> bool {
         !self.to_host.is_empty()
+    }
+
+    /// How many bytes wait for the host.
+    #[cfg(fuzzing)]
+    pub fn held(&self) -> usize {
+        self.to_host.len()
     }
 
     pub fn greet(&self) -> io::Result<Greeting> {
@@ -361,7 +367,7 @@ impl Connection {
     /// Notes whether the last read filled all of its room.
     pub fn filled(&mut self, all: bool) {
         self.chains = match all {
-            true => (self.chains * 2).min(CHAINS_MAX),
+            true => (self.chains * 2).min(BATCH),
             false => CHAINS_FIRST.max(self.chains / 2),
         };
     }

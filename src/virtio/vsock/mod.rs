@@ -20,7 +20,10 @@ mod calls;
 mod connection;
 mod connector;
 mod credit;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod greeting;
+mod listener;
 mod muxer;
 mod packet;
 mod queues;

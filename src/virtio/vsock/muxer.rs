@@ -108,8 +108,8 @@ impl Muxer {
     }
 
     /// Waits until something has happened, or only looks, and notes what it was. What the guest has sent before is passed on to the
-    /// host, with a driver and without one.
-    pub fn wait(&mut self, only_looks: bool) -> io::Result<()> {
+    /// host, with a driver and without one. Returns how many events there were.
+    pub fn wait(&mut self, only_looks: bool) -> io::Result<usize> {
         let timeout = if only_looks { 0 } else { -1 };
         let count = self.table.wait(timeout, &mut self.events)?;
         for index in 0..count {
@@ -123,7 +123,7 @@ impl Muxer {
                 None => self.note(id, event.event_set()),
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     fn note(&mut self, id: Id, events: EventSet) {
@@ -471,6 +471,14 @@ impl Muxer {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
             Ok(Greeting::Incomplete | Greeting::Wrong) | Err(_) => self.table.remove(id),
         }
+    }
+
+    /// How many connections there are, and how many bytes wait for the host in all of them.
+    #[cfg(fuzzing)]
+    pub fn held(&mut self) -> (usize, usize) {
+        let ids = self.table.ids();
+        let bytes = ids.iter().filter_map(|&id| self.table.get(id));
+        (ids.len(), bytes.map(|connection| connection.held()).sum())
     }
 
     // What becomes of connections without a driver.

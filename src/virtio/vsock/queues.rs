@@ -16,7 +16,7 @@ pub const EVENT: u16 = 2;
 pub const QUEUES: usize = 3;
 
 /// How many chains one read from a socket may fill.
-const BATCH: u16 = 32;
+pub const BATCH: u16 = 32;
 /// A batch gets no further chain when it has so many pieces. A system call takes 1024, and a chain has no more than two for each
 /// of the 256 descriptors of its queue.
 const BATCH_PIECES: usize = 256;

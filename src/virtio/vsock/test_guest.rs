@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use super::packet::{HEADER_SIZE, HOST_CID, Header, Operation, Ports, TYPE_STREAM};
 use super::queues::{EVENT, RECEIVE, TRANSMIT};
 use super::{Backend, Vsock};
-use crate::config;
+use crate::config::{self, Confine};
 use crate::virtio::test_driver::{Descriptor, Driver, NEXT, VERSION_1, WRITE};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_READY;
@@ -107,7 +107,7 @@ pub struct Guest {
 
 /// A device's part on the host, without a socket.
 pub fn backend() -> Arc<Backend> {
-    Arc::new(Backend::open(&config::Vsock::default(), None).unwrap())
+    Arc::new(Backend::open(&config::Vsock::default(), None, Confine::Auto).unwrap())
 }
 
 /// One with a socket in a directory of its own.
@@ -117,7 +117,10 @@ pub fn backend_with_socket() -> (Arc<Backend>, tempfile::TempDir) {
         path: Some(folder.path().join("socket")),
         cid: CID,
     };
-    (Arc::new(Backend::open(&vsock, None).unwrap()), folder)
+    (
+        Arc::new(Backend::open(&vsock, None, Confine::Auto).unwrap()),
+        folder,
+    )
 }
 
 pub fn patient(stream: UnixStream) -> UnixStream {

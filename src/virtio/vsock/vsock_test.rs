@@ -1,13 +1,16 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Barrier;
+use std::thread;
 
 use super::packet::{HOST_CID, Header, Operation, Ports, SHUTDOWN_BOTH};
 use super::queues::RECEIVE;
 use super::table::CONNECTIONS_MAX;
 use super::test_guest::*;
 use super::*;
-use crate::config;
+use crate::config::{self, Confine};
+use crate::unix_socket;
 use crate::virtio::test_driver::{EVENT_IDX, VERSION_1};
 
 fn bytes(count: usize) -> Vec<u8> {
@@ -22,17 +25,9 @@ fn read_exact(program: &mut UnixStream, count: usize) -> Vec<u8> {
 
 /// Makes a socket at which nobody listens, whatever process has it.
 fn idle_socket(path: &std::path::Path) {
-    // SAFETY: the address is zeroes and then a path that is shorter, and its length is its own.
+    let address = unix_socket::address(path).unwrap();
+    // SAFETY: the address is whole, and its length is its own.
     unsafe {
-        let mut address: libc::sockaddr_un = std::mem::zeroed();
-        address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-        for (place, byte) in address
-            .sun_path
-            .iter_mut()
-            .zip(path.as_os_str().as_encoded_bytes())
-        {
-            *place = *byte as libc::c_char;
-        }
         let socket = OwnedFd::from_raw_fd(libc::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0));
         let length = size_of_val(&address) as libc::socklen_t;
         let bound = libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length);
@@ -51,7 +46,7 @@ fn take(guest: &mut Guest, count: usize) -> Vec<u8> {
 
 #[test]
 fn the_device_says_its_address() {
-    let backend = Backend::open(&config::Vsock { path: None, cid: 77 }, None).unwrap();
+    let backend = Backend::open(&config::Vsock { path: None, cid: 77 }, None, Confine::Auto).unwrap();
     let guest = Guest::start(&Arc::new(backend));
     assert_eq!(guest.driver.config(0, 8), 77u64.to_le_bytes());
     assert_eq!(guest.driver.config(4, 8), [0; 8]);
@@ -339,7 +334,7 @@ fn a_path_that_is_taken_is_told_and_one_that_was_left_behind_is_taken_over() {
         cid: CID,
     };
     let open = || {
-        Backend::open(&vsock, None)
+        Backend::open(&vsock, None, Confine::Auto)
             .map(drop)
             .map_err(|error| error.to_string())
     };
@@ -365,7 +360,7 @@ fn a_path_that_is_taken_is_told_and_one_that_was_left_behind_is_taken_over() {
         path: Some(path.clone()),
         cid: CID,
     };
-    let open = || Backend::open(&vsock, None).map(drop);
+    let open = || Backend::open(&vsock, None, Confine::Auto).map(drop);
     std::fs::write(&path, "precious").unwrap();
     open().unwrap_err();
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
@@ -373,8 +368,39 @@ fn a_path_that_is_taken_is_told_and_one_that_was_left_behind_is_taken_over() {
         path: Some(folder.path().join("no/socket")),
         cid: CID,
     };
-    let error = Backend::open(&missing, None).map(drop).unwrap_err().to_string();
+    let error = Backend::open(&missing, None, Confine::Auto)
+        .map(drop)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("no/socket"), "{error}");
+}
+
+#[test]
+fn of_starts_at_once_over_a_socket_that_was_left_behind_one_wins_and_the_others_hear_that_it_is_in_use() {
+    for _ in 0..50 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        idle_socket(&path);
+        let vsock = config::Vsock {
+            path: Some(path.clone()),
+            cid: CID,
+        };
+        let together = Barrier::new(3);
+        let starts = thread::scope(|scope| {
+            let start = || {
+                together.wait();
+                Backend::open(&vsock, None, Confine::Auto)
+            };
+            let threads = [(); 3].map(|()| scope.spawn(start));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = starts.into_iter().partition(Result::is_ok);
+        assert_eq!(won.len(), 1);
+        for error in lost.into_iter().filter_map(Result::err) {
+            assert!(error.to_string().contains("another program listens"), "{error}");
+        }
+        UnixStream::connect(&path).unwrap();
+    }
 }
 
 #[test]

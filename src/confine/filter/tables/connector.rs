@@ -16,5 +16,10 @@ pub const CALLS: &[Call] = &[
     call!(SYS_brk, "the allocator"),
     call!(SYS_mmap, "the allocator", if NOT_EXECUTABLE),
     call!(SYS_munmap, "the allocator"),
+    call!(
+        SYS_fcntl,
+        "a debug build asks whether the descriptor that it closes was open",
+        absent
+    ),
     call!(SYS_exit_group, "the process ends"),
 ];
