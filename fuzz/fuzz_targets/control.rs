@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, LazyLock};
 
 use coracle::guests::control::{Answer, Control, Machine, Parsed};
@@ -23,6 +24,14 @@ impl Machine for Fake {
 
     fn press_power_button(&self) -> io::Result<bool> {
         Ok(true)
+    }
+
+    fn has_agent(&self) -> bool {
+        true
+    }
+
+    fn call_agent(&self, _host: UnixStream) -> io::Result<()> {
+        Ok(())
     }
 }
 

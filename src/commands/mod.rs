@@ -2,6 +2,8 @@
 
 mod completions;
 mod doctor;
+mod environment;
+mod exec;
 mod habits;
 mod inspect;
 mod kill;
@@ -18,6 +20,7 @@ mod rename;
 mod rm;
 mod run;
 mod stats;
+mod status;
 mod stop;
 mod wait;
 
@@ -66,6 +69,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Args>),
+    Exec(exec::Args),
     Ps(ps::Args),
     Logs(logs::Args),
     Inspect(inspect::Args),
@@ -188,6 +192,7 @@ impl Cli {
     pub fn execute(&self, started: Duration) -> Result<u8, Error> {
         match &self.command {
             Command::Run(args) => run::execute(args, started),
+            Command::Exec(args) => exec::execute(args),
             Command::Ps(args) => ps::execute(args),
             Command::Logs(args) => logs::execute(args),
             Command::Inspect(args) => inspect::execute(args),

@@ -20,7 +20,7 @@ use crate::guests::{Made, Name, Own};
 use crate::machine::{DryRun, LimitReached};
 use crate::timeline::{Phase, Timeline};
 use crate::timings::{Destination, Report, ReportWriter};
-use boots::{Boots, console_hints};
+use boots::{Boots, console_hints, with_service};
 use command::Command;
 use detached::Side;
 
@@ -226,6 +226,12 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
 fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let mut config = args.config()?;
     let program = args.command.program(&mut config)?;
+    let has_name = args.name.is_some() || args.detach;
+    // In a guest that can be found others may run programs.
+    let serves = has_name && config.kernel.is_none() && config.initrd.is_none();
+    if serves {
+        config.vsock.get_or_insert_default();
+    }
     ignore_file_size_limit();
     let timeline = match args.timings {
         Some(_) => Timeline::on(started),
@@ -237,6 +243,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
             Some(_) => program::HINT.into(),
             None => console_hints(),
         };
+        let hints = with_service(hints, serves);
         let machine = DryRun::new(&config, &hints)?;
         let confinement = confinement::outlook(&config)?;
         print("print the machine", format!("{machine}{confinement}"))?;
@@ -256,7 +263,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
         None => None,
     };
     if let Some(program) = program {
-        if args.name.is_some() || args.detach {
+        if has_name {
             let why = "a command's guest has no name yet, and runs in the foreground: leave out --name and --detach";
             return Err(Error::Command(why.into()));
         }
@@ -266,7 +273,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
         written?;
         return Ok(code);
     }
-    let mut own = match args.name.is_some() || args.detach {
+    let mut own = match has_name {
         true => Some(Own::make(args.name.clone(), &Made::of(&config, args.rm))?),
         false => None,
     };
@@ -278,7 +285,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
             Side::Guest(made) => own = Some(made),
         }
     }
-    let mut boots = Boots::new(&config, own);
+    let mut boots = Boots::new(&config, own, serves);
     let ended = boot_until_the_end(&mut boots, timeline, timings);
     let (code, explanation) = match &ended {
         Ok(diagnosis) => (

@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -60,6 +61,23 @@ impl Guest {
             // It has ended meanwhile.
             Err(_) if !self.is_running() => Err(Error::HasEnded(self.name.clone())),
             answer => answer.map_err(self.error("ask the process of")),
+        }
+    }
+
+    /// A connection to the agent in the guest, as soon as that listens (crates/agent-protocol), and the guest's process.
+    pub fn call_agent(&self) -> Result<(UnixStream, Process), Error> {
+        if !self.is_running() {
+            return Err(Error::HasEnded(self.name.clone()));
+        }
+        let call = || {
+            let stream = control::call_agent(&self.folder.inner("control.sock"), control::PATIENCE)?;
+            let process = Process::behind(&stream)?;
+            Ok((stream, process))
+        };
+        match call() {
+            // It has ended meanwhile.
+            Err(_) if !self.is_running() => Err(Error::HasEnded(self.name.clone())),
+            called => called.map_err(self.error("reach the agent in")),
         }
     }
 

@@ -2,6 +2,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,11 +19,15 @@ pub struct Process {
 impl Process {
     /// The process that listens at this socket. No file has to be believed for that: the kernel says who it is.
     pub fn reach(socket: &Path) -> io::Result<Self> {
-        let stream = connect(socket)?;
-        let (number, descriptor) = unix_socket::listener(&stream)?;
+        Self::behind(&connect(socket)?)
+    }
+
+    /// The process that listens where this was connected.
+    pub fn behind(stream: &UnixStream) -> io::Result<Self> {
+        let (number, descriptor) = unix_socket::listener(stream)?;
         let process = Self { descriptor, number };
         // The number was that of the listener when the descriptor was made if the listener lives still.
-        match unix_socket::hangs_up(&stream, Duration::ZERO)? {
+        match unix_socket::hangs_up(stream, Duration::ZERO)? {
             false => Ok(process),
             true => Err(io::ErrorKind::ConnectionReset.into()),
         }

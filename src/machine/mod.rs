@@ -24,6 +24,7 @@ pub use limits::{LimitReached, share_heap};
 use memory::Memory;
 pub use open_files::OpenFiles;
 pub use outcome::Outcome;
+use running::Reached;
 pub use running::Running;
 
 use crate::boot::{self, Kernel, Protocol};
@@ -115,7 +116,7 @@ pub struct Machine {
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
-    power_button: Option<PowerButton>,
+    reached: Reached,
     /// This and the memory are declared last, so they are dropped after everything that uses guest memory.
     vm: Vm,
     memory: Memory,
@@ -207,8 +208,11 @@ impl Machine {
             .into_iter()
             .map(|placed| attach_virtio(&vm, &mut mmio, &memory, placed, opened))
             .collect::<Result<_, _>>()?;
-        // The ACPI tables tell of it.
-        let power_button = (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ)));
+        let reached = Reached {
+            // The ACPI tables tell of it.
+            power_button: (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ))),
+            agent: opened.vsock.clone().filter(|vsock| vsock.expects_service()),
+        };
         timeline.mark(Phase::DevicesAttached);
 
         let board = Arc::new(vcpu::Board {
@@ -223,7 +227,7 @@ impl Machine {
             board,
             serial,
             transports,
-            power_button,
+            reached,
             vm,
             memory,
             command_line,
@@ -260,7 +264,7 @@ impl Machine {
             self.board,
             self.serial,
             self.transports,
-            self.power_button,
+            self.reached,
             (self.vm, self.memory),
             &self.timeline,
         )

@@ -1,5 +1,6 @@
 //! A machine that runs, as whoever holds it sees it.
 
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{io, mem};
 
@@ -12,6 +13,14 @@ use crate::devices::serial::SerialPort;
 use crate::kvm::{Vcpu, Vm};
 use crate::timeline::Timeline;
 use crate::virtio::mmio::MmioTransport;
+use crate::virtio::vsock;
+
+/// Whom in the guest others can reach from outside of it.
+pub(super) struct Reached {
+    pub power_button: Option<PowerButton>,
+    /// The device that leads to the agent, if the guest has one.
+    pub agent: Option<Arc<vsock::Backend>>,
+}
 
 /// A machine whose vCPUs run. Any thread can pause, resume and end it and wait for its end. Dropping it ends it.
 pub struct Running {
@@ -21,7 +30,7 @@ pub struct Running {
     board: Arc<vcpu::Board>,
     serial: Arc<SerialPort>,
     transports: Vec<Arc<MmioTransport>>,
-    power_button: Option<PowerButton>,
+    reached: Reached,
     /// Whether the devices rest. Whoever pauses or resumes the machine holds this until that is done, so that no thread
     /// resumes devices that another one is still pausing.
     is_paused: Mutex<bool>,
@@ -36,7 +45,7 @@ impl Running {
         board: Arc<vcpu::Board>,
         serial: Arc<SerialPort>,
         transports: Vec<Arc<MmioTransport>>,
-        power_button: Option<PowerButton>,
+        reached: Reached,
         owned: (Vm, Memory),
         timeline: &Timeline,
     ) -> Result<Self, Error> {
@@ -46,7 +55,7 @@ impl Running {
             board,
             serial,
             transports,
-            power_button,
+            reached,
             is_paused: Mutex::new(false),
             owned,
         };
@@ -106,9 +115,23 @@ impl Running {
 
     /// Presses the power button, which asks the guest to power itself off. False if the machine has none.
     pub fn press_power_button(&self) -> io::Result<bool> {
-        match &self.power_button {
+        match &self.reached.power_button {
             Some(button) => button.press().map(|()| true),
             None => Ok(false),
+        }
+    }
+
+    /// Whether the guest is one that has an agent.
+    pub fn has_agent(&self) -> bool {
+        self.reached.agent.is_some()
+    }
+
+    /// Makes `host` the host's end of a connection to the agent in the guest, as soon as that listens. If it cannot be reached, or the
+    /// guest ends, `host` is closed.
+    pub fn call_agent(&self, host: UnixStream) -> io::Result<()> {
+        match &self.reached.agent {
+            Some(agent) => agent.dial_service(host),
+            None => Ok(()),
         }
     }
 

@@ -10,6 +10,15 @@ use crate::console::{Command, Escape};
 /// be behind them.
 const BACKLOG: usize = 1 << 20;
 
+/// What a program gets as its stdin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing: its end, or a terminal at which nobody types.
+    Nothing,
+    /// This process' stdin. On a terminal there may be an escape key.
+    Ours { has_escape: bool },
+}
+
 /// Stdin, and what of it the program has not asked for yet.
 ///
 /// A pipe or a file may have other readers after us, for example the loop of a shell: from it no more is read than the program
@@ -21,6 +30,8 @@ pub struct Input {
     backlog: Vec<u8>,
     escape: Option<Escape>,
     reads_ahead: bool,
+    /// Stdin is the program's.
+    is_passed: bool,
     has_ended: bool,
 }
 
@@ -32,15 +43,22 @@ pub enum Typed {
 }
 
 impl Input {
-    /// `is_raw` says that stdin is a terminal, and that the program has one of its own.
-    pub fn new(is_raw: bool, has_escape: bool) -> Self {
+    /// `is_raw` says that stdin is a terminal, and the program's. `has_terminal` says that the program has one of its own.
+    pub fn new(stdin: Stdin, is_raw: bool, has_terminal: bool) -> Self {
+        let has_escape = stdin == Stdin::Ours { has_escape: true };
         Self {
             asked: 0,
             backlog: Vec::new(),
             escape: (is_raw && has_escape).then(Escape::default),
             reads_ahead: is_raw,
-            has_ended: false,
+            is_passed: stdin != Stdin::Nothing,
+            has_ended: stdin == Stdin::Nothing && !has_terminal,
         }
+    }
+
+    /// Whether stdin is the program's.
+    pub fn is_passed(&self) -> bool {
+        self.is_passed
     }
 
     /// The program reads.
@@ -50,7 +68,8 @@ impl Input {
 
     /// Whether stdin is to be read.
     pub fn wanted(&self) -> bool {
-        !self.has_ended
+        self.is_passed
+            && !self.has_ended
             && match self.reads_ahead {
                 true => self.backlog.len() < BACKLOG,
                 false => self.asked > 0,
@@ -118,17 +137,31 @@ impl Input {
 mod tests {
     use super::*;
 
+    const OURS: Stdin = Stdin::Ours { has_escape: true };
+
     #[test]
     fn a_pipe_is_read_only_when_the_program_reads() {
-        let mut input = Input::new(false, true);
+        let mut input = Input::new(OURS, false, false);
         assert!(!input.wanted());
         input.ask(10);
         assert!(input.wanted());
     }
 
     #[test]
+    fn a_program_that_gets_nothing_gets_the_end_or_an_idle_terminal() {
+        let mut input = Input::new(Stdin::Nothing, false, false);
+        input.ask(10);
+        assert!(!input.wanted());
+        assert!(matches!(input.take(), Typed::End));
+        let mut input = Input::new(Stdin::Nothing, false, true);
+        input.ask(10);
+        assert!(!input.wanted());
+        assert!(matches!(input.take(), Typed::Nothing));
+    }
+
+    #[test]
     fn a_program_gets_no_more_than_it_reads_and_then_the_end() {
-        let mut input = Input::new(true, true);
+        let mut input = Input::new(OURS, true, true);
         input.backlog.extend(b"typed");
         assert!(matches!(input.take(), Typed::Nothing));
         input.ask(3);

@@ -5,4 +5,5 @@ mod input;
 mod output;
 mod session;
 
+pub use input::Stdin;
 pub use session::{Ended, Session};

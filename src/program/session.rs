@@ -2,17 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, stdin};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use coracle_agent_protocol::{Failure, HostChannel, Program, Stream, ToAgent, ToHost, WINDOW, WindowSize};
-use vmm_sys_util::eventfd::EventFd;
 
-use super::input::{Input, Typed};
+use super::input::{Input, Stdin, Typed};
 use super::output::Output;
 use crate::console::{
-    Command, For, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr, suspend,
+    Command, For, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr, suspend, tell,
     terminal_size, wait, wanted_stderr,
 };
 
@@ -52,9 +51,15 @@ pub struct Session {
     channel: HostChannel<File>,
     /// The agent has answered, so a signal can be passed on.
     is_heard: bool,
+    /// When it has to have answered.
+    patience: Option<Instant>,
+    /// What the escape key's help says, unless it is that of a guest's console.
+    help: Option<&'static str>,
     /// How often each signal of [`PATIENCE`] has come.
     asked_to_end: [u32; 2],
-    /// A terminal on stdin, when the program has one, too.
+    /// The program has a terminal.
+    has_terminal: bool,
+    /// A terminal on stdin, when the program has one, too, and gets what is typed.
     terminal: Option<Terminal>,
     input: Input,
     outputs: [Output; 2],
@@ -68,35 +73,54 @@ pub struct Session {
 
 impl Session {
     /// A session for `program`, and the agent's end of its connection. The agent finds the request there, whenever it comes.
-    pub fn new(program: Program, has_escape: bool) -> io::Result<(Self, UnixStream)> {
+    pub fn new(program: Program, stdin: Stdin) -> io::Result<(Self, UnixStream)> {
         let (ours, agents) = UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        let terminal = program.terminal.is_some().then(Terminal::on_stdin).flatten();
-        let mut channel = HostChannel::new(File::from(OwnedFd::from(ours)));
+        Ok((Self::over(ours, program, stdin)?, agents))
+    }
+
+    /// A session for `program` over a connection to the agent.
+    pub fn over(connection: UnixStream, program: Program, stdin: Stdin) -> io::Result<Self> {
+        connection.set_nonblocking(true)?;
+        let has_terminal = program.terminal.is_some();
+        let types = has_terminal && stdin != Stdin::Nothing;
+        let terminal = types.then(Terminal::on_stdin).flatten();
+        let mut channel = HostChannel::new(File::from(OwnedFd::from(connection)));
         if !channel.send(&ToAgent::Run(program), &[]) {
             return Err(io::Error::new(
                 io::ErrorKind::ArgumentListTooLong,
                 "its arguments and environment are longer than 1 MiB",
             ));
         }
-        let input = Input::new(terminal.is_some(), has_escape);
-        let session = Self {
+        let input = Input::new(stdin, terminal.is_some(), has_terminal);
+        Ok(Self {
             channel,
             is_heard: false,
+            patience: None,
+            help: None,
             asked_to_end: [0; 2],
+            has_terminal,
             terminal,
             input,
             outputs: [Output::new(Stream::Out), Output::new(Stream::Err)],
             output_error: None,
             lost: None,
             ended: None,
-        };
-        Ok((session, agents))
+        })
+    }
+
+    /// The agent counts as gone if it has not said anything by then.
+    pub fn expect_answer(&mut self, patience: Duration) {
+        self.patience = Some(Instant::now() + patience);
+    }
+
+    /// What the escape key's help says.
+    pub fn set_help(&mut self, help: &'static str) {
+        self.help = Some(help);
     }
 
     /// Carries streams and signals until the program has ended and its output is written, or the session ends otherwise:
-    /// because `machine`, where it is given, becomes readable, for one. A terminal on stdin is raw meanwhile.
-    pub fn attend(&mut self, machine: Option<&EventFd>, signals: &mut Signals) -> io::Result<Ended> {
+    /// because `machine` becomes readable, for one. A terminal on stdin is raw meanwhile.
+    pub fn attend(&mut self, machine: BorrowedFd, signals: &mut Signals) -> io::Result<Ended> {
         if let Some(terminal) = &mut self.terminal {
             terminal.make_raw()?;
         }
@@ -116,14 +140,14 @@ impl Session {
         self.output_error.take()
     }
 
-    fn carry(&mut self, machine: Option<&EventFd>, signals: &mut Signals) -> io::Result<Ended> {
+    fn carry(&mut self, machine: BorrowedFd, signals: &mut Signals) -> io::Result<Ended> {
         loop {
             let is_written = self.outputs.iter().all(|output| output.unwritten() == 0);
             if is_written && let Some(ended) = self.ended.take() {
                 return Ok(ended);
             }
             if let Some((_, since)) = &self.lost
-                && (machine.is_none() || since.elapsed() >= POWER_OFF)
+                && since.elapsed() >= POWER_OFF
                 && let Some((error, _)) = self.lost.take()
             {
                 self.ended.get_or_insert(Ended::Agent(error));
@@ -147,9 +171,7 @@ impl Session {
             let channel = self.channel.stream().as_fd();
             let watched = [
                 // It stays readable, and has nothing more to say once the end is known.
-                machine
-                    .filter(|_| self.ended.is_none())
-                    .map(|event| For::Reading(borrow(event))),
+                self.ended.is_none().then_some(For::Reading(machine)),
                 Some(For::Reading(signals.as_fd())),
                 is_open.then_some(For::Reading(channel)),
                 (is_open && self.channel.unsent() > 0).then_some(For::Writing(channel)),
@@ -160,10 +182,13 @@ impl Session {
                 signals.passed_on().map(For::Reading),
             ];
             let looks = is_elsewhere.then_some(FOREGROUND_LOOKS);
-            let left = self
-                .lost
-                .as_ref()
-                .map(|(_, since)| POWER_OFF.saturating_sub(since.elapsed()));
+            let left = match &self.lost {
+                Some((_, since)) => Some(POWER_OFF.saturating_sub(since.elapsed())),
+                None => self
+                    .patience
+                    .filter(|_| !self.is_heard)
+                    .map(|until| until.saturating_duration_since(Instant::now())),
+            };
             let [over, sent, heard, _, typed, out, err, has_lines, passed_on] =
                 wait(watched, looks.into_iter().chain(left).min())?;
             if has_lines {
@@ -179,6 +204,8 @@ impl Session {
             }
             if heard {
                 self.hear();
+            } else if self.lost.is_none() && left.is_some_and(|left| left.is_zero()) {
+                return Ok(Ended::Agent(io::ErrorKind::TimedOut.into()));
             }
             for (index, _) in [out, err]
                 .into_iter()
@@ -191,9 +218,19 @@ impl Session {
             if over && !heard && self.ended.is_none() {
                 self.ended = Some(Ended::Machine);
             }
-            if typed && self.input.read().iter().any(Command::quits) {
+            if typed && self.input.read().iter().any(|command| self.quits(command)) {
                 return Ok(Ended::Quit);
             }
+        }
+    }
+
+    fn quits(&self, command: &Command) -> bool {
+        match (command, self.help) {
+            (Command::Help, Some(help)) => {
+                tell(help);
+                false
+            }
+            _ => command.quits(),
         }
     }
 
@@ -228,7 +265,7 @@ impl Session {
                             ));
                         }
                     }
-                    ToHost::OutputEnd(_) => {}
+                    ToHost::OutputEnd(_) | ToHost::Started | ToHost::PowersOff => {}
                     ToHost::Exited(status) => self.ended = Some(Ended::Exited(status)),
                     ToHost::Killed(signal) => self.ended = Some(Ended::Killed(signal)),
                     ToHost::Failed(failure) => self.ended = Some(Ended::NotStarted(failure)),
@@ -273,7 +310,7 @@ impl Session {
     /// Whether stdin is a terminal that another process has at the moment.
     fn is_elsewhere(&self) -> bool {
         let waits = self.terminal.as_ref().is_some_and(Terminal::waits_for_foreground);
-        waits || !is_in_foreground(stdin().as_fd())
+        waits || self.input.is_passed() && !is_in_foreground(stdin().as_fd())
     }
 
     fn look_at_terminal(&mut self) {
@@ -291,7 +328,7 @@ impl Session {
 
     /// Tells the program how large the terminal is now.
     fn resize(&mut self) {
-        if self.terminal.is_some()
+        if self.has_terminal
             && let Some((rows, columns)) = terminal_size()
         {
             let is_sent = self

@@ -5,6 +5,7 @@
 //! too.
 
 mod capture;
+mod harbour;
 mod images;
 mod intel;
 mod machines;
@@ -19,6 +20,7 @@ mod trials {
     pub mod cpus;
     pub mod disks;
     pub mod ends;
+    pub mod exec;
     pub mod failures;
     pub mod guest;
     pub mod hardware;
@@ -108,6 +110,7 @@ fn trials() -> Vec<Trial> {
         torture::trials(),
         trials::hardware::trials(),
         trials::program::trials(),
+        trials::exec::trials(),
         trials::failures::trials(),
         trials::ends::trials(),
         trials::confinement::trials(),

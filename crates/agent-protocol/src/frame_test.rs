@@ -50,6 +50,7 @@ fn to_agent() -> impl Strategy<Value = (ToAgent, Vec<u8>)> {
         stream().prop_map(|stream| (ToAgent::Closed { stream }, Vec::new())),
         (1..=64u8).prop_map(|number| (ToAgent::Signal(number), Vec::new())),
         size().prop_map(|size| (ToAgent::Resize(size), Vec::new())),
+        Just((ToAgent::PowerOff, Vec::new())),
     ]
 }
 
@@ -68,6 +69,8 @@ fn to_host() -> impl Strategy<Value = (ToHost, Vec<u8>)> {
         stream().prop_map(|stream| (ToHost::OutputEnd(stream), Vec::new())),
         any::<u8>().prop_map(|status| (ToHost::Exited(status), Vec::new())),
         (1..=64u8).prop_map(|number| (ToHost::Killed(number), Vec::new())),
+        Just((ToHost::Started, Vec::new())),
+        Just((ToHost::PowersOff, Vec::new())),
     ]
 }
 
@@ -193,6 +196,7 @@ fn every_field_has_bounds() {
     is_refused(ToAgent::Input, &[]);
     is_refused(ToAgent::Input, &vec![0; DATA_MAX + 1]);
     is_refused(ToAgent::InputEnd, &[0]);
+    is_refused(ToAgent::PowerOff, &[0]);
     is_refused(ToAgent::Signal(0), &[]);
     is_refused(ToAgent::Signal(65), &[]);
     is_refused(ToAgent::Resize(WindowSize { rows: 1, columns: 0 }), &[]);
@@ -219,6 +223,7 @@ fn every_field_has_bounds() {
     is_refused(ToHost::Wants(0), &[]);
     is_refused(ToHost::Wants(WINDOW + 1), &[]);
     is_refused(ToHost::Exited(0), &[0]);
+    is_refused(ToHost::Started, &[0]);
     let failure = Failure {
         reason: Reason::Other,
         text: "a".repeat(1025),

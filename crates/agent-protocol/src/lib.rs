@@ -5,6 +5,9 @@
 //! [`ToHost::Exited`], [`ToHost::Killed`] or [`ToHost::Failed`], which is its last. Whoever finds the connection closed
 //! before that ends what it has: the agent kills the program.
 //!
+//! Instead of [`ToAgent::Run`] the host may send [`ToAgent::PowerOff`], which the agent answers by [`ToHost::PowersOff`] or
+//! [`ToHost::Failed`].
+//!
 //! A message is a frame (`frame.rs`): its length, the message in postcard's encoding, and the bytes of a stream for those
 //! messages that carry some. Messages are only added at the end of [`ToAgent`] and [`ToHost`], and never change; what a
 //! peer of an older version would not understand needs a new [`VERSION`].
@@ -25,7 +28,14 @@ pub use message::{DATA_MAX, Failure, Message, Program, Reason, Stream, ToAgent, 
 
 /// The port of the agent. When Coracle starts a guest for one program, the agent calls this port of the host. Any program in
 /// the guest may call it; the agent is PID 1 and calls before it starts another, so the host's first caller is the agent.
+///
+/// In a guest that has a name the agent listens at this port of the guest, to run what `coracle exec` asks for. Linux lets only
+/// root listen at a port below 1024.
 pub const PORT: u32 = 1023;
+
+/// The agent calls this port of the host when it listens. The call is refused: that it is made is all there is to tell. Any
+/// program in the guest may call it, too, which only makes the host call an agent that may not be there.
+pub const READY_PORT: u32 = 1022;
 
 /// How many bytes of each output stream the agent sends before the host has passed any on.
 pub const WINDOW: u32 = 64 << 10;

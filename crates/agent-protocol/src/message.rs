@@ -23,7 +23,7 @@ pub trait Message: Serialize + DeserializeOwned {
 /// From the host to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToAgent {
-    /// Runs the program. It is the first message, and there is no second one.
+    /// Runs the program. It is the first message, and there is no second one of its kind.
     Run(Program),
     /// Input for the program, which is what the message carries. It answers [`ToHost::Wants`] with no more bytes than that.
     Input,
@@ -37,6 +37,8 @@ pub enum ToAgent {
     Signal(u8),
     /// The terminal has another size now.
     Resize(WindowSize),
+    /// Powers the guest off in order. It comes in place of [`ToAgent::Run`].
+    PowerOff,
 }
 
 /// From the agent to the host.
@@ -54,6 +56,10 @@ pub enum ToHost {
     Exited(u8),
     /// This signal has ended the program. All that it had written has been sent.
     Killed(u8),
+    /// The program runs. It comes before anything else of the program.
+    Started,
+    /// The guest has begun to power off. It is the last message.
+    PowersOff,
 }
 
 /// An output stream. With a terminal there is only `Out`.
@@ -114,7 +120,7 @@ impl Message for ToAgent {
             Self::Room { bytes, .. } => check_window(*bytes),
             Self::Signal(number) => check_signal(*number),
             Self::Resize(size) => size.check(),
-            Self::Input | Self::InputEnd | Self::Closed { .. } => Ok(()),
+            Self::Input | Self::InputEnd | Self::Closed { .. } | Self::PowerOff => Ok(()),
         }
     }
 }
@@ -126,7 +132,9 @@ impl Message for ToHost {
             Self::Failed(Failure { text, .. }) => within(text.len() <= TEXT_MAX, "a text that is too long"),
             Self::Wants(bytes) => check_window(*bytes),
             Self::Killed(number) => check_signal(*number),
-            Self::Output(_) | Self::OutputEnd(_) | Self::Exited(_) => Ok(()),
+            Self::Output(_) | Self::OutputEnd(_) | Self::Exited(_) | Self::Started | Self::PowersOff => {
+                Ok(())
+            }
         }
     }
 }

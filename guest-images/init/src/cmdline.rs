@@ -9,6 +9,8 @@ pub struct Settings {
     pub size: Option<(u16, u16)>,
     /// `coracle.agent`: the host says what is to be run.
     pub agent: bool,
+    /// `coracle.exec`: the host may have programs run at any time.
+    pub exec: bool,
     /// `root=`, `rootfstype=`, `rootflags=`, `ro` and `rw`: what Linux would mount as its root without an initrd.
     pub root: Option<Root>,
     /// `init=`: the program that is to be PID 1 in this one's place.
@@ -42,6 +44,7 @@ impl Settings {
                 ("coracle.console", Some(value)) => settings.terminal = value == "terminal",
                 ("coracle.size", Some(value)) => settings.size = parse_size(value),
                 ("coracle.agent", None) => settings.agent = true,
+                ("coracle.exec", None) => settings.exec = true,
                 ("root", Some(value)) => root.device = value.into(),
                 ("rootfstype", Some(value)) => root.kind = Some(value.into()),
                 ("rootflags", Some(value)) => root.options = Some(value.into()),
@@ -60,6 +63,7 @@ impl Settings {
     pub fn in_container(self) -> Self {
         Self {
             agent: false,
+            exec: false,
             root: None,
             init: None,
             ..self

@@ -31,7 +31,8 @@ fn another_console_is_no_terminal() {
 
 #[test]
 fn a_container_takes_the_machines_terminal_and_nothing_else() {
-    let line = "coracle.console=terminal coracle.size=24x80 coracle.agent root=/dev/vda init=/bin/sh";
+    let line =
+        "coracle.console=terminal coracle.size=24x80 coracle.agent coracle.exec root=/dev/vda init=/bin/sh";
     assert_eq!(
         Settings::parse(line).in_container(),
         Settings::parse("coracle.console=terminal coracle.size=24x80")

@@ -24,6 +24,7 @@ use nix::fcntl::AtFlags;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::linkat;
 
+use agent::PowerOff;
 use cmdline::Settings;
 use say::{complain, say};
 use supervise::{End, Supervisor};
@@ -71,8 +72,11 @@ fn run(
     console: Option<&File>,
     boot_time: Duration,
 ) -> End {
-    if settings.terminal || settings.agent || !command.is_empty() {
+    if settings.terminal || settings.agent || settings.exec || !command.is_empty() {
         link_applets();
+    }
+    if settings.exec {
+        supervisor.start_service(PowerOff::Signal);
     }
     if settings.agent {
         return supervisor.run_for_host();
@@ -109,17 +113,26 @@ fn run_in_root(
         Some(root) => root::enter(root)?,
         None => link_applets(),
     }
+    let serve = |power_off| {
+        if settings.exec {
+            supervisor.start_service(power_off);
+        }
+    };
     if settings.agent {
+        serve(PowerOff::Signal);
         return Ok(supervisor.run_for_host());
     }
     if let (None, Some((program, arguments))) = (&settings.init, command.split_first()) {
+        serve(PowerOff::Signal);
         return Ok(supervisor.run(program, arguments, console));
     }
     let init = root::init(settings.init.as_deref())?;
     // Linux takes a shell where there is no init. This process stays above it, so that leaving it is a power-off.
     if settings.init.is_none() && init == SHELL {
+        serve(PowerOff::Signal);
         return Ok(supervisor.run(SHELL, &[], console));
     }
+    serve(PowerOff::Program);
     match supervisor.become_init(&init, command)? {}
 }
 

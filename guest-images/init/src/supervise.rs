@@ -19,7 +19,7 @@ use nix::unistd::{
     ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execv, execvp, fork, setsid,
 };
 
-use crate::agent::{self, Ended, Session};
+use crate::agent::{self, Ended, PowerOff, Service, Session};
 use crate::mounts;
 use crate::say::complain;
 
@@ -135,6 +135,9 @@ impl Supervisor {
             }
             asked.is_none()
         })?;
+        if ended == Ended::PowerOff {
+            return Ok(End::PowerOff { status: 0 });
+        }
         if let Ended::Program(end) = &ended {
             // As in a container, what the program leaves running ends with it.
             // A file that one of them still has open would keep its file system from being left clean.
@@ -143,6 +146,20 @@ impl Supervisor {
             session.tell(end)?;
         }
         Ok(asked.unwrap_or(End::PowerOff { status: 0 }))
+    }
+
+    /// Starts the process that runs programs for the host at any time. Without it the guest does what else it is for.
+    pub fn start_service(&self, power_off: PowerOff) {
+        // SAFETY: this process has one thread, so the child may do all that its parent may.
+        match unsafe { fork() } {
+            Ok(ForkResult::Parent { .. }) => {}
+            Ok(ForkResult::Child) => {
+                let Err(why) = Service::start(power_off).and_then(Service::serve);
+                complain(format_args!("the agent ends: {why}"));
+                exit(1)
+            }
+            Err(why) => complain(format_args!("cannot start the agent: {why}")),
+        }
     }
 
     /// Becomes `program`, which is PID 1 from then on, in the environment that the kernel gave. Comes back only with an

@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
 
+use coracle_agent_protocol::{PORT, READY_PORT};
+
 use super::confinement::confine;
 use super::{Error, OnReboot};
 use crate::boot::parameters;
@@ -15,6 +17,7 @@ use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::guests::Own;
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
 use crate::timeline::{Phase, Timeline};
+use crate::virtio::vsock::ServicePorts;
 
 /// What all boots of a run share.
 pub struct Boots<'a> {
@@ -24,6 +27,8 @@ pub struct Boots<'a> {
     console: Console,
     /// The guest's directory, if it has a name.
     own: Option<Own>,
+    /// Whether its agent runs what others ask for.
+    serves: bool,
     /// Whether any boot's machine was started.
     has_run: bool,
     /// What outlives a boot beside the console. Here between two boots; during a boot there is nothing here.
@@ -45,10 +50,11 @@ struct Ready {
 }
 
 impl<'a> Boots<'a> {
-    pub fn new(config: &'a Config, own: Option<Own>) -> Self {
+    pub fn new(config: &'a Config, own: Option<Own>, serves: bool) -> Self {
         Self {
             config,
             own,
+            serves,
             has_run: false,
             opened: None,
             console: Console::default(),
@@ -157,6 +163,9 @@ impl<'a> Boots<'a> {
             None => {
                 let opened = self.opened.insert(OpenFiles::open(config)?);
                 timeline.mark(Phase::KvmOpened);
+                if self.serves {
+                    expect_agent(opened).map_err(system("reach the guest's agent"))?;
+                }
                 if let Some(own) = &mut self.own {
                     own.publish()?;
                 }
@@ -164,10 +173,11 @@ impl<'a> Boots<'a> {
                 opened
             }
         };
-        let mut hints = match &self.own {
+        let hints = match &self.own {
             Some(own) if own.is_detached() => DETACHED_HINTS.into(),
             _ => console_hints(),
         };
+        let mut hints = with_service(hints, self.serves);
         if timeline.is_on() {
             hints.push_str(" coracle.clock");
         }
@@ -201,6 +211,26 @@ impl<'a> Boots<'a> {
             stop: None,
         })
     }
+}
+
+/// Has the socket device know the agent that init will start.
+fn expect_agent(opened: &OpenFiles) -> io::Result<()> {
+    let ports = ServicePorts {
+        port: PORT,
+        ready_port: READY_PORT,
+    };
+    opened
+        .vsock
+        .as_ref()
+        .map_or(Ok(()), |vsock| vsock.expect_service(ports))
+}
+
+/// The parameters for the built-in guest's init, which starts the agent's service if it `serves`.
+pub fn with_service(mut hints: String, serves: bool) -> String {
+    if serves {
+        hints.push_str(" coracle.exec");
+    }
+    hints
 }
 
 /// What an explanation of the end may use.

@@ -1,23 +1,23 @@
 //! `coracle run -- COMMAND`: one boot of the built-in guest, for one program in it.
 
-use std::io::{self, stderr};
+use std::io::stderr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coracle_agent_protocol::{PORT, Program, Reason};
+use coracle_agent_protocol::{PORT, Program};
 
 use super::boots::facts;
 use super::confinement::confine;
 use super::{Error, tell};
-use crate::commands::system;
+use crate::commands::{status, system};
 use crate::config::Config;
 use crate::confine::filter;
 use crate::console::{Console, Drain, For, GuestOutput, Signals, borrow, wait};
-use crate::diagnosis::{self, InitrdWatch, exit_code};
+use crate::diagnosis::{self, InitrdWatch};
 use crate::machine::{Machine, OpenFiles, Outcome};
 use crate::plain_text;
-use crate::program::{Ended, Session};
+use crate::program::{Ended, Session, Stdin};
 use crate::timeline::{Phase, Timeline};
 
 /// Tells the built-in guest's init that the host says what is to be run.
@@ -31,7 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Timeline) -> Result<u8, Error> {
     let opened = OpenFiles::open(config)?;
     timeline.mark(Phase::KvmOpened);
-    let session = Session::new(program, !config.no_escape);
+    let stdin = Stdin::Ours {
+        has_escape: !config.no_escape,
+    };
+    let session = Session::new(program, stdin);
     let (mut session, agents_end) = session.map_err(system("reach the guest's agent"))?;
     if let Some(vsock) = &opened.vsock {
         vsock
@@ -66,7 +69,7 @@ pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Ti
         log::debug!("the end waits until the host's kernel has taken the VM apart: {error}");
     }
     filter::narrow(filter::Kind::Main);
-    let ended = session.attend(Some(running.ended()), &mut signals);
+    let ended = session.attend(borrow(running.ended()), &mut signals);
     let ended = ended.map_err(system("wait for the guest"))?;
     timeline.end();
     running.end(Outcome::Quit);
@@ -83,40 +86,17 @@ pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Ti
         log::debug!("console: {}", plain_text::clean(line));
     }
 
-    let code = match ended {
-        Ended::Exited(0) if let Some(error) = session.take_output_error() => {
-            tell(format_args!(
-                "coracle: cannot write the program's output: {error}"
-            ));
-            exit_code::FAILED
-        }
-        Ended::Exited(status) => status,
-        Ended::Killed(signal) => exit_code::from_signal(signal.into()),
-        Ended::NotStarted(failure) => {
-            tell(format_args!("coracle: {}", plain_text::clean(&failure.text)));
-            match failure.reason {
-                Reason::NotFound => exit_code::FILE_MISSING,
-                Reason::NotExecutable => exit_code::HOST_CANNOT,
-                Reason::Other => exit_code::FAILED,
-            }
-        }
-        Ended::Agent(error) => {
-            match error.kind() {
-                io::ErrorKind::InvalidData => tell(format_args!(
-                    "coracle: the agent in the guest is not understood: {error}"
-                )),
-                _ => tell("coracle: the agent in the guest is gone, and with it the command"),
-            }
-            exit_code::FAILED
-        }
+    if let Some(code) = status::of(&ended, session.take_output_error()) {
+        return Ok(code);
+    }
+    Ok(match ended {
         Ended::Quit => explain(&Outcome::Quit, &console, &facts),
         Ended::Signal(number) => explain(&Outcome::Signal(number), &console, &facts),
-        Ended::Machine => {
+        _ => {
             facts.initrd_failure = initrd.reason();
             explain(&outcome, &console, &facts)
         }
-    };
-    Ok(code)
+    })
 }
 
 fn explain(outcome: &Outcome, console: &Console, facts: &diagnosis::Facts) -> u8 {

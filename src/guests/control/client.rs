@@ -1,5 +1,5 @@
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::http::Answer;
-use super::reason;
 use crate::console::{For, wait};
 use crate::unix_socket;
 
@@ -18,14 +17,64 @@ const ANSWER_MAX: usize = 64 << 10;
 
 /// Sends a request to the guest's process at this socket, and gives what it answers within `patience`.
 pub fn ask(socket: &Path, method: &str, path: &str, patience: Duration) -> io::Result<Value> {
-    let mut stream = connect(socket)?;
-    // So little fits into the socket at once.
-    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n").as_bytes())?;
+    let stream = send(socket, method, path)?;
     let answer = read_to_end(stream, Instant::now() + patience)?;
     match Answer::of(&answer) {
         Some(Answer { status: 200, body }) => Ok(body),
-        Some(Answer { body, .. }) => Err(reason(&body)),
-        None => Err(io::Error::other("its answer cannot be understood")),
+        answer => Err(reason(answer)),
+    }
+}
+
+/// Asks the guest's process at this socket for a connection to the agent in the guest, and gives that connection.
+pub fn call_agent(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let mut stream = send(socket, "POST", "/exec")?;
+    let deadline = Instant::now() + patience;
+    wait_for_more(&stream, deadline)?;
+    // What the agent says may follow, and is left to whoever speaks with it.
+    let expected = Answer::upgrade().bytes();
+    let mut head = vec![0; expected.len()];
+    // SAFETY: the buffer is writable for its whole length.
+    let count = unsafe {
+        libc::recv(
+            stream.as_raw_fd(),
+            head.as_mut_ptr().cast(),
+            head.len(),
+            libc::MSG_PEEK,
+        )
+    };
+    // It comes whole, because it was sent whole.
+    if usize::try_from(count) == Ok(expected.len()) && head == expected {
+        stream.read_exact(&mut head)?;
+        return Ok(stream);
+    }
+    Err(reason(Answer::of(&read_to_end(stream, deadline)?)))
+}
+
+/// Connects, and sends a request.
+fn send(socket: &Path, method: &str, path: &str) -> io::Result<UnixStream> {
+    let mut stream = connect(socket)?;
+    // So little fits into the socket at once.
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n").as_bytes())?;
+    Ok(stream)
+}
+
+/// What an answer says that is no success.
+fn reason(answer: Option<Answer>) -> io::Error {
+    let Some(Answer { body, .. }) = answer else {
+        return io::Error::other("its answer cannot be understood");
+    };
+    let reason = body
+        .get("error")
+        .and_then(Value::as_str)
+        .unwrap_or("its answer has no reason");
+    io::Error::other(crate::plain_text::clean(reason))
+}
+
+fn wait_for_more(stream: &UnixStream, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match wait([Some(For::Reading(stream.as_fd()))], Some(left))? {
+        [true] => Ok(()),
+        [false] => Err(io::Error::other("it does not answer")),
     }
 }
 
@@ -46,10 +95,7 @@ fn read_to_end(mut stream: UnixStream, deadline: Instant) -> io::Result<Vec<u8>>
     let mut bytes = vec![0; ANSWER_MAX];
     let mut length = 0;
     while length < bytes.len() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if let [false] = wait([Some(For::Reading(stream.as_fd()))], Some(left))? {
-            return Err(io::Error::other("it does not answer"));
-        }
+        wait_for_more(&stream, deadline)?;
         match stream.read(&mut bytes[length..]) {
             Ok(0) => break,
             Ok(count) => length += count,

@@ -15,6 +15,9 @@ struct Fake {
     is_ending: AtomicBool,
     has_button: AtomicBool,
     is_pressed: AtomicBool,
+    has_agent: AtomicBool,
+    /// The connections to its agent.
+    called: Mutex<Vec<UnixStream>>,
 }
 
 impl Machine for Fake {
@@ -33,6 +36,15 @@ impl Machine for Fake {
         self.is_pressed.fetch_or(has_button, Ordering::Relaxed);
         Ok(has_button)
     }
+
+    fn has_agent(&self) -> bool {
+        self.has_agent.load(Ordering::Relaxed)
+    }
+
+    fn call_agent(&self, host: UnixStream) -> io::Result<()> {
+        self.called.lock().unwrap().push(host);
+        Ok(())
+    }
 }
 
 fn control() -> (Arc<Control>, Arc<Fake>, File) {
@@ -45,7 +57,14 @@ fn control() -> (Arc<Control>, Arc<Fake>, File) {
 }
 
 fn status(control: &Control, method: &str, path: &str) -> u16 {
-    control.answer(&Request { method, path }).status
+    let has_more = false;
+    control
+        .answer(&Request {
+            method,
+            path,
+            has_more,
+        })
+        .status
 }
 
 #[test]
@@ -56,6 +75,7 @@ fn a_pause_is_seen_by_others_until_it_ends() {
             .answer(&Request {
                 method: "GET",
                 path: "/guest",
+                has_more: false,
             })
             .body["state"]
             .clone()
@@ -192,6 +212,65 @@ fn who_asks_waits_only_as_long_as_it_wants_to() {
     let _silent = UnixListener::bind(&path).unwrap();
     let error = ask(&path, "GET", "/guest", Duration::from_millis(10)).unwrap_err();
     assert_eq!(error.to_string(), "it does not answer");
+}
+
+#[test]
+fn a_connection_becomes_the_agents_unless_there_is_none_or_it_hears_nothing() {
+    let (_directory, path, machine) = server();
+    let refused = |words: &str| {
+        let error = call_agent(&path, PATIENCE).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refused("only the built-in guest has one");
+    machine.has_agent.store(true, Ordering::Relaxed);
+    ask(&path, "PUT", "/pause", PATIENCE).unwrap();
+    refused("coracle unpause");
+    ask(&path, "PUT", "/resume", PATIENCE).unwrap();
+    let mut host = call_agent(&path, PATIENCE).unwrap();
+    host.set_nonblocking(false).unwrap();
+    // Nobody reads what is said to the agent, or what it says, in between.
+    host.write_all(b"for the agent").unwrap();
+    let mut agents = loop {
+        match machine.called.lock().unwrap().pop() {
+            Some(agents) => break agents,
+            None => std::thread::yield_now(),
+        }
+    };
+    let mut said = [0; 13];
+    agents.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"for the agent");
+    agents.write_all(b"for the host").unwrap();
+    drop(agents);
+    let mut heard = Vec::new();
+    host.read_to_end(&mut heard).unwrap();
+    assert_eq!(heard, b"for the host");
+}
+
+#[test]
+fn what_is_sent_for_the_agent_before_the_answer_is_refused() {
+    let (_directory, path, machine) = server();
+    machine.has_agent.store(true, Ordering::Relaxed);
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.write_all(b"POST /exec HTTP/1.1\r\n\r\nmore").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(machine.called.lock().unwrap().is_empty());
+}
+
+#[test]
+fn as_many_as_come_at_once_are_answered() {
+    let (_directory, path, _) = server();
+    // All have connected before any of them sends its request.
+    let mut all: Vec<_> = (0..60).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for stream in &mut all {
+        stream.write_all(b"GET /guest HTTP/1.1\r\n\r\n").unwrap();
+    }
+    for stream in &mut all {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
 }
 
 proptest! {

@@ -2,14 +2,20 @@ use serde_json::{Value, json};
 
 /// Bytes of a request. None has more.
 pub const REQUEST_MAX: usize = 4096;
+/// The status that makes a connection another one (RFC 9110 section 15.2.2).
+const UPGRADE: u16 = 101;
+/// What [`Answer::upgrade`] is on the wire. The client counts on its end.
+const UPGRADE_HEAD: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: coracle-agent\r\n\r\n";
 /// Lines of a request's head, beside the first.
 const HEADERS_MAX: usize = 32;
 
-/// A request: its first line. What follows does not matter to any request.
+/// A request: its first line, and whether anything follows its head.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     pub method: &'a str,
     pub path: &'a str,
+    pub has_more: bool,
 }
 
 /// What the bytes of a connection are so far.
@@ -22,7 +28,7 @@ pub enum Parsed<'a> {
     Wrong,
 }
 
-/// A status and a JSON object.
+/// A status and a JSON object; null where there is none.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
     pub status: u16,
@@ -35,8 +41,12 @@ impl<'a> Parsed<'a> {
         let mut request = httparse::Request::new(&mut headers);
         match request.parse(bytes) {
             Ok(httparse::Status::Partial) if bytes.len() < REQUEST_MAX => Self::Part,
-            Ok(httparse::Status::Complete(_)) => match (request.method, request.path) {
-                (Some(method), Some(path)) => Self::Whole(Request { method, path }),
+            Ok(httparse::Status::Complete(head)) => match (request.method, request.path) {
+                (Some(method), Some(path)) => Self::Whole(Request {
+                    method,
+                    path,
+                    has_more: bytes.len() > head,
+                }),
                 _ => Self::Wrong,
             },
             _ => Self::Wrong,
@@ -56,7 +66,22 @@ impl Answer {
         }
     }
 
+    /// From here on the connection is something else.
+    pub fn upgrade() -> Self {
+        Self {
+            status: UPGRADE,
+            body: Value::Null,
+        }
+    }
+
+    pub fn is_upgrade(&self) -> bool {
+        self.status == UPGRADE
+    }
+
     pub fn bytes(&self) -> Vec<u8> {
+        if self.is_upgrade() {
+            return UPGRADE_HEAD.into();
+        }
         let words = match self.status {
             200 => "OK",
             400 => "Bad Request",
@@ -80,9 +105,12 @@ impl Answer {
         let Ok(httparse::Status::Complete(head)) = answer.parse(bytes) else {
             return None;
         };
-        Some(Self {
-            status: answer.code?,
-            body: serde_json::from_slice(&bytes[head..]).ok()?,
-        })
+        match answer.code? {
+            UPGRADE => Some(Self::upgrade()),
+            status => Some(Self {
+                status,
+                body: serde_json::from_slice(&bytes[head..]).ok()?,
+            }),
+        }
     }
 }

@@ -6,8 +6,11 @@
 //! | `PUT /pause` | answers when no vCPU and no device works for the guest any more |
 //! | `PUT /resume` | lets the guest go on |
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
+//! | `POST /exec` | makes the connection one to the agent in the guest, as soon as that listens |
 //!
-//! A connection serves one request. Each answer is a JSON object; one that is no success has the member `error`.
+//! A connection serves one request. Each answer is a JSON object; one that is no success has the member `error`. Only `POST /exec` is
+//! answered with 101 (RFC 9110 section 15.2.2) and no object. After that the bytes are those of the agent's protocol
+//! (crates/agent-protocol), of which this process reads none.
 
 /// The other commands' end.
 mod client;
@@ -18,13 +21,14 @@ mod server;
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::lock;
 use crate::machine::Running;
-pub use client::{PATIENCE, ask, connect, is_served};
+pub use client::{PATIENCE, ask, call_agent, connect, is_served};
 pub use http::{Answer, Parsed, Request};
 pub use server::serve;
 
@@ -36,6 +40,10 @@ pub trait Machine: Send + Sync {
     fn resume(&self);
     /// See [`Running::press_power_button`].
     fn press_power_button(&self) -> io::Result<bool>;
+    /// See [`Running::has_agent`].
+    fn has_agent(&self) -> bool;
+    /// See [`Running::call_agent`].
+    fn call_agent(&self, host: UnixStream) -> io::Result<()>;
 }
 
 /// The guest's machine, as far as there is one at the moment, and what others may know of it.
@@ -102,10 +110,32 @@ impl Control {
                     None => Answer::error(409, "the guest is about to end"),
                 }
             }
-            (_, "/guest" | "/pause" | "/resume" | "/power-button") => {
+            ("POST", "/exec") if request.has_more => {
+                Answer::error(400, "nothing may be sent before the answer 101")
+            }
+            ("POST", "/exec") => match &state.machine {
+                Some(_) if state.is_paused => {
+                    Answer::error(409, "the guest is paused: coracle unpause lets it go on")
+                }
+                Some(machine) if machine.has_agent() => Answer::upgrade(),
+                Some(_) => Answer::error(
+                    409,
+                    "there is none: only the built-in guest has one (coracle run without --kernel and --initrd)",
+                ),
+                None => Answer::error(409, "the guest is about to end"),
+            },
+            (_, "/guest" | "/pause" | "/resume" | "/power-button" | "/exec") => {
                 Answer::error(405, "this method is not one of that path")
             }
             _ => Answer::error(404, "there is no such path"),
+        }
+    }
+
+    /// Makes a connection one to the agent, once that is its answer.
+    fn call_agent(&self, host: UnixStream) {
+        let machine = self.lock().machine.clone();
+        if let Some(Err(error)) = machine.map(|machine| machine.call_agent(host)) {
+            log::warn!("cannot reach the agent in the guest: {error}");
         }
     }
 
@@ -146,15 +176,14 @@ impl Machine for Running {
     fn press_power_button(&self) -> io::Result<bool> {
         Running::press_power_button(self)
     }
-}
 
-/// What an answer that is no success says.
-fn reason(body: &Value) -> io::Error {
-    let reason = body
-        .get("error")
-        .and_then(Value::as_str)
-        .unwrap_or("its answer has no reason");
-    io::Error::other(crate::plain_text::clean(reason))
+    fn has_agent(&self) -> bool {
+        Running::has_agent(self)
+    }
+
+    fn call_agent(&self, host: UnixStream) -> io::Result<()> {
+        Running::call_agent(self, host)
+    }
 }
 
 #[cfg(test)]

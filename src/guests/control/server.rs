@@ -1,10 +1,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::Control;
 use super::http::{Answer, Parsed, REQUEST_MAX};
@@ -13,7 +14,9 @@ use crate::console::{For, wait, with_all_signals_blocked};
 use crate::threads;
 
 /// How many connections are open at once. When one more comes, the oldest is closed, from which no whole request was read yet.
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 64;
+/// So long a connection is not closed for that: whoever has just connected may not have come to send yet.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Starts the thread that answers the requests that come to `listener`. It ends with the process.
 pub fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
@@ -44,24 +47,36 @@ struct Server {
 
 /// A connection, with what it has sent of a request.
 struct Connection {
-    socket: OwnedFd,
+    socket: UnixStream,
+    since: Instant,
     bytes: Vec<u8>,
 }
 
 impl Server {
     /// Waits for something to do, and does it.
     fn turn(&mut self, control: &Control) -> io::Result<()> {
+        let grace = match self.connections.front() {
+            Some(oldest) if self.connections.len() == CONNECTIONS => {
+                GRACE.saturating_sub(oldest.since.elapsed())
+            }
+            _ => Duration::ZERO,
+        };
         let mut watched = [None; CONNECTIONS + 1];
-        watched[0] = Some(For::Reading(self.listener.as_fd()));
+        watched[0] = grace.is_zero().then_some(For::Reading(self.listener.as_fd()));
         for (entry, connection) in watched[1..].iter_mut().zip(&self.connections) {
             *entry = Some(For::Reading(connection.socket.as_fd()));
         }
-        let ready = wait(watched, None)?;
-        let mut index = 0;
-        self.connections.retain_mut(|connection| {
-            index += 1;
-            !ready[index] || connection.go_on(control)
-        });
+        let ready = wait(watched, (!grace.is_zero()).then_some(grace))?;
+        let connections = mem::take(&mut self.connections);
+        let go_on = |(connection, is_ready): (Connection, _)| match is_ready {
+            true => connection.go_on(control),
+            false => Some(connection),
+        };
+        self.connections = connections
+            .into_iter()
+            .zip(ready[1..].iter().copied())
+            .filter_map(go_on)
+            .collect();
         if ready[0] {
             self.accept()?;
         }
@@ -70,12 +85,13 @@ impl Server {
 
     fn accept(&mut self) -> io::Result<()> {
         match self.listener.accept() {
-            Ok((stream, _)) => {
+            Ok((socket, _)) => {
                 if self.connections.len() == CONNECTIONS {
                     self.connections.pop_front();
                 }
                 self.connections.push_back(Connection {
-                    socket: stream.into(),
+                    socket,
+                    since: Instant::now(),
                     bytes: Vec::new(),
                 });
                 Ok(())
@@ -96,8 +112,8 @@ impl Server {
 }
 
 impl Connection {
-    /// Reads what is there, and answers a request that is whole. False when the connection has done its work.
-    fn go_on(&mut self, control: &Control) -> bool {
+    /// Reads what is there, and answers a request that is whole. Nothing is left when the connection has done its work.
+    fn go_on(mut self, control: &Control) -> Option<Self> {
         let mut part = [0; REQUEST_MAX];
         let room = REQUEST_MAX - self.bytes.len();
         // SAFETY: the buffer is writable for so many bytes.
@@ -111,27 +127,29 @@ impl Connection {
         };
         let count = match usize::try_from(count) {
             Ok(count @ 1..) => count,
-            Ok(0) => return false,
-            Err(_) => return io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock,
+            Ok(0) => return None,
+            Err(_) => {
+                let is_early = io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
+                return is_early.then_some(self);
+            }
         };
         self.bytes.extend(&part[..count]);
         let answer = match Parsed::of(&self.bytes) {
-            Parsed::Part => return true,
+            Parsed::Part => return Some(self),
             Parsed::Whole(request) => control.answer(&request),
             Parsed::Wrong => Answer::error(400, "this is no request of HTTP/1.1"),
         };
-        let answer = answer.bytes();
+        self.send(&answer.bytes());
+        if answer.is_upgrade() {
+            control.call_agent(self.socket);
+        }
+        None
+    }
+
+    /// An answer is short, so the socket takes all of it, unless the other end is gone.
+    fn send(&self, bytes: &[u8]) {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // An answer is short, so the socket takes all of it, unless the other end is gone.
         // SAFETY: the buffer is readable for its whole length.
-        unsafe {
-            libc::send(
-                self.socket.as_raw_fd(),
-                answer.as_ptr().cast(),
-                answer.len(),
-                flags,
-            )
-        };
-        false
+        unsafe { libc::send(self.socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
     }
 }

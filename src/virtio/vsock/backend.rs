@@ -16,6 +16,7 @@ use super::connector::Connector;
 use super::listener::listen;
 use super::muxer::{Command, Muxer};
 use super::queues::{EVENT, QueueError, Queues, RECEIVE, TRANSMIT};
+use super::service::{Service, ServicePorts};
 use crate::config::{self, Confine, User};
 use crate::confine::filter;
 use crate::threads;
@@ -81,6 +82,9 @@ pub struct Backend {
     /// Wakes the thread.
     wake: Arc<EventFd>,
     commands: Sender<Command>,
+    /// Whether a service is expected, and whether it listens.
+    expects_service: AtomicBool,
+    has_service: Arc<AtomicBool>,
     worker: Mutex<Worker>,
 }
 
@@ -124,12 +128,16 @@ impl Backend {
         let wake = Arc::new(EventFd::new(libc::EFD_CLOEXEC | EFD_NONBLOCK)?);
         let log = Arc::<LogLimit>::default();
         let (commands, given) = mpsc::channel();
-        let muxer = Muxer::new(cid, listener, connector, given, &wake, log.clone())?;
+        let has_service = Arc::<AtomicBool>::default();
+        let service = Service::new(has_service.clone());
+        let muxer = Muxer::new(cid, listener, connector, service, given, &wake, log.clone())?;
         Ok(Self {
             cid,
             log,
             wake,
             commands,
+            expects_service: AtomicBool::new(false),
+            has_service,
             worker: Mutex::new(Worker {
                 muxer: Some(muxer),
                 thread: None,
@@ -153,6 +161,27 @@ impl Backend {
     /// port. They outlast drivers that come and go.
     pub fn answer(&self, port: u32, host: UnixStream) -> io::Result<()> {
         self.command(Command::Answer(port, host))
+    }
+
+    /// There will be a service in the guest, at these ports. Each boot's driver finds it not yet listening.
+    pub fn expect_service(&self, ports: ServicePorts) -> io::Result<()> {
+        self.expects_service.store(true, Ordering::Relaxed);
+        self.command(Command::Expect(ports))
+    }
+
+    /// Whether there is to be a service.
+    pub fn expects_service(&self) -> bool {
+        self.expects_service.load(Ordering::Relaxed)
+    }
+
+    /// Whether it listens, as far as the guest has told.
+    pub fn has_service(&self) -> bool {
+        self.has_service.load(Ordering::Relaxed)
+    }
+
+    /// Calls the service as [`Backend::dial`] does, once it listens.
+    pub fn dial_service(&self, host: UnixStream) -> io::Result<()> {
+        self.command(Command::DialService(host))
     }
 
     fn command(&self, command: Command) -> io::Result<()> {

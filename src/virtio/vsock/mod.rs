@@ -14,6 +14,7 @@ use super::{Activation, QueuePosition, VirtioDevice};
 pub use backend::{Backend, OpenError};
 use backend::{Before, Job};
 use queues::QUEUES;
+pub use service::ServicePorts;
 
 mod backend;
 mod calls;
@@ -27,6 +28,7 @@ mod listener;
 mod muxer;
 mod packet;
 mod queues;
+mod service;
 mod table;
 
 #[cfg(test)]

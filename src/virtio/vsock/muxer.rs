@@ -18,6 +18,7 @@ use super::connector::Connector;
 use super::greeting::Greeting;
 use super::packet::{HOST_CID, Header, Operation, Ports};
 use super::queues::{QueueError, Queues};
+use super::service::{Service, ServicePorts};
 use super::table::{CONNECTIONS_MAX, Id, Table};
 use crate::virtio::buffers::Buffers;
 use crate::virtio::log_limit::LogLimit;
@@ -42,6 +43,10 @@ pub enum Command {
     Dial(u32, UnixStream),
     /// Connects the next call of the guest to a port of the host to this socket.
     Answer(u32, UnixStream),
+    /// There will be a service.
+    Expect(ServicePorts),
+    /// Connects the service to this socket once it listens.
+    DialService(UnixStream),
 }
 
 pub struct Muxer {
@@ -53,6 +58,7 @@ pub struct Muxer {
     is_starved: bool,
     commands: Receiver<Command>,
     calls: Calls,
+    service: Service,
     /// Packets that tell the guest of a connection that there is none, with the address from which they come.
     resets: VecDeque<(u64, Ports)>,
     next_port: u32,
@@ -68,6 +74,7 @@ impl Muxer {
         cid: u32,
         listener: Option<UnixListener>,
         connector: Option<Connector>,
+        service: Service,
         commands: Receiver<Command>,
         wake: &EventFd,
         log: Arc<LogLimit>,
@@ -86,6 +93,7 @@ impl Muxer {
             cid,
             table,
             calls,
+            service,
             listener,
             is_called: false,
             is_starved: false,
@@ -152,14 +160,21 @@ impl Muxer {
     /// Takes what Coracle wants.
     pub fn take_commands(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
-            let (Command::Dial(_, host) | Command::Answer(_, host)) = &command;
-            if let Err(error) = host.set_nonblocking(true) {
+            if let Command::Dial(_, host) | Command::Answer(_, host) | Command::DialService(host) = &command
+                && let Err(error) = host.set_nonblocking(true)
+            {
                 log::debug!("socket device: {error}");
                 continue;
             }
             match command {
                 Command::Dial(port, host) => self.dial(port, host),
                 Command::Answer(port, host) => self.calls.give(port, host),
+                Command::Expect(ports) => self.service.expect(ports),
+                Command::DialService(host) => {
+                    if let Some((port, host)) = self.service.take(host) {
+                        self.dial(port, host);
+                    }
+                }
             }
         }
     }
@@ -308,6 +323,10 @@ impl Muxer {
 
     /// A program of the guest calls a port of the host.
     fn take_call(&mut self, header: &Header) {
+        if let Some((port, waiting)) = self.service.tells(header.destination_port) {
+            waiting.into_iter().for_each(|host| self.dial(port, host));
+            return self.reset(HOST_CID, header.ports());
+        }
         let may_wait = self.table.count() + self.calls.waiting() < CONNECTIONS_MAX;
         match self.calls.take(header, may_wait) {
             Call::Connected(host) => self.connect(header, host),
@@ -487,6 +506,7 @@ impl Muxer {
     pub fn forget_guest(&mut self) {
         self.resets.clear();
         self.calls.forget_all();
+        self.service.forget_guest();
         for id in self.table.ids() {
             let phase = self.table.get(id).map(|connection| connection.phase);
             if let Some(Phase::Established | Phase::Requested { is_sent: true, .. }) = phase {

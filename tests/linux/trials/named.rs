@@ -3,46 +3,18 @@
 use std::fs;
 use std::path::PathBuf;
 
-use tempfile::TempDir;
-
-use crate::images::{cpio, scratch};
+use crate::harbour::Harbour;
+use crate::images::cpio;
 use crate::place;
-use crate::run::{Coracle, Finished};
+use crate::run::Finished;
 
 crate::group!["named":
     a_detached_guest_is_found_by_its_name_and_ended,
     a_stock_guest_powers_off_by_its_button,
 ];
 
-/// A runtime directory with no guests at first. All of them end with it.
-struct Harbour(TempDir);
-
-impl Harbour {
-    fn coracle(&self, arguments: &[&str]) -> Coracle {
-        Coracle::program(place::coracle())
-            .args(arguments)
-            .variable("XDG_RUNTIME_DIR", self.0.path())
-    }
-
-    /// Runs a command that is to succeed without a message, and gives what it prints.
-    #[track_caller]
-    fn say(&self, arguments: &[&str]) -> String {
-        let finished = self.coracle(arguments).end();
-        finished.assert_powered_off();
-        finished.console()
-    }
-}
-
-impl Drop for Harbour {
-    fn drop(&mut self) {
-        for name in self.coracle(&["ps", "-q"]).end().console().lines() {
-            self.coracle(&["kill", name]).end();
-        }
-    }
-}
-
 fn a_detached_guest_is_found_by_its_name_and_ended() {
-    let harbour = Harbour(scratch());
+    let harbour = Harbour::new();
     assert_eq!(harbour.say(&["run", "-d", "--name", "web"]), "web\n");
     // That is what the start waited for.
     assert!(harbour.say(&["logs", "web"]).contains("Coracle guest: Linux"));
@@ -70,11 +42,11 @@ poweroff -f
 ";
 
 fn a_stock_guest_powers_off_by_its_button() {
-    let harbour = Harbour(scratch());
+    let harbour = Harbour::new();
     // What follows in an initrd replaces what is before.
     let mut initrd = fs::read(place::stock().join("stock-initrd")).unwrap();
     initrd.extend(cpio("init", 0o755, INIT.as_bytes()));
-    let initrd_path: PathBuf = harbour.0.path().join("initrd");
+    let initrd_path: PathBuf = harbour.path().join("initrd");
     fs::write(&initrd_path, initrd).unwrap();
     let kernel = place::stock().join("vmlinuz");
     let started = harbour

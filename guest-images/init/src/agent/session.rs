@@ -28,6 +28,8 @@ pub const ENOUGH: usize = 64 << 10;
 pub enum Ended {
     /// As the host is told by [`Session::tell`].
     Program(ToHost),
+    /// The host wants the guest to power off, and no program.
+    PowerOff,
     /// What was watched beside the session says that it is to end.
     Interrupted,
 }
@@ -85,19 +87,40 @@ impl Session {
             if happened.connection && !self.connection.read()? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            let mut has_started = false;
             while let Some((message, data)) = self.connection.next()? {
                 match (message, &mut self.program) {
                     (ToAgent::Run(program), None) => match Running::start(&program) {
-                        Ok(running) => self.program = Some(running),
+                        Ok(running) => {
+                            self.program = Some(running);
+                            has_started = true;
+                        }
                         Err(failure) => return Ok(Ended::Program(failure)),
                     },
+                    (ToAgent::PowerOff, None) => return Ok(Ended::PowerOff),
                     (message, Some(running)) => running.obey(message, data)?,
                     (_, None) => return Err(io::ErrorKind::InvalidData.into()),
                 }
             }
+            if has_started {
+                send(&mut self.connection, &ToHost::Started, &[]);
+            }
             if let Some(running) = &mut self.program {
                 running.go_on(&happened, &mut self.connection, &mut self.buffer);
             }
+        }
+    }
+
+    /// Says something to the host, and waits until it is on its way.
+    pub fn say(&mut self, message: &ToHost) -> io::Result<()> {
+        send(&mut self.connection, message, &[]);
+        loop {
+            self.connection.write()?;
+            if self.connection.unsent() == 0 {
+                return Ok(());
+            }
+            let stream = self.connection.stream().as_fd();
+            wait_for(&mut [PollFd::new(stream, PollFlags::POLLOUT)])?;
         }
     }
 
@@ -230,7 +253,7 @@ impl Running {
     fn obey(&mut self, message: ToAgent, data: &[u8]) -> io::Result<()> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         match message {
-            ToAgent::Run(_) => return Err(invalid()),
+            ToAgent::Run(_) | ToAgent::PowerOff => return Err(invalid()),
             ToAgent::Input => self.input.take(data)?,
             ToAgent::InputEnd => self.input.end(),
             ToAgent::Room { stream, bytes } => {

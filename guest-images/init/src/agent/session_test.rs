@@ -128,6 +128,7 @@ impl Host {
                     self.send(&ToAgent::Room { stream, bytes }, &[]);
                 }
                 (ToHost::OutputEnd(stream), _) => told.ended.push(stream),
+                (ToHost::Started, _) => {}
                 (ToHost::Wants(_), _) if input.is_empty() => self.send(&ToAgent::InputEnd, &[]),
                 (ToHost::Wants(bytes), _) => {
                     let (now, later) = input.split_at(input.len().min(bytes as usize));
@@ -306,7 +307,10 @@ fn what_was_written_before_the_end_arrives_whole_at_a_slow_reader() {
     while received < WINDOW as usize {
         let (message, data) = host.next().unwrap();
         assert!(
-            matches!(message, ToHost::Output(Stream::Out) | ToHost::Wants(_)),
+            matches!(
+                message,
+                ToHost::Output(Stream::Out) | ToHost::Wants(_) | ToHost::Started
+            ),
             "{message:?}"
         );
         received += data.len();
@@ -352,7 +356,7 @@ fn a_program_can_close_its_own_streams() {
     loop {
         match host.next().unwrap().0 {
             ToHost::OutputEnd(stream) => break assert_eq!(stream, Stream::Out),
-            ToHost::Wants(_) => {}
+            ToHost::Wants(_) | ToHost::Started => {}
             other => panic!("{other:?}"),
         }
     }
@@ -439,6 +443,35 @@ fn a_program_ends_with_its_host() {
 }
 
 #[test]
+fn the_start_of_a_program_is_told_before_anything_else_of_it() {
+    let mut host = Host::run(shell("exit 3"));
+    assert_eq!(host.next(), Some((ToHost::Started, vec![])));
+    assert_eq!(host.finish(&[]).last, Some(ToHost::Exited(3)));
+    let mut host = Host::run(program(&["no-such-program"]));
+    assert!(matches!(host.next(), Some((ToHost::Failed(_), _))));
+}
+
+#[test]
+fn a_host_that_wants_the_guest_to_power_off_gets_no_program() {
+    let mut host = Host::with(&hello());
+    host.send(&ToAgent::PowerOff, &[]);
+    assert_eq!(host.agent.join().unwrap().unwrap(), Ended::PowerOff);
+}
+
+#[test]
+fn what_is_said_to_the_host_is_on_its_way_when_that_returns() {
+    let (mut host, agents) = UnixStream::pair().unwrap();
+    let mut session = Session::new(agents.into()).unwrap();
+    session.say(&ToHost::PowersOff).unwrap();
+    drop(session);
+    let mut bytes = Vec::new();
+    host.read_to_end(&mut bytes).unwrap();
+    let mut incoming = Incoming::new(FRAME_MAX);
+    incoming.push(&bytes);
+    assert_eq!(incoming.next(), Ok(Some((ToHost::PowersOff, &b""[..]))));
+}
+
+#[test]
 fn a_host_that_makes_no_sense_is_left_and_its_program_ended() {
     let invalid = |host: Host| {
         assert_eq!(
@@ -457,6 +490,9 @@ fn a_host_that_makes_no_sense_is_left_and_its_program_ended() {
     invalid(host);
     let mut host = Host::run(shell("sleep 1000"));
     host.send(&ToAgent::Run(shell("true")), &[]);
+    invalid(host);
+    let mut host = Host::run(shell("sleep 1000"));
+    host.send(&ToAgent::PowerOff, &[]);
     invalid(host);
     // More room than there can be, and input that was not asked for.
     let mut host = Host::run(shell("sleep 1000"));
