@@ -26,6 +26,8 @@ impl Machine for Fake {
         Ok(true)
     }
 
+    fn end(&self) {}
+
     fn has_agent(&self) -> bool {
         true
     }

@@ -12,6 +12,7 @@ use super::{Error, named, status, system, tell};
 use crate::confine;
 use crate::console::{Signals, leave_to_parent};
 use crate::diagnosis::exit_code;
+use crate::guests::control;
 use crate::program::{Ended, Session, Stdin};
 
 /// How long the agent may take to answer: a guest that has just been started has to boot.
@@ -85,7 +86,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     if args.tty && args.interactive {
         leave_to_parent(|child| confine::enter_keeper(child, false));
     }
-    let (connection, process) = guest.call_agent()?;
+    let (connection, process) = guest.call_agent(control::PATIENCE)?;
     let stdin = match args.interactive {
         true => Stdin::Ours {
             has_escape: !args.no_escape,

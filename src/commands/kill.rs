@@ -10,7 +10,7 @@ Examples:
   coracle kill web
       ends the guest
   coracle kill -s TERM web
-      the same, but Coracle ends in order: it writes down how the guest ended, and closes its disks")]
+      asks the guest to power off, as coracle stop does, and ends it after 10 seconds, or at the second one")]
 pub struct Args {
     /// Names of guests
     #[arg(required = true, value_name = "NAME")]

@@ -10,11 +10,13 @@ use std::mem;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coracle_agent_protocol::Program;
+
 use super::number::number;
 use super::{Error, print};
 use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size, User, Vsock};
 use crate::confine;
-use crate::console::{ignore_file_size_limit, leave_to_parent, tell};
+use crate::console::{Console, ignore_file_size_limit, leave_to_parent, tell};
 use crate::diagnosis::Diagnosis;
 use crate::guests::{Made, Name, Own};
 use crate::machine::{DryRun, LimitReached};
@@ -22,7 +24,7 @@ use crate::timeline::{Phase, Timeline};
 use crate::timings::{Destination, Report, ReportWriter};
 use boots::{Boots, console_hints, with_service};
 use command::Command;
-use detached::Side;
+use detached::{Inherited, Side};
 
 /// Boot a guest and attach its console to this terminal
 ///
@@ -224,8 +226,9 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
 }
 
 fn run(args: &Args, started: Duration) -> Result<u8, Error> {
+    let inherited = args.detach.then(Inherited::note);
     let mut config = args.config()?;
-    let program = args.command.program(&mut config)?;
+    let program = args.command.program(&mut config, args.detach)?;
     let has_name = args.name.is_some() || args.detach;
     // In a guest that can be found others may run programs.
     let serves = has_name && config.kernel.is_none() && config.initrd.is_none();
@@ -262,17 +265,6 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
         Some(destination) => Some(ReportWriter::new(destination.as_ref())?),
         None => None,
     };
-    if let Some(program) = program {
-        if has_name {
-            let why = "a command's guest has no name yet, and runs in the foreground: leave out --name and --detach";
-            return Err(Error::Command(why.into()));
-        }
-        let ended = program::run(&config, program, args.command.console, &timeline);
-        let written = write_report(timings, timeline);
-        let code = ended?;
-        written?;
-        return Ok(code);
-    }
     let mut own = match has_name {
         true => Some(Own::make(args.name.clone(), &Made::of(&config, args.rm))?),
         false => None,
@@ -285,7 +277,16 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
             Side::Guest(made) => own = Some(made),
         }
     }
-    let mut boots = Boots::new(&config, own, serves);
+    if let Some(program) = program {
+        return run_program(
+            &config,
+            program,
+            args.command.console,
+            (own, inherited),
+            (timings, timeline),
+        );
+    }
+    let mut boots = Boots::new(&config, (own, inherited), serves);
     let ended = boot_until_the_end(&mut boots, timeline, timings);
     let (code, explanation) = match &ended {
         Ok(diagnosis) => (
@@ -299,6 +300,34 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     };
     boots.write_down(code, explanation);
     ended.map(|diagnosis| diagnosis.exit_code)
+}
+
+/// Runs the one program that the guest is for.
+fn run_program(
+    config: &Config,
+    program: Program,
+    shows_console: bool,
+    (mut own, inherited): (Option<Own>, Option<Inherited>),
+    (timings, timeline): (Option<ReportWriter>, Timeline),
+) -> Result<u8, Error> {
+    let output = Console::default();
+    let named = own.as_mut().map(|own| program::Named {
+        own,
+        inherited,
+        output: &output,
+    });
+    let ended = program::run(config, program, shows_console, named, &timeline);
+    let written = write_report(timings, timeline);
+    if let Some(own) = own {
+        let (code, explanation) = match &ended {
+            Ok(ending) => (ending.code, ending.explanation.clone()),
+            Err(error) => (error.exit_code(), Some(error.to_string())),
+        };
+        own.end(&output, code, explanation);
+    }
+    let code = ended?.code;
+    written?;
+    Ok(code)
 }
 
 fn write_report(output: Option<ReportWriter>, timeline: Timeline) -> Result<(), Error> {

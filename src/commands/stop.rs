@@ -3,15 +3,17 @@
 use std::time::{Duration, Instant};
 
 use super::{Error, named, tell};
-use crate::guests::{Guest, Process};
+use crate::guests::{self, Guest, Process};
+use crate::program::power_off;
 
 /// How long a guest's process may take to end in order when it is told to.
 const ORDERLY_END: Duration = Duration::from_secs(5);
 
 /// Ask guests to power off, and end those that have not done so after a while
 ///
-/// A guest is asked by its ACPI power button, which every kernel but the built-in one has here: a system with systemd shuts down
-/// then. One that cannot be asked, or does not heed it, is ended as if its power was cut, and a line on stderr says so.
+/// The built-in guest is asked by its agent: it ends its programs and unmounts its disks. Any other is asked by its ACPI power
+/// button: a system with systemd shuts down then. One that cannot be asked, or does not heed it, is ended as if its power was cut,
+/// and a line on stderr says so.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -51,12 +53,14 @@ fn stop(guest: &Guest, patience: Duration) -> Result<(), Error> {
         Ok(false) => format!("it did not power off within {} s", patience.as_secs()),
         Err(error) => error.to_string(),
     };
-    if guest.signal(&process, libc::SIGTERM)? {
-        tell(format_args!("coracle: guest '{}' was ended: {why}", guest.name()));
-        if !guest.wait_for(&process, ORDERLY_END)? {
-            guest.signal(&process, libc::SIGKILL)?;
-            guest.wait()?;
-        }
+    // To a signal its process would ask the guest once more.
+    if guest.ask("PUT", "/end", ORDERLY_END).is_err() && !guest.signal(&process, libc::SIGTERM)? {
+        return Ok(());
+    }
+    tell(format_args!("coracle: guest '{}' was ended: {why}", guest.name()));
+    if !guest.wait_for(&process, ORDERLY_END)? {
+        guest.signal(&process, libc::SIGKILL)?;
+        guest.wait()?;
     }
     Ok(())
 }
@@ -68,6 +72,22 @@ fn ask(guest: &Guest, process: &Process, deadline: Instant) -> Result<bool, Erro
     if guest.is_paused() {
         guest.ask("PUT", "/resume", left())?;
     }
-    guest.ask("PUT", "/power-button", left())?;
+    let agent = guest.call_agent(left()).and_then(|(connection, _)| {
+        power_off(connection, deadline).map_err(|source| guests::Error::Guest {
+            what: "ask the agent in",
+            name: guest.name().clone(),
+            source,
+        })
+    });
+    // A guest has an agent or a button, or neither.
+    if let Err(why) = agent
+        && guest.ask("PUT", "/power-button", left()).is_err()
+    {
+        // It may have ended meanwhile.
+        return match guest.is_running() {
+            true => Err(why.into()),
+            false => Ok(true),
+        };
+    }
     Ok(guest.wait_for(process, left())?)
 }

@@ -26,7 +26,7 @@ pub use keyboard::Keyboard;
 pub use out_of_memory::{NotingAllocator, end_at_once, end_on_lack_of_memory};
 pub use output::{Drain, GuestOutput};
 pub use panic::end_on_panic;
-pub use session::{Session, StopReason};
+pub use session::{Session, StopReason, Woken};
 pub(crate) use signals::{Request, suspend};
 pub use signals::{Signals, ignore_file_size_limit, with_all_blocked as with_all_signals_blocked};
 pub use stderr::{finish as finish_stderr, log_line, tell, write_by_thread as write_stderr_by_thread};

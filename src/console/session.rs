@@ -52,7 +52,7 @@ enum Until<'a> {
 }
 
 /// What ended a wait.
-enum Woken {
+pub enum Woken {
     /// What was waited for happened.
     Event,
     TimedOut,
@@ -102,6 +102,16 @@ impl Session {
             Woken::Event | Woken::TimedOut => Ok(None),
             Woken::Stop(reason) => Ok(Some(reason)),
         }
+    }
+
+    /// The same for `patience` at most.
+    pub fn attend_for(
+        &mut self,
+        event: &EventFd,
+        patience: Duration,
+        signals: &mut Signals,
+    ) -> io::Result<Woken> {
+        self.wait(Until::Readable(event), Some(patience), signals)
     }
 
     /// Does `work` between two boots, on a thread of its own. Meanwhile what is typed is kept for the next boot. When

@@ -21,24 +21,25 @@ const PIECE: u64 = 64 << 10;
 const READ: usize = 64 << 10;
 
 /// Starts the thread that writes what `console` prints to `file`. It ends after the console has ended. The guest never waits
-/// for it: if it cannot keep up, a line in the file says how much is missing. `init_runs` is called once the log shows that.
+/// for it: if it cannot keep up, a line in the file says how much is missing. `init_runs` is called once `handover` finds that in the
+/// output.
 pub fn keep(
     console: &Console,
     file: File,
+    handover: Handover,
     init_runs: Option<impl FnOnce() + Send + 'static>,
 ) -> io::Result<JoinHandle<()>> {
     let reader = console.attach(Pace::Misses);
     let write = move || {
         filter::narrow(filter::Kind::Console);
-        write_all(reader, Log::new(file), init_runs);
+        write_all(reader, Log::new(file), handover, init_runs);
     };
     with_all_signals_blocked(|| thread::Builder::new().name("log".into()).spawn(write))
         .map_err(threads::not_started)
 }
 
-fn write_all(mut reader: Reader, log: Log, mut init_runs: Option<impl FnOnce()>) {
+fn write_all(mut reader: Reader, log: Log, mut handover: Handover, mut init_runs: Option<impl FnOnce()>) {
     let mut log = Some(log);
-    let mut handover = Handover::default();
     let mut bytes = Vec::new();
     // Without a log it reads on as long as somebody waits for init.
     while log.is_some() || init_runs.is_some() {

@@ -64,13 +64,14 @@ impl Guest {
         }
     }
 
-    /// A connection to the agent in the guest, as soon as that listens (crates/agent-protocol), and the guest's process.
-    pub fn call_agent(&self) -> Result<(UnixStream, Process), Error> {
+    /// A connection to the agent in the guest, as soon as that listens (crates/agent-protocol), and the guest's process. It is
+    /// waited for that process for `patience` at most.
+    pub fn call_agent(&self, patience: Duration) -> Result<(UnixStream, Process), Error> {
         if !self.is_running() {
             return Err(Error::HasEnded(self.name.clone()));
         }
         let call = || {
-            let stream = control::call_agent(&self.folder.inner("control.sock"), control::PATIENCE)?;
+            let stream = control::call_agent(&self.folder.inner("control.sock"), patience)?;
             let process = Process::behind(&stream)?;
             Ok((stream, process))
         };

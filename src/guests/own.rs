@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use super::control::{self, Control};
 use super::place::{Folder, NEW, Place, is_taken, random};
 use super::record::{self, Ended, Made, now};
-use super::{Error, Name, console_log, lock};
+use super::{Error, Handover, Name, console_log, lock};
 use crate::console::Console;
 
 /// How many connections may wait at the control socket. The kernel makes it less (net.core.somaxconn). So many, because also a
@@ -34,6 +34,7 @@ pub struct Own {
     /// Who waits for the guest's start, if anybody does.
     starter: Option<Arc<PipeWriter>>,
     log: Option<JoinHandle<()>>,
+    has_run: bool,
 }
 
 impl Own {
@@ -66,6 +67,7 @@ impl Own {
             control: Arc::new(Control::new(lock)),
             starter: None,
             log: None,
+            has_run: false,
         })
     }
 
@@ -145,25 +147,45 @@ impl Own {
     }
 
     /// Starts to write what `console` prints to the log. Whoever waits for the guest's start learns from there that init runs.
-    pub fn keep_log(&mut self, console: &Console) -> io::Result<()> {
+    pub fn keep_log(&mut self, console: &Console, command_line: &str) -> io::Result<()> {
+        let tell = self.starts();
+        self.keep(console, Handover::of(command_line), tell)
+    }
+
+    /// The same for the output of a program, of which the log does not show when it starts.
+    pub fn keep_log_of_program(&mut self, output: &Console) -> io::Result<()> {
+        self.keep(output, Handover::default(), None::<fn()>)
+    }
+
+    /// What tells whoever waits for the guest's start that it has come so far.
+    pub fn starts(&self) -> Option<impl FnOnce() + Send + use<>> {
+        let starter = self.starter.clone();
+        // Nobody may be there any more.
+        starter.map(|starter| move || drop(writeln!(&*starter)))
+    }
+
+    fn keep(
+        &mut self,
+        console: &Console,
+        handover: Handover,
+        tell: Option<impl FnOnce() + Send + 'static>,
+    ) -> io::Result<()> {
         if let Some(file) = self.console_log.take() {
-            let starter = self.starter.clone();
-            // Nobody may be there any more.
-            let tell = starter.map(|starter| move || drop(writeln!(&*starter)));
-            self.log = Some(console_log::keep(console, file, tell)?);
+            self.log = Some(console_log::keep(console, file, handover, tell)?);
         }
         Ok(())
     }
 
     /// Writes down that the guest runs. One that never did leaves nothing behind.
     pub fn note_that_it_runs(&mut self) {
+        self.has_run = true;
         if let Err(error) = record::write_runs(&mut self.exit) {
             log::warn!("cannot write down that the guest runs: {error}");
         }
     }
 
-    /// Writes down how the guest ended, after the last of what `console` printed. `ran` says whether the guest ran at all.
-    pub fn end(mut self, console: &Console, exit_code: u8, ran: bool, explanation: Option<String>) {
+    /// Writes down how the guest ended, after the last of what `console` printed.
+    pub fn end(mut self, console: &Console, exit_code: u8, explanation: Option<String>) {
         console.end();
         if let Some(log) = self.log.take() {
             // An error is a panic, which has been reported.
@@ -177,7 +199,7 @@ impl Own {
         let ended = Ended {
             ended: now(),
             exit_code,
-            ran,
+            ran: self.has_run,
             explanation,
         };
         if let Err(error) = record::write(&mut self.exit, &ended) {

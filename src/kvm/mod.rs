@@ -1,6 +1,7 @@
 //! The only module that uses KVM. It offers a VM, its vCPUs and their exits.
 
 mod caches;
+mod io_apic;
 mod nmi;
 pub mod probe;
 mod run_page;
@@ -188,6 +189,16 @@ impl Vm {
         let what = "create a vCPU";
         let fd = self.fd.create_vcpu(id.into()).map_err(refused(what))?;
         Vcpu::new(fd, self.fd.clone()).map_err(|source| Error::Call { what, source })
+    }
+
+    /// Whether the guest lets the interrupts of this line of the IO-APIC through. False where that cannot be told.
+    pub fn is_line_connected(&self, line: u32) -> bool {
+        let entries = io_apic::entries(&self.fd);
+        entries.is_ok_and(|entries| {
+            entries
+                .get(line as usize)
+                .is_some_and(|entry| entry & io_apic::MASKED == 0)
+        })
     }
 
     /// An input of the interrupt controllers. Raising it does nothing once the VM is dropped.

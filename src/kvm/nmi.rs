@@ -3,16 +3,15 @@
 
 use std::array;
 
-use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip};
 use kvm_ioctls::{VcpuFd, VmFd};
 
+use super::io_apic::{self, MASKED};
 use super::{Error, refused};
 
 /// Offset of the local APIC's register for its pin LINT0, to which KVM connects the PIT (Intel SDM volume 3, table 11-1).
 const LVT_LINT0: usize = 0x350;
 /// Fields of that register, and of a redirection entry of the IO-APIC (Intel SDM volume 3, figure 11-8, and 82093AA data
 /// sheet, section 3.2.4).
-const MASKED: u64 = 1 << 16;
 const DELIVERY_MODE_SHIFT: u32 = 8;
 const DELIVERY_MODE: u64 = 7;
 const SMI: u64 = 2;
@@ -24,18 +23,7 @@ pub fn may_come(vm: &VmFd, vcpu: &VcpuFd) -> Result<bool, Error> {
     let local = vcpu.get_lapic().map_err(refused("tell a local APIC's state"))?;
     let lint0 = array::from_fn(|byte| local.regs[LVT_LINT0 + byte] as u8);
     let lint0 = u32::from_le_bytes(lint0);
-    let mut chip = kvm_irqchip {
-        chip_id: KVM_IRQCHIP_IOAPIC,
-        ..Default::default()
-    };
-    vm.get_irqchip(&mut chip)
-        .map_err(refused("tell the IO-APIC's state"))?;
-    // SAFETY: KVM filled in the state of the chip that was asked for, and any bytes are valid for it.
-    let entries = unsafe { chip.chip.ioapic.redirtbl }.map(|entry| {
-        // SAFETY: any bytes are valid for both views of an entry.
-        unsafe { entry.bits }
-    });
-    Ok(passes(lint0.into()) || entries.into_iter().any(passes))
+    Ok(passes(lint0.into()) || io_apic::entries(vm)?.into_iter().any(passes))
 }
 
 fn passes(entry: u64) -> bool {

@@ -14,6 +14,7 @@ use crate::kvm::{Vcpu, Vm};
 use crate::timeline::Timeline;
 use crate::virtio::mmio::MmioTransport;
 use crate::virtio::vsock;
+use crate::x86::layout;
 
 /// Whom in the guest others can reach from outside of it.
 pub(super) struct Reached {
@@ -119,6 +120,17 @@ impl Running {
             Some(button) => button.press().map(|()| true),
             None => Ok(false),
         }
+    }
+
+    /// Whether the guest's kernel has connected its power button, so that pressing it may do something.
+    pub fn has_connected_power_button(&self) -> bool {
+        self.reached.power_button.is_some() && self.owned.0.is_line_connected(layout::POWER_BUTTON_IRQ)
+    }
+
+    /// Whether the agent in the guest listens.
+    pub fn has_listening_agent(&self) -> bool {
+        let agent = self.reached.agent.as_ref();
+        agent.is_some_and(|agent| agent.has_service())
     }
 
     /// Whether the guest is one that has an agent.

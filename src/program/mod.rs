@@ -3,7 +3,9 @@
 
 mod input;
 mod output;
+mod power_off;
 mod session;
 
 pub use input::Stdin;
+pub use power_off::{power_off, power_off_request};
 pub use session::{Ended, Session};

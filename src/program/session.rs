@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, stdin};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coracle_agent_protocol::{Failure, HostChannel, Program, Stream, ToAgent, ToHost, WINDOW, WindowSize};
@@ -14,6 +15,7 @@ use crate::console::{
     Command, For, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr, suspend, tell,
     terminal_size, wait, wanted_stderr,
 };
+use crate::devices::sink::Sink;
 
 /// How often a run in the background looks whether it is in the foreground now: no event tells it.
 const FOREGROUND_LOOKS: Duration = Duration::from_millis(250);
@@ -55,6 +57,10 @@ pub struct Session {
     patience: Option<Instant>,
     /// What the escape key's help says, unless it is that of a guest's console.
     help: Option<&'static str>,
+    /// What gets a copy of the program's output.
+    log: Option<Arc<dyn Sink>>,
+    /// To be called once the program has started.
+    tell_start: Option<Box<dyn FnOnce()>>,
     /// How often each signal of [`PATIENCE`] has come.
     asked_to_end: [u32; 2],
     /// The program has a terminal.
@@ -97,6 +103,8 @@ impl Session {
             is_heard: false,
             patience: None,
             help: None,
+            log: None,
+            tell_start: None,
             asked_to_end: [0; 2],
             has_terminal,
             terminal,
@@ -111,6 +119,16 @@ impl Session {
     /// The agent counts as gone if it has not said anything by then.
     pub fn expect_answer(&mut self, patience: Duration) {
         self.patience = Some(Instant::now() + patience);
+    }
+
+    /// What the program writes goes to `log`, too.
+    pub fn copy_to(&mut self, log: Arc<dyn Sink>) {
+        self.log = Some(log);
+    }
+
+    /// Calls `tell` when the program has started.
+    pub fn tell_start(&mut self, tell: impl FnOnce() + 'static) {
+        self.tell_start = Some(Box::new(tell));
     }
 
     /// What the escape key's help says.
@@ -258,6 +276,10 @@ impl Session {
                     ToHost::Output(stream) => {
                         let output = &mut self.outputs[stream as usize];
                         output.take(data);
+                        if let Some(log) = &self.log {
+                            data.iter().for_each(|&byte| log.put(byte));
+                            log.pause();
+                        }
                         if output.unwritten() > UNWRITTEN_MAX {
                             return self.lose(io::Error::new(
                                 io::ErrorKind::InvalidData,
@@ -265,7 +287,8 @@ impl Session {
                             ));
                         }
                     }
-                    ToHost::OutputEnd(_) | ToHost::Started | ToHost::PowersOff => {}
+                    ToHost::Started => self.tell_start.take().into_iter().for_each(|tell| tell()),
+                    ToHost::OutputEnd(_) | ToHost::PowersOff => {}
                     ToHost::Exited(status) => self.ended = Some(Ended::Exited(status)),
                     ToHost::Killed(signal) => self.ended = Some(Ended::Killed(signal)),
                     ToHost::Failed(failure) => self.ended = Some(Ended::NotStarted(failure)),

@@ -11,7 +11,7 @@ use std::process::exit;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::tcdrain;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -19,7 +19,7 @@ use nix::unistd::{
     ForkResult, Pid, alarm, dup2_stderr, dup2_stdin, dup2_stdout, execv, execvp, fork, setsid,
 };
 
-use crate::agent::{self, Ended, PowerOff, Service, Session};
+use crate::agent::{self, Ended, PowerOff, Service, Session, State};
 use crate::mounts;
 use crate::say::complain;
 
@@ -73,6 +73,7 @@ impl Supervisor {
             Signal::SIGINT,
             Signal::SIGUSR1,
             Signal::SIGUSR2,
+            Signal::SIGPWR,
         ]);
         if let Err(why) = awaited.thread_block() {
             complain(format_args!("cannot hold signals back: {why}"));
@@ -125,10 +126,12 @@ impl Supervisor {
         let signals = SignalFd::with_flags(&self.awaited, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let mut session = Session::new(agent::call_host()?)?;
         let mut asked = None;
-        let ended = session.run(Some(signals.as_fd()), |child| {
+        let ended = session.run(Some(signals.as_fd()), |program| {
             while let Ok(Some(signal)) = signals.read_signal() {
                 match Signal::try_from(signal.ssi_signo as i32) {
-                    Ok(Signal::SIGCHLD) => reap_others(child),
+                    Ok(Signal::SIGCHLD) => reap_others(program),
+                    // The program's own status is to be that of the run, so it is asked to end, as a container's is.
+                    Ok(Signal::SIGPWR) if program != State::NotStarted => ask_to_end(program),
                     Ok(signal) => asked = asked.or(end_asked_by(signal)),
                     Err(_) => {}
                 }
@@ -208,20 +211,28 @@ impl Supervisor {
     }
 }
 
-/// What a signal asks for. They are those of busybox's poweroff, halt and reboot, and the kernel's for ctrl-alt-del.
+/// What a signal asks for. They are those of busybox's poweroff, halt and reboot, the kernel's for ctrl-alt-del, and the agent's.
 fn end_asked_by(signal: Signal) -> Option<End> {
     match signal {
         Signal::SIGTERM | Signal::SIGINT => Some(End::Restart),
-        Signal::SIGUSR1 | Signal::SIGUSR2 => Some(End::PowerOff { status: 0 }),
+        Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGPWR => Some(End::PowerOff { status: 0 }),
         _ => None,
     }
 }
 
-/// Reaps the orphans that have ended, and leaves `child` to whoever waits for it.
-fn reap_others(child: Option<Pid>) {
+/// Asks the program and its group to end.
+fn ask_to_end(program: State) {
+    if let State::Runs(leader) = program {
+        // It may have ended at this moment.
+        let _ = killpg(leader, Signal::SIGTERM);
+    }
+}
+
+/// Reaps the orphans that have ended, and leaves the program to its session.
+fn reap_others(program: State) {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Some(pid) = waitid(Id::All, flags).ok().and_then(|status| status.pid()) {
-        if Some(pid) == child {
+        if State::Runs(pid) == program {
             break;
         }
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));

@@ -1,23 +1,30 @@
 //! The boots of a run: one, or with `--on-reboot restart` one after the other on the same console.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use coracle_agent_protocol::{PORT, READY_PORT};
 
 use super::confinement::confine;
+use super::detached::Inherited;
 use super::{Error, OnReboot};
 use crate::boot::parameters;
 use crate::commands::system;
 use crate::config::Config;
 use crate::confine::filter;
-use crate::console::{Console, Drain, Session, Signals, Source, StopReason, terminal_size};
+use crate::console::{Console, Drain, Session, Signals, Source, StopReason, Woken, tell, terminal_size};
 use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::guests::Own;
-use crate::machine::{LimitReached, Machine, OpenFiles, Outcome};
+use crate::machine::{LimitReached, Machine, OpenFiles, Outcome, Running};
+use crate::program::power_off_request;
 use crate::timeline::{Phase, Timeline};
 use crate::virtio::vsock::ServicePorts;
+
+/// How long a guest may take to power off when SIGTERM asks for it.
+const POWER_OFF: Duration = Duration::from_secs(10);
 
 /// What all boots of a run share.
 pub struct Boots<'a> {
@@ -27,10 +34,12 @@ pub struct Boots<'a> {
     console: Console,
     /// The guest's directory, if it has a name.
     own: Option<Own>,
+    /// What a run in the background lets go of once its files are open.
+    inherited: Option<Inherited>,
     /// Whether its agent runs what others ask for.
     serves: bool,
-    /// Whether any boot's machine was started.
-    has_run: bool,
+    /// A connection by which the agent is asked to power off, made before the process is confined.
+    agent: Option<AgentAsked>,
     /// What outlives a boot beside the console. Here between two boots; during a boot there is nothing here.
     attached: Option<Attached>,
 }
@@ -50,12 +59,13 @@ struct Ready {
 }
 
 impl<'a> Boots<'a> {
-    pub fn new(config: &'a Config, own: Option<Own>, serves: bool) -> Self {
+    pub fn new(config: &'a Config, (own, inherited): (Option<Own>, Option<Inherited>), serves: bool) -> Self {
         Self {
             config,
             own,
+            inherited,
             serves,
-            has_run: false,
+            agent: None,
             opened: None,
             console: Console::default(),
             attached: None,
@@ -85,7 +95,6 @@ impl<'a> Boots<'a> {
         timeline.mark(Phase::ConsoleReady);
 
         let running = Arc::new(machine.start()?);
-        self.has_run = true;
         if let Some(own) = &mut self.own {
             own.note_that_it_runs();
         }
@@ -100,11 +109,17 @@ impl<'a> Boots<'a> {
             control.connect(running.clone());
         }
         let attended = session.attend(running.ended(), &mut signals);
+        let (attended, was_asked) = match attended {
+            Ok(Some(StopReason::Signal(libc::SIGTERM))) if self.ask(&running) => {
+                (power_off(&running, &mut session, &mut signals), true)
+            }
+            attended => (attended, false),
+        };
         self.console.disconnect();
         let stop = attended.map_err(system("wait for the guest"))?;
         timeline.end();
 
-        let may_boot_again = stop.is_none() && self.config.on_reboot == OnReboot::Restart;
+        let may_boot_again = stop.is_none() && !was_asked && self.config.on_reboot == OnReboot::Restart;
         let finish = move || {
             running.end(Outcome::Quit);
             if let Some(control) = control {
@@ -148,10 +163,33 @@ impl<'a> Boots<'a> {
         Ok(Some(diagnosis))
     }
 
+    /// Asks the guest to power off, by its agent or by its power button. False if nobody there would hear it.
+    fn ask(&mut self, running: &Running) -> bool {
+        let agent = match running.has_listening_agent() {
+            true => self.agent.as_mut().and_then(|agent| agent.theirs.take()),
+            false => None,
+        };
+        if agent.is_none() && !running.has_connected_power_button() {
+            return false;
+        }
+        // A guest that is paused hears nothing.
+        if let Some(own) = &self.own {
+            own.control().resume();
+        }
+        let asked = match agent {
+            Some(agent) => running.call_agent(agent),
+            None => running.press_power_button().map(drop),
+        };
+        if let Err(error) = &asked {
+            log::warn!("the guest cannot be asked to power off: {error}");
+        }
+        asked.is_ok()
+    }
+
     /// Writes down how the run ended, where the guest has a directory.
     pub fn write_down(&mut self, exit_code: u8, explanation: Option<String>) {
         if let Some(own) = self.own.take() {
-            own.end(&self.console, exit_code, self.has_run, explanation);
+            own.end(&self.console, exit_code, explanation);
         }
     }
 
@@ -163,8 +201,13 @@ impl<'a> Boots<'a> {
             None => {
                 let opened = self.opened.insert(OpenFiles::open(config)?);
                 timeline.mark(Phase::KvmOpened);
+                if let Some(inherited) = self.inherited.take() {
+                    inherited.leave().map_err(system("leave the directory"))?;
+                }
                 if self.serves {
                     expect_agent(opened).map_err(system("reach the guest's agent"))?;
+                    let agent = AgentAsked::new().map_err(system("reach the guest's agent"))?;
+                    self.agent = Some(agent);
                 }
                 if let Some(own) = &mut self.own {
                     own.publish()?;
@@ -201,7 +244,7 @@ impl<'a> Boots<'a> {
         let session = Session::open(&self.console, source(config), &signals);
         let session = session.map_err(system("use stdin and stdout"))?;
         if let Some(own) = &mut self.own {
-            own.keep_log(&self.console)
+            own.keep_log(&self.console, machine.command_line())
                 .map_err(system("start the console's log"))?;
             own.serve().map_err(system("answer other commands"))?;
         }
@@ -213,8 +256,47 @@ impl<'a> Boots<'a> {
     }
 }
 
+/// A connection with the request to power off in it. The process of the guest reads nothing that the guest says.
+struct AgentAsked {
+    /// Stays open: a call whose other end is closed is not made.
+    _ours: UnixStream,
+    /// Nothing once the agent was asked.
+    theirs: Option<UnixStream>,
+}
+
+impl AgentAsked {
+    fn new() -> io::Result<Self> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        ours.write_all(&power_off_request())?;
+        Ok(Self {
+            _ours: ours,
+            theirs: Some(theirs),
+        })
+    }
+}
+
+/// Waits until the guest that was asked has powered off, or is to be ended without that.
+fn power_off(
+    running: &Running,
+    session: &mut Session,
+    signals: &mut Signals,
+) -> io::Result<Option<StopReason>> {
+    tell(format_args!(
+        "coracle: the guest is asked to power off, and has {} s for it; another SIGTERM ends it at once",
+        POWER_OFF.as_secs()
+    ));
+    Ok(match session.attend_for(running.ended(), POWER_OFF, signals)? {
+        Woken::Event => None,
+        Woken::Stop(reason) => Some(reason),
+        Woken::TimedOut => {
+            tell("coracle: the guest did not power off in time, and is ended");
+            Some(StopReason::Signal(libc::SIGTERM))
+        }
+    })
+}
+
 /// Has the socket device know the agent that init will start.
-fn expect_agent(opened: &OpenFiles) -> io::Result<()> {
+pub fn expect_agent(opened: &OpenFiles) -> io::Result<()> {
     let ports = ServicePorts {
         port: PORT,
         ready_port: READY_PORT,

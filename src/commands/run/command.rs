@@ -46,8 +46,9 @@ impl Command {
         !self.words.is_empty()
     }
 
-    /// The command as the agent gets it; nothing if there is none. `config` is checked, and gets what a command needs.
-    pub fn program(&self, config: &mut Config) -> Result<Option<Program>, Error> {
+    /// The command as the agent gets it; nothing if there is none. `config` is checked, and gets what a command needs. One that
+    /// `is_detached` has nothing to do with the person's terminal.
+    pub fn program(&self, config: &mut Config, is_detached: bool) -> Result<Option<Program>, Error> {
         if !self.is_given() {
             return Ok(None);
         }
@@ -64,7 +65,7 @@ impl Command {
         }
         config.vsock.get_or_insert_default();
 
-        let is_terminal = self.tty || stdin().is_terminal() && stdout().is_terminal();
+        let is_terminal = self.tty || !is_detached && stdin().is_terminal() && stdout().is_terminal();
         let environment = self.environment.variables(is_terminal)?;
         let bytes = |text: &Option<OsString>| text.clone().map(OsString::into_vec);
         if self

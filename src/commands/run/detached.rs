@@ -1,10 +1,11 @@
 //! `coracle run -d`: the guest's process leaves the terminal, and the process that the person started waits until the guest's
 //! init runs.
 
-use std::fs::{File, OpenOptions};
+use std::env;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write, pipe};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -26,6 +27,32 @@ const GIVING_UP: [i32; 3] = [libc::SIGHUP, libc::SIGINT, libc::SIGTERM];
 
 /// The number of the process that runs the guest, in the one that the person started.
 static GUEST: AtomicI32 = AtomicI32::new(0);
+
+/// What a process has of the shell that started it, and keeps until it has opened what the person named, since /dev/fd/N and
+/// relative paths are named by these.
+pub struct Inherited(Vec<RawFd>);
+
+impl Inherited {
+    /// The descriptors that are open now, beside the standard streams. To be called before this process opens anything.
+    pub fn note() -> Self {
+        let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
+        let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let mut numbers: Vec<RawFd> = numbers.filter(|&fd| fd > libc::STDERR_FILENO).collect();
+        // The one by which the directory was read is closed now.
+        // SAFETY: a system call without pointers.
+        numbers.retain(|&fd| unsafe { libc::fcntl(fd, libc::F_GETFD) } != -1);
+        Self(numbers)
+    }
+
+    /// Lets go of the descriptors and of the directory.
+    pub fn leave(self) -> io::Result<()> {
+        for fd in self.0 {
+            // SAFETY: nothing of this process owns a descriptor that was open before it began to open its own.
+            unsafe { libc::close(fd) };
+        }
+        env::set_current_dir("/")
+    }
+}
 
 /// Which of the two processes this is.
 pub enum Side {

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use coracle_agent_protocol::{PORT, Program};
 
-use super::boots::facts;
+use super::boots::{expect_agent, facts, with_service};
 use super::confinement::confine;
+use super::detached::Inherited;
 use super::{Error, tell};
 use crate::commands::{status, system};
 use crate::config::Config;
 use crate::confine::filter;
 use crate::console::{Console, Drain, For, GuestOutput, Signals, borrow, wait};
 use crate::diagnosis::{self, InitrdWatch};
+use crate::guests::Own;
 use crate::machine::{Machine, OpenFiles, Outcome};
 use crate::plain_text;
 use crate::program::{Ended, Session, Stdin};
@@ -26,27 +28,66 @@ pub const HINT: &str = "coracle.agent";
 /// How long the end waits for a reader of the console.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How a guest ended that ran a program: the exit code, and what was said about it.
+pub struct Ending {
+    pub code: u8,
+    pub explanation: Option<String>,
+}
+
+/// A guest with a name, for one program.
+pub struct Named<'a> {
+    pub own: &'a mut Own,
+    /// What a run in the background lets go of once its files are open.
+    pub inherited: Option<Inherited>,
+    /// What the program writes, which goes to the guest's log.
+    pub output: &'a Console,
+}
+
 /// Boots a guest, runs `program` in it, and returns its exit status, or the code of another end. With `shows_console` what the
 /// guest's kernel and init say goes to stderr.
-pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Timeline) -> Result<u8, Error> {
+pub fn run(
+    config: &Config,
+    program: Program,
+    shows_console: bool,
+    mut named: Option<Named>,
+    timeline: &Timeline,
+) -> Result<Ending, Error> {
     let opened = OpenFiles::open(config)?;
     timeline.mark(Phase::KvmOpened);
-    let stdin = Stdin::Ours {
-        has_escape: !config.no_escape,
+    let is_detached = named.as_ref().is_some_and(|named| named.own.is_detached());
+    let stdin = match is_detached {
+        true => Stdin::Nothing,
+        false => Stdin::Ours {
+            has_escape: !config.no_escape,
+        },
     };
-    let session = Session::new(program, stdin);
-    let (mut session, agents_end) = session.map_err(system("reach the guest's agent"))?;
+    let reach = || system("reach the guest's agent");
+    let (mut session, agents_end) = Session::new(program, stdin).map_err(reach())?;
     if let Some(vsock) = &opened.vsock {
-        vsock
-            .answer(PORT, agents_end)
-            .map_err(system("reach the guest's agent"))?;
+        vsock.answer(PORT, agents_end).map_err(reach())?;
     }
-    confine(config, false)?;
+    if let Some(Named {
+        own,
+        inherited,
+        output,
+    }) = &mut named
+    {
+        if let Some(inherited) = inherited.take() {
+            inherited.leave().map_err(system("leave the directory"))?;
+        }
+        expect_agent(&opened).map_err(reach())?;
+        session.copy_to(output.sink());
+        if let Some(tell) = own.starts() {
+            session.tell_start(tell);
+        }
+        own.publish()?;
+    }
+    confine(config, named.is_some())?;
 
     let console = Console::default();
     let initrd = Arc::<InitrdWatch>::default();
     let output = initrd.watch(timeline.watch(console.sink()));
-    let mut hints = HINT.to_owned();
+    let mut hints = with_service(HINT.to_owned(), named.is_some());
     if timeline.is_on() {
         hints.push_str(" coracle.clock");
     }
@@ -62,9 +103,21 @@ pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Ti
         }
         false => None,
     };
+    if let Some(Named { own, output, .. }) = &mut named {
+        own.keep_log_of_program(output)
+            .map_err(system("start the program's log"))?;
+        own.serve().map_err(system("answer other commands"))?;
+    }
     timeline.mark(Phase::ConsoleReady);
 
-    let running = machine.start()?;
+    let running = Arc::new(machine.start()?);
+    let control = named.map(|Named { own, .. }| {
+        own.note_that_it_runs();
+        own.control().clone()
+    });
+    if let Some(control) = &control {
+        control.connect(running.clone());
+    }
     if let Err(error) = running.outlast_process() {
         log::debug!("the end waits until the host's kernel has taken the VM apart: {error}");
     }
@@ -73,6 +126,9 @@ pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Ti
     let ended = ended.map_err(system("wait for the guest"))?;
     timeline.end();
     running.end(Outcome::Quit);
+    if let Some(control) = control {
+        control.disconnect();
+    }
     console.end();
     if let Some(shown) = shown {
         shown.close(Drain::AtOnce);
@@ -87,7 +143,8 @@ pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Ti
     }
 
     if let Some(code) = status::of(&ended, session.take_output_error()) {
-        return Ok(code);
+        let explanation = None;
+        return Ok(Ending { code, explanation });
     }
     Ok(match ended {
         Ended::Quit => explain(&Outcome::Quit, &console, &facts),
@@ -99,10 +156,13 @@ pub fn run(config: &Config, program: Program, shows_console: bool, timeline: &Ti
     })
 }
 
-fn explain(outcome: &Outcome, console: &Console, facts: &diagnosis::Facts) -> u8 {
+fn explain(outcome: &Outcome, console: &Console, facts: &diagnosis::Facts) -> Ending {
     let diagnosis = diagnosis::explain(outcome, &console.tail_of_run(), facts);
     if let Some(explanation) = &diagnosis.explanation {
         tell(explanation);
     }
-    diagnosis.exit_code
+    Ending {
+        code: diagnosis.exit_code,
+        explanation: diagnosis.explanation.map(|explanation| explanation.to_string()),
+    }
 }

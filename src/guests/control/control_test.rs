@@ -37,6 +37,10 @@ impl Machine for Fake {
         Ok(has_button)
     }
 
+    fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
     fn has_agent(&self) -> bool {
         self.has_agent.load(Ordering::Relaxed)
     }
@@ -120,6 +124,15 @@ fn a_power_button_is_pressed_where_there_is_one() {
     assert!(machine.is_pressed.load(Ordering::Relaxed));
     control.disconnect();
     assert_eq!(status(&control, "PUT", "/power-button"), 409);
+}
+
+#[test]
+fn a_guest_is_ended_on_request() {
+    let (control, machine, _) = control();
+    assert_eq!(status(&control, "PUT", "/end"), 200);
+    assert!(machine.is_ending.load(Ordering::Relaxed));
+    control.disconnect();
+    assert_eq!(status(&control, "PUT", "/end"), 409);
 }
 
 /// A server, and the directory of its socket.

@@ -6,6 +6,7 @@
 //! | `PUT /pause` | answers when no vCPU and no device works for the guest any more |
 //! | `PUT /resume` | lets the guest go on |
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
+//! | `PUT /end` | ends the guest at once, as if its power was cut, and does not wait for that |
 //! | `POST /exec` | makes the connection one to the agent in the guest, as soon as that listens |
 //!
 //! A connection serves one request. Each answer is a JSON object; one that is no success has the member `error`. Only `POST /exec` is
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::json;
 
 use super::lock;
-use crate::machine::Running;
+use crate::machine::{Outcome, Running};
 pub use client::{PATIENCE, ask, call_agent, connect, is_served};
 pub use http::{Answer, Parsed, Request};
 pub use server::serve;
@@ -40,6 +41,8 @@ pub trait Machine: Send + Sync {
     fn resume(&self);
     /// See [`Running::press_power_button`].
     fn press_power_button(&self) -> io::Result<bool>;
+    /// Ends the run.
+    fn end(&self);
     /// See [`Running::has_agent`].
     fn has_agent(&self) -> bool;
     /// See [`Running::call_agent`].
@@ -110,6 +113,13 @@ impl Control {
                     None => Answer::error(409, "the guest is about to end"),
                 }
             }
+            ("PUT", "/end") => match &state.machine {
+                Some(machine) => {
+                    machine.end();
+                    Answer::ok(json!({}))
+                }
+                None => Answer::error(409, "the guest is about to end"),
+            },
             ("POST", "/exec") if request.has_more => {
                 Answer::error(400, "nothing may be sent before the answer 101")
             }
@@ -124,17 +134,27 @@ impl Control {
                 ),
                 None => Answer::error(409, "the guest is about to end"),
             },
-            (_, "/guest" | "/pause" | "/resume" | "/power-button" | "/exec") => {
+            (_, "/guest" | "/pause" | "/resume" | "/power-button" | "/end" | "/exec") => {
                 Answer::error(405, "this method is not one of that path")
             }
             _ => Answer::error(404, "there is no such path"),
         }
     }
 
+    /// Lets the guest go on if it is paused.
+    pub fn resume(&self) {
+        let mut state = self.lock();
+        if let Some(machine) = state.machine.clone().filter(|_| state.is_paused) {
+            machine.resume();
+            self.set_paused(&mut state, false);
+        }
+    }
+
     /// Makes a connection one to the agent, once that is its answer.
     fn call_agent(&self, host: UnixStream) {
-        let machine = self.lock().machine.clone();
-        if let Some(Err(error)) = machine.map(|machine| machine.call_agent(host)) {
+        // A machine that is about to end is dropped by the thread that ends it, and by no other.
+        let state = self.lock();
+        if let Some(Err(error)) = state.machine.as_ref().map(|machine| machine.call_agent(host)) {
             log::warn!("cannot reach the agent in the guest: {error}");
         }
     }
@@ -175,6 +195,10 @@ impl Machine for Running {
 
     fn press_power_button(&self) -> io::Result<bool> {
         Running::press_power_button(self)
+    }
+
+    fn end(&self) {
+        Running::end(self, Outcome::Signal(libc::SIGTERM));
     }
 
     fn has_agent(&self) -> bool {

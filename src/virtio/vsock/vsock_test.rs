@@ -167,6 +167,43 @@ fn coracle_itself_calls_the_guest_and_answers_its_calls() {
 }
 
 #[test]
+fn a_service_of_the_guest_is_called_once_it_has_told_that_it_listens() {
+    let backend = backend();
+    backend
+        .expect_service(ServicePorts {
+            port: 7,
+            ready_port: 8,
+        })
+        .unwrap();
+    let (mut program, device) = pair();
+    backend.dial_service(device).unwrap();
+    let mut guest = Guest::start(&backend);
+    assert!(!backend.has_service());
+    let ready = Ports { host: 8, guest: 1000 };
+    guest.tell(ready, Operation::Request);
+    // Both come, in any order: the call has done its work, and the one that waited goes through.
+    let (first, _) = guest.next();
+    let (second, _) = guest.next();
+    let is = |operation| {
+        [&first, &second]
+            .into_iter()
+            .find(|header| header.operation() == Some(operation))
+            .unwrap()
+    };
+    assert_eq!(is(Operation::Reset).source_port, 8);
+    let request = is(Operation::Request);
+    assert_eq!(request.destination_port, 7);
+    assert!(backend.has_service());
+    let ports = Ports {
+        host: request.source_port,
+        guest: 7,
+    };
+    guest.tell(ports, Operation::Response);
+    guest.write(ports, b"hello");
+    assert_eq!(read_exact(&mut program, 5), b"hello");
+}
+
+#[test]
 fn a_guest_that_gives_no_credit_gets_no_data() {
     let backend = backend();
     let mut guest = Guest::start(&backend);

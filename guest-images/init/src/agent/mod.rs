@@ -14,5 +14,5 @@ mod users;
 mod vsock;
 
 pub use service::{PowerOff, Service};
-pub use session::{Ended, Session};
+pub use session::{Ended, Session, State};
 pub use vsock::call_host;

@@ -152,8 +152,7 @@ fn refuse(connection: OwnedFd, why: String) {
 /// An error is a sentence.
 fn begin_power_off(how: PowerOff) -> Result<(), String> {
     match how {
-        // As busybox's poweroff does.
-        PowerOff::Signal => kill(Pid::from_raw(1), Signal::SIGUSR2)
+        PowerOff::Signal => kill(Pid::from_raw(1), Signal::SIGPWR)
             .map_err(|why| format!("cannot send PID 1 a signal: {}", why.desc())),
         PowerOff::Program => {
             let program = Program {

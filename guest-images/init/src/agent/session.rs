@@ -34,6 +34,16 @@ pub enum Ended {
     Interrupted,
 }
 
+/// The program of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    NotStarted,
+    /// The session itself waits for this process.
+    Runs(Pid),
+    /// It has ended, and was waited for. Its output may still be on its way.
+    Ended,
+}
+
 /// The host's messages and ours.
 pub type Connection = AgentChannel<File>;
 
@@ -65,12 +75,12 @@ impl Session {
     }
 
     /// Runs the program that the host asks for until it has ended and all that it had written is sent. `beside` is watched,
-    /// too: when it is readable, the function decides whether the session goes on; it is told the process that this session
-    /// itself waits for. An error is one of the connection: the host is not there any more, or makes no sense.
+    /// too: when it is readable, the function decides whether the session goes on; it is told of the program. An error is one of
+    /// the connection: the host is not there any more, or makes no sense.
     pub fn run(
         &mut self,
         beside: Option<BorrowedFd>,
-        mut look: impl FnMut(Option<Pid>) -> bool,
+        mut look: impl FnMut(State) -> bool,
     ) -> io::Result<Ended> {
         loop {
             self.connection.write()?;
@@ -81,7 +91,7 @@ impl Session {
                 return Ok(Ended::Program(end));
             }
             let happened = self.wait(beside)?;
-            if happened.beside && !look(self.program.as_ref().map(|running| running.pid)) {
+            if happened.beside && !look(self.state()) {
                 return Ok(Ended::Interrupted);
             }
             if happened.connection && !self.connection.read()? {
@@ -108,6 +118,14 @@ impl Session {
             if let Some(running) = &mut self.program {
                 running.go_on(&happened, &mut self.connection, &mut self.buffer);
             }
+        }
+    }
+
+    fn state(&self) -> State {
+        match &self.program {
+            None => State::NotStarted,
+            Some(running) if running.end.is_none() => State::Runs(running.pid),
+            Some(_) => State::Ended,
         }
     }
 

@@ -22,6 +22,7 @@ pub const CALLS: &[Call] = &[
         "what is typed, signals and events; --timings: /proc/self/smaps, which was opened before"
     ),
     call!(SYS_ioctl, "the serial port's interrupt", if Is(REQUEST, kvm::IRQ_LINE)),
+    call!(SYS_ioctl, "the power button's interrupt: would the guest get it?", if Is(REQUEST, kvm::GET_IRQCHIP)),
     call!(SYS_ioctl, "how large is the terminal?", if Is(REQUEST, libc::TIOCGWINSZ as u32)),
     call!(
         SYS_restart_syscall,
