@@ -6,8 +6,10 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
 use super::Handover;
+use super::console_times::{Times, punch};
 use super::process::Watch;
 use crate::confine::filter;
 use crate::console::{Console, Pace, Read, Reader, with_all_signals_blocked};
@@ -17,22 +19,25 @@ use crate::threads;
 pub const KEPT: u64 = 1 << 20;
 /// What is older becomes a hole in pieces of this size.
 const PIECE: u64 = 64 << 10;
+/// Bytes of a line before a position of which its start is looked for.
+const LINE: u64 = 4096;
 /// Bytes that are read at once.
 const READ: usize = 64 << 10;
 
-/// Starts the thread that writes what `console` prints to `file`. It ends after the console has ended. The guest never waits
+/// Starts the thread that writes what `console` prints to `file`, and when to `times`. It ends after the console has ended. The guest never waits
 /// for it: if it cannot keep up, a line in the file says how much is missing. `init_runs` is called once `handover` finds that in the
 /// output.
 pub fn keep(
     console: &Console,
     file: File,
+    times: File,
     handover: Handover,
     init_runs: Option<impl FnOnce() + Send + 'static>,
 ) -> io::Result<JoinHandle<()>> {
     let reader = console.attach(Pace::Misses);
     let write = move || {
         filter::narrow(filter::Kind::Console);
-        write_all(reader, Log::new(file), handover, init_runs);
+        write_all(reader, Log::new(file, Times::new(times)), handover, init_runs);
     };
     with_all_signals_blocked(|| thread::Builder::new().name("log".into()).spawn(write))
         .map_err(threads::not_started)
@@ -60,15 +65,18 @@ fn write_all(mut reader: Reader, log: Log, mut handover: Handover, mut init_runs
 
 struct Log {
     file: File,
+    /// None once they could not be written.
+    times: Option<Times>,
     end: u64,
     /// What is before this position is a hole.
     start: u64,
 }
 
 impl Log {
-    fn new(file: File) -> Self {
+    fn new(file: File, times: Times) -> Self {
         Self {
             file,
+            times: Some(times),
             end: 0,
             start: 0,
         }
@@ -76,6 +84,14 @@ impl Log {
 
     /// Appends bytes before which some are missing.
     fn append_after(&mut self, missed: u64, bytes: &[u8]) -> io::Result<()> {
+        let noted = self
+            .times
+            .as_mut()
+            .map(|times| times.note(self.end, SystemTime::now()));
+        if let Some(Err(error)) = noted {
+            log::warn!("the times of the console's log end here, because they cannot be written: {error}");
+            self.times = None;
+        }
         if missed > 0 {
             self.append(missing(missed).as_bytes())?;
         }
@@ -87,12 +103,7 @@ impl Log {
         self.end += bytes.len() as u64;
         let start = kept_from(self.end);
         if start > self.start {
-            let flags = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-            let (from, length) = (self.start as libc::off_t, (start - self.start) as libc::off_t);
-            // SAFETY: a system call without pointers.
-            if unsafe { libc::fallocate(self.file.as_raw_fd(), flags, from, length) } != 0 {
-                return Err(io::Error::last_os_error());
-            }
+            punch(&self.file, self.start, start)?;
             self.start = start;
         }
         Ok(())
@@ -105,7 +116,7 @@ fn kept_from(end: u64) -> u64 {
 }
 
 /// What stands in place of output that is not there.
-fn missing(bytes: u64) -> String {
+pub(super) fn missing(bytes: u64) -> String {
     format!("\n[{bytes} bytes of the console's output are missing here]\n")
 }
 
@@ -168,6 +179,26 @@ impl LogReader {
             _ => starts.front().copied().unwrap_or(end),
         };
         Ok(())
+    }
+
+    /// Goes to the start of the line in which this position is, if so much is kept.
+    pub fn go_to_line_of(&mut self, position: u64) -> io::Result<()> {
+        let oldest = kept_from(self.end()?);
+        let mut before = vec![0; position.saturating_sub(oldest).min(LINE) as usize];
+        let begin = position - before.len() as u64;
+        self.file.read_exact_at(&mut before, begin)?;
+        let end_of_line = before.iter().rposition(|&byte| byte == b'\n');
+        self.at = match end_of_line {
+            Some(index) => begin + index as u64 + 1,
+            // The line is longer, or begins where the log does.
+            None => begin.max(oldest),
+        };
+        Ok(())
+    }
+
+    /// Where in the log the next byte is.
+    pub fn position(&self) -> u64 {
+        self.at
     }
 
     /// Tells when more is written.

@@ -11,7 +11,10 @@ fn log() -> (Log, File) {
     let folder = Folder::open(directory.path()).unwrap();
     let written = folder.make("log").unwrap();
     // Opened a second time, so that the reader has a position of its own.
-    (Log::new(written), folder.read("log").unwrap())
+    (
+        Log::new(written, Times::new(folder.make("times").unwrap())),
+        folder.read("log").unwrap(),
+    )
 }
 
 fn read_all(reader: &mut LogReader) -> Vec<u8> {
@@ -94,4 +97,27 @@ proptest! {
         let expected = lines[lines.len().saturating_sub(count)..].concat();
         prop_assert_eq!(String::from_utf8(read_all(&mut reader)).unwrap(), expected);
     }
+}
+
+#[test]
+fn the_line_of_a_position_begins_behind_the_one_before() {
+    let (mut log, file) = log();
+    log.append(b"one\ntwo\nthree").unwrap();
+    let mut reader = LogReader::new(file).unwrap();
+    for (position, rest) in [
+        (0, "one\ntwo\nthree"),
+        (2, "one\ntwo\nthree"),
+        (4, "two\nthree"),
+        (13, "three"),
+    ] {
+        reader.go_to_line_of(position).unwrap();
+        assert_eq!(read_all(&mut reader), rest.as_bytes(), "{position}");
+    }
+    log.append(&[b'x'; 2 * LINE as usize]).unwrap();
+    reader.go_to_line_of(13 + LINE + 9).unwrap();
+    assert_eq!(
+        reader.position(),
+        13 + 9,
+        "no further back than that is looked for"
+    );
 }

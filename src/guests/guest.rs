@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::place::Folder;
 use super::process::Process;
 use super::record::{self, Ended, Made};
-use super::{Error, LogReader, Name, Place, control, lock};
+use super::{Error, LogReader, Name, Place, TimesReader, control, lock};
 
 /// A guest, as other processes see it. Its directory is open, so it stays the same guest when another one gets its name.
 pub struct Guest {
@@ -97,6 +97,13 @@ impl Guest {
         let file = self.folder.read("console.log");
         file.and_then(LogReader::new)
             .map_err(self.error("read the console's log of"))
+    }
+
+    /// When it has printed that.
+    pub fn log_times(&self) -> Result<TimesReader, Error> {
+        let file = self.folder.read("console.times");
+        file.map(TimesReader::new)
+            .map_err(self.error("read the times of the log of"))
     }
 
     /// The guest's process; none if the guest does not run.

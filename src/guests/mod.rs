@@ -12,6 +12,8 @@
 
 /// The guest's console in a file of bounded size.
 mod console_log;
+/// When that file was written.
+mod console_times;
 /// The socket at which other commands ask a guest's process for something.
 pub mod control;
 /// What other processes see of a guest.
@@ -35,6 +37,7 @@ use std::io;
 use std::path::PathBuf;
 
 pub use console_log::{KEPT as LOG_KEPT, LogReader};
+pub use console_times::TimesReader;
 pub use guest::Guest;
 use handover::Handover;
 pub use name::Name;

@@ -27,7 +27,8 @@ pub struct Own {
     new: String,
     wanted: Option<Name>,
     name: Option<Name>,
-    console_log: Option<File>,
+    /// The console's log, and its times.
+    console_log: Option<[File; 2]>,
     exit: File,
     socket: Option<UnixListener>,
     control: Arc<Control>,
@@ -52,7 +53,8 @@ impl Own {
             record::write(&mut folder.make("guest.json")?, made)?;
             let socket = UnixListener::bind(folder.inner("control.sock"))?;
             socket.set_nonblocking(true)?;
-            Ok((folder.make("console.log")?, folder.make("exit.json")?, socket))
+            let console_log = [folder.make("console.log")?, folder.make("console.times")?];
+            Ok((console_log, folder.make("exit.json")?, socket))
         };
         let (console_log, exit, socket) = fill().map_err(|source| place.error("make files in", source))?;
         Ok(Self {
@@ -170,8 +172,8 @@ impl Own {
         handover: Handover,
         tell: Option<impl FnOnce() + Send + 'static>,
     ) -> io::Result<()> {
-        if let Some(file) = self.console_log.take() {
-            self.log = Some(console_log::keep(console, file, handover, tell)?);
+        if let Some([file, times]) = self.console_log.take() {
+            self.log = Some(console_log::keep(console, file, times, handover, tell)?);
         }
         Ok(())
     }
