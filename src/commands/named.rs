@@ -30,6 +30,26 @@ pub fn for_each(
     Ok(code)
 }
 
+/// Does something with all guests. One that cannot be looked at does not keep the others from it: it is told of, and the exit code
+/// is that of a failure.
+pub fn for_all(mut act: impl FnMut(&Place, Guest) -> Result<(), Error>) -> Result<u8, Error> {
+    let mut code = 0;
+    let Some(place) = Place::open()? else {
+        return Ok(code);
+    };
+    for guest in place.guests()? {
+        let acted = guest.map_err(Error::from).and_then(|guest| act(&place, guest));
+        match acted {
+            Err(error @ Error::Guest(_)) => {
+                tell(format_args!("coracle: {error}"));
+                code = exit_code::FAILED;
+            }
+            acted => acted?,
+        }
+    }
+    Ok(code)
+}
+
 /// Rows as text, each column as wide as its longest cell.
 pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| {

@@ -17,12 +17,18 @@ Examples:
       the guests that run
   coracle ps -a
       also those that have ended, with their exit codes
+  coracle rm $(coracle ps -q -f status=exited)
+      removes what is left of the guests that have ended
   coracle ps --json | jq -r '.[].name'
       for programs")]
 pub struct Args {
     /// List also the guests that have ended
     #[arg(short, long)]
     all: bool,
+
+    /// List the guests with this status only: status=running, status=paused or status=exited
+    #[arg(short, long, value_name = "status=STATUS", value_parser = filter, conflicts_with = "all")]
+    filter: Option<Filter>,
 
     /// Print the names only
     #[arg(short, long)]
@@ -32,6 +38,10 @@ pub struct Args {
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }
+
+/// The status of the guests that are listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Filter(&'static str);
 
 /// What is known of a guest.
 #[derive(Serialize)]
@@ -54,14 +64,15 @@ const SHOWN: usize = 24;
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
     let mut lines = Vec::new();
-    if let Some(place) = Place::open()? {
-        for guest in place.guests()? {
-            let guest = guest?;
-            if args.all || guest.is_running() {
-                lines.push(known(&place, &guest));
-            }
-        }
-    }
+    let code = named::for_all(|place, guest| {
+        let line = known(place, &guest);
+        let is_wanted = match args.filter {
+            Some(Filter(status)) => line.status == status,
+            None => args.all || line.status != ENDED,
+        };
+        lines.extend(is_wanted.then_some(line));
+        Ok(())
+    })?;
     const WHAT: &str = "print the guests";
     if args.json {
         let text = serde_json::to_string_pretty(&lines).map_err(|error| super::system(WHAT)(error.into()))?;
@@ -72,7 +83,17 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     } else {
         print(WHAT, table(&lines, now()))?;
     }
-    Ok(0)
+    Ok(code)
+}
+
+fn filter(text: &str) -> Result<Filter, String> {
+    let status = text.strip_prefix("status=");
+    let known = [RUNNING, PAUSED, ENDED]
+        .into_iter()
+        .find(|known| status == Some(*known));
+    known
+        .map(Filter)
+        .ok_or_else(|| format!("give status={RUNNING}, status={PAUSED} or status={ENDED}"))
 }
 
 pub(super) fn known(place: &Place, guest: &Guest) -> Known {
@@ -218,6 +239,14 @@ x             built-in                2 days ago   Killed                      2
             !text.contains('\x1b') && text.lines().all(|line| line.len() < 200),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_filter_is_one_of_the_statuses() {
+        assert_eq!(filter("status=exited"), Ok(Filter(ENDED)));
+        for text in ["", "exited", "status=", "status=gone", "name=web"] {
+            assert!(filter(text).unwrap_err().contains("status=paused"), "{text}");
+        }
     }
 
     #[test]

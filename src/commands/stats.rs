@@ -6,8 +6,8 @@ use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Error, named, print, system};
-use crate::guests::{self, Guest, Place};
+use super::{Error, named, print, system, tell};
+use crate::guests::{self, Guest};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -24,6 +24,8 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 Examples:
   coracle stats
       all guests that run, until Ctrl-C
+  coracle stats web db
+      until both have ended
   coracle stats --no-stream web
       one guest, once")]
 pub struct Args {
@@ -52,8 +54,26 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         true => CLEAR,
         false => "",
     };
+    let mut named = args
+        .names
+        .iter()
+        .map(|name| find_running(name))
+        .collect::<Result<Vec<_>, _>>()?;
     loop {
-        let guests = guests(&args.names)?;
+        let all;
+        let guests = match args.names.is_empty() {
+            true => {
+                all = running()?;
+                &all
+            }
+            false => {
+                named.retain(is_still_running);
+                if named.is_empty() {
+                    return Ok(0);
+                }
+                &named
+            }
+        };
         let before: Vec<_> = guests.iter().map(|guest| look(guest).ok().flatten()).collect();
         thread::sleep(INTERVAL);
         let mut rows = vec![["NAME", "CPU", "VCPUS", "MEMORY"].map(str::to_owned)];
@@ -71,21 +91,23 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     }
 }
 
-/// The guests that were named, which all have to run, or all that run.
-fn guests(names: &[String]) -> Result<Vec<Guest>, Error> {
-    if !names.is_empty() {
-        return names.iter().map(|name| find_running(name)).collect();
-    }
+/// All guests that run.
+fn running() -> Result<Vec<Guest>, Error> {
     let mut guests = Vec::new();
-    if let Some(place) = Place::open()? {
-        for guest in place.guests()? {
-            let guest = guest?;
-            if guest.is_running() {
-                guests.push(guest);
-            }
-        }
-    }
+    named::for_all(|_, guest| {
+        guests.extend(guest.is_running().then_some(guest));
+        Ok(())
+    })?;
     Ok(guests)
+}
+
+/// Tells of one that does not.
+fn is_still_running(guest: &Guest) -> bool {
+    let is_running = guest.is_running();
+    if !is_running {
+        tell(format_args!("coracle: guest '{}' has ended", guest.name()));
+    }
+    is_running
 }
 
 fn find_running(name: &str) -> Result<Guest, Error> {

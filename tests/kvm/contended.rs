@@ -1,4 +1,5 @@
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Instant;
@@ -144,15 +145,52 @@ fn a_name_is_not_taken_away_while_another_command_changes_names() {
 }
 
 #[test]
-fn what_guests_use_is_shown_to_programs_without_escape_codes_until_the_guest_ends() {
+fn what_guests_use_is_shown_to_programs_without_escape_codes_until_all_have_ended() {
     let harbour = Harbour::new();
     let kernel = float_by().linux64();
-    harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
-    let mut shown = harbour.coracle(&["stats", "web"]).start();
+    for name in ["web", "db"] {
+        harbour.run(&kernel, &["-d", "--name", name]).end().with_code(0);
+    }
+    let mut shown = harbour.coracle(&["stats", "web", "db"]).start();
     shown.wait_for("MiB\nNAME");
     harbour.say(&["kill", "web"]);
-    let shown = shown.end().with_code(125).saying(&["guest 'web' does not run"]);
+    // A look without the one that has ended.
+    shown.wait_for("MEMORY\ndb ");
+    harbour.say(&["kill", "db"]);
+    let shown = shown
+        .end()
+        .with_code(0)
+        .saying(&["guest 'web' has ended", "guest 'db' has ended"]);
     assert!(!shown.stdout.contains(&0x1b), "{}", shown.describe());
+    harbour.refuse(&["stats", "web"], &["guest 'web' does not run"]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_keeps_no_command_from_the_others() {
+    let harbour = Harbour::new();
+    let kernel = float_by().linux64();
+    for name in ["db", "web"] {
+        harbour.run(&kernel, &["-d", "--name", name]).end().with_code(0);
+        harbour.say(&["kill", name]);
+    }
+    let directory = harbour.guests().join("db");
+    fs::set_permissions(&directory, Permissions::from_mode(0o0)).unwrap();
+    for (arguments, printed) in [
+        (["ps", "-aq"], "web\n"),
+        (["ps", "-qfstatus=exited"], "web\n"),
+        (["prune", "-f"], "web\n"),
+        (["ps", "-aq"], ""),
+    ] {
+        let ended = harbour
+            .coracle(&arguments)
+            .without_capabilities()
+            .end()
+            .with_code(125);
+        let ended = ended.saying(&["cannot look at guest 'db': ", "ermission denied"]);
+        assert_eq!(String::from_utf8_lossy(&ended.stdout), printed, "{arguments:?}");
+    }
+    fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(harbour.say(&["ps", "-aq"]), "db\n");
 }
 
 /// The number of the guest's process.
