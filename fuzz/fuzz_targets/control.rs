@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, LazyLock};
 
-use coracle::guests::control::{Answer, Control, Machine, Parsed};
+use coracle::guests::control::{Answer, Control, Machine, Parsed, Switch};
 use libfuzzer_sys::fuzz_target;
 
 /// Bytes of a request at most.
@@ -39,7 +39,7 @@ impl Machine for Fake {
 
 static CONTROL: LazyLock<Control> = LazyLock::new(|| {
     let lock = File::options().read(true).write(true).open("/dev/null");
-    let control = Control::new(lock.expect("there is /dev/null"));
+    let control = Control::new(Some(lock.expect("there is /dev/null")));
     control.connect(Arc::new(Fake));
     control
 });
@@ -56,4 +56,8 @@ fuzz_target!(|bytes: &[u8]| {
         Some(Parsed::Part) | None => assert!(bytes.len() < REQUEST_MAX),
     }
     let _ = Answer::of(bytes);
+    if let Some((switch, rest)) = Switch::of(bytes) {
+        assert_eq!(Switch::of(&switch.bytes()), Some((switch, &b""[..])));
+        assert!(rest.len() < bytes.len());
+    }
 });

@@ -10,7 +10,7 @@ use coracle_agent_protocol::Program;
 use super::environment::{Environment, window_size};
 use super::{Error, named, status, system, tell};
 use crate::confine;
-use crate::console::{Signals, leave_to_parent};
+use crate::console::{Signals, Work, leave_to_parent};
 use crate::diagnosis::exit_code;
 use crate::guests::control;
 use crate::program::{Ended, Session, Stdin};
@@ -84,7 +84,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     let program = args.program()?;
     // Where somebody types into a raw terminal, it is given back even if this process is killed.
     if args.tty && args.interactive {
-        leave_to_parent(|child| confine::enter_keeper(child, false));
+        leave_to_parent(Work::Command, |child| confine::enter_keeper(child, false));
     }
     let (connection, process) = guest.call_agent(control::PATIENCE)?;
     let stdin = match args.interactive {

@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod attach;
 mod completions;
 mod doctor;
 mod environment;
@@ -71,6 +72,7 @@ enum Command {
     Run(Box<run::Args>),
     Exec(exec::Args),
     Ps(ps::Args),
+    Attach(attach::Args),
     Logs(logs::Args),
     Inspect(inspect::Args),
     Pause(pause::PauseArgs),
@@ -194,6 +196,7 @@ impl Cli {
             Command::Run(args) => run::execute(args, started),
             Command::Exec(args) => exec::execute(args),
             Command::Ps(args) => ps::execute(args),
+            Command::Attach(args) => attach::execute(args),
             Command::Logs(args) => logs::execute(args),
             Command::Inspect(args) => inspect::execute(args),
             Command::Pause(args) => pause::pause(args),

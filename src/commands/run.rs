@@ -16,7 +16,7 @@ use super::number::number;
 use super::{Error, print};
 use crate::config::{CPUS_MAX, Config, Confine, Cpu, Disk, OnReboot, Size, User, Vsock};
 use crate::confine;
-use crate::console::{Console, ignore_file_size_limit, leave_to_parent, tell};
+use crate::console::{Console, Work, ignore_file_size_limit, leave_to_parent, tell};
 use crate::diagnosis::Diagnosis;
 use crate::guests::{Made, Name, Own};
 use crate::machine::{DryRun, LimitReached};
@@ -50,7 +50,7 @@ Examples:
   coracle run --config machine.json
       options from a file, for example {\"cpus\": 2, \"disk\": \"root.img,ro\"}
 
-On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h prints help, Ctrl-A Ctrl-A sends a Ctrl-A to the \
+On a terminal Ctrl-A is the escape key: Ctrl-A x quits, Ctrl-A h lists all keys, Ctrl-A Ctrl-A sends a Ctrl-A to the \
 guest. All other keys, also Ctrl-C, go to the guest.
 
 With a COMMAND coracle exits with its status: 128+N if signal N ended it, 126 if it cannot be executed, 127 if there is no \
@@ -254,7 +254,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     }
     // One that goes into the background leaves the terminal anyway.
     if !args.detach {
-        leave_to_parent(|child| {
+        leave_to_parent(Work::Guest, |child| {
             if config.confine != Confine::Off {
                 confine::enter_keeper(child, config.user.is_some());
             }

@@ -67,6 +67,12 @@ fn stop(guest: &Guest, patience: Duration) -> Result<(), Error> {
 
 /// Asks the guest to power off. Returns whether it did until then.
 fn ask(guest: &Guest, process: &Process, deadline: Instant) -> Result<bool, Error> {
+    ask_to_power_off(guest, deadline)?;
+    Ok(guest.wait_for(process, deadline.saturating_duration_since(Instant::now()))?)
+}
+
+/// Asks the guest to power off, by its agent or by its power button, and does not wait for what it makes of that.
+pub(super) fn ask_to_power_off(guest: &Guest, deadline: Instant) -> Result<(), Error> {
     let left = || deadline.saturating_duration_since(Instant::now());
     // A guest that is paused hears nothing.
     if guest.is_paused() {
@@ -79,15 +85,12 @@ fn ask(guest: &Guest, process: &Process, deadline: Instant) -> Result<bool, Erro
             source,
         })
     });
-    // A guest has an agent or a button, or neither.
+    // A guest has an agent or a button, or neither. It may have ended meanwhile.
     if let Err(why) = agent
         && guest.ask("PUT", "/power-button", left()).is_err()
+        && guest.is_running()
     {
-        // It may have ended meanwhile.
-        return match guest.is_running() {
-            true => Err(why.into()),
-            false => Ok(true),
-        };
+        return Err(why.into());
     }
-    Ok(guest.wait_for(process, left())?)
+    Ok(())
 }

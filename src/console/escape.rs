@@ -1,33 +1,41 @@
 //! The escape key: finds the commands to Coracle in what a person types.
 
-use super::stderr::tell;
-
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
 
-/// What the help key prints.
-const HELP: &str = "\n\
-    Ctrl-A x       quit: stop the guest at once, as if its power was cut\n\
-    Ctrl-A h       this help\n\
-    Ctrl-A Ctrl-A  send one Ctrl-A to the guest";
-
 /// A command to Coracle.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     Quit,
+    Stop,
+    Pause,
+    Detach,
+    /// Look at what was printed.
+    Past,
+    Record,
     Help,
 }
 
+/// The keys of the commands, in the order in which the help lists them.
+pub const KEYS: [(u8, Command); 7] = [
+    (b'x', Command::Quit),
+    (b's', Command::Stop),
+    (b'p', Command::Pause),
+    (b'd', Command::Detach),
+    (b'l', Command::Past),
+    (b'r', Command::Record),
+    (b'h', Command::Help),
+];
+
 impl Command {
-    /// Obeys it, unless it is the one to quit: then this is true.
-    pub fn quits(&self) -> bool {
-        match self {
-            Self::Quit => true,
-            Self::Help => {
-                tell(HELP);
-                false
-            }
-        }
+    fn of_key(key: u8) -> Option<Self> {
+        let key = match key {
+            b'?' => b'h',
+            key => key.to_ascii_lowercase(),
+        };
+        KEYS.iter()
+            .find(|(other, _)| *other == key)
+            .map(|(_, command)| *command)
     }
 }
 
@@ -50,9 +58,10 @@ impl Escape {
             match (std::mem::take(&mut self.pending), byte) {
                 (false, ESCAPE) => self.pending = true,
                 (false, _) | (true, ESCAPE) => guest.extend([byte]),
-                (true, b'x' | b'X') => return Some((Command::Quit, rest)),
-                (true, b'h' | b'H' | b'?') => return Some((Command::Help, rest)),
-                (true, _) => guest.extend([ESCAPE, byte]),
+                (true, key) => match Command::of_key(key) {
+                    Some(command) => return Some((command, rest)),
+                    None => guest.extend([ESCAPE, key]),
+                },
             }
         }
         None
@@ -81,6 +90,11 @@ mod tests {
         assert_eq!(filter(&[b"ab\x01hcd"]), (b"abcd".to_vec(), vec![Command::Help]));
         assert_eq!(filter(&[b"ab\x01x"]), (b"ab".to_vec(), vec![Command::Quit]));
         assert_eq!(filter(&[b"\x01", b"x"]), (vec![], vec![Command::Quit]));
+        assert_eq!(filter(&[b"\x01d\x01D"]), (vec![], vec![Command::Detach; 2]));
+        assert_eq!(
+            filter(&[b"\x01?\x01p"]),
+            (vec![], vec![Command::Help, Command::Pause])
+        );
     }
 
     #[test]

@@ -84,6 +84,11 @@ impl GuestModes {
         bytes.iter().for_each(|&byte| self.follow(byte));
     }
 
+    /// Whether the last byte ended what it belonged to: a sequence or a character.
+    pub fn is_between_sequences(&self) -> bool {
+        self.place == Place::Text && self.continuation.0 == 0
+    }
+
     /// Whether the bytes since the last call can make the terminal send an answer.
     pub fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)

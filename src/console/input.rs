@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 
-use vmm_sys_util::eventfd::EventFd;
-
 use super::escape::{Command, Escape};
 use super::identity::Identities;
-use super::keyboard::Keyboard;
+use super::keyboard::Keys;
 use super::terminal::Terminal;
+use super::wait::For;
 
 /// Bytes a read takes at once.
 const READ: usize = 4096;
@@ -28,17 +27,17 @@ pub enum Source {
 /// Stdin, and the bytes of it that the guest has not taken yet.
 pub struct Input {
     backlog: VecDeque<u8>,
-    keyboard: Keyboard,
+    keys: Box<dyn Keys>,
     escape: Option<Escape>,
     identities: Identities,
     open: bool,
 }
 
 impl Input {
-    pub fn new(source: Source, keyboard: Keyboard) -> Self {
+    pub fn new(source: Source, keys: Box<dyn Keys>) -> Self {
         Self {
             backlog: VecDeque::new(),
-            keyboard,
+            keys,
             escape: (source == Source::Stdin { escape: true }).then(Escape::default),
             identities: Identities::default(),
             open: source != Source::Nothing,
@@ -60,7 +59,7 @@ impl Input {
             Some(terminal) if terminal.gives_input() => {
                 READ.min(TERMINAL_BACKLOG.saturating_sub(self.backlog.len()))
             }
-            None if self.backlog.is_empty() => READ.min(self.keyboard.room()),
+            None if self.backlog.is_empty() => READ.min(self.keys.room()),
             _ => 0,
         }
     }
@@ -111,15 +110,20 @@ impl Input {
         commands
     }
 
-    /// Becomes readable when the guest takes more.
-    pub fn takes_more(&self) -> &EventFd {
-        self.keyboard.takes_input()
+    /// What becomes ready when the guest takes more.
+    pub fn takes_more(&self) -> Option<For<'_>> {
+        self.keys.takes_more()
+    }
+
+    /// To be called when that was ready.
+    pub fn note_that_it_takes_more(&self) {
+        self.keys.note_that_it_takes_more();
     }
 
     /// Gives the guest what it takes.
     pub fn feed(&mut self) {
         while !self.backlog.is_empty() {
-            let taken = self.keyboard.type_in(self.backlog.as_slices().0);
+            let taken = self.keys.type_in(self.backlog.as_slices().0);
             if taken == 0 {
                 break;
             }

@@ -29,6 +29,17 @@ struct Shared {
     passed_on: File,
 }
 
+/// What the child does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// It runs a guest.
+    Guest,
+    /// It shows the console of a guest that another process runs.
+    Attached,
+    /// It has a command run in such a guest.
+    Command,
+}
+
 /// How the child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -39,14 +50,14 @@ enum End {
 /// Leaves the calling process, which has no thread but the calling one, to keep the terminal, if there is one on stdin, and
 /// returns in a child of it. Returns in the calling process if there is no terminal, or no child can be made. `restrict`
 /// takes from the parent what it does not need; it gets the child's number.
-pub fn leave_to_parent(restrict: impl FnOnce(u32)) {
+pub fn leave_to_parent(work: Work, restrict: impl FnOnce(u32)) {
     let Ok(modes) = terminal::modes_now() else { return };
     match split() {
         Ok(Side::Child(shared)) => drop(SHARED.set(shared)),
         Ok(Side::Parent(mut parent)) => {
             terminal::keep(modes);
             restrict(parent.child as u32);
-            let code = parent.wait();
+            let code = parent.wait(work);
             // SAFETY: the call does not return. The child has done what is to be done at the end.
             unsafe { libc::_exit(code) }
         }
@@ -139,7 +150,7 @@ fn split() -> io::Result<Side> {
 
 impl Parent {
     /// Waits for the child's end. Returns the exit code.
-    fn wait(&mut self) -> i32 {
+    fn wait(&mut self, work: Work) -> i32 {
         loop {
             // SAFETY: sigwaitinfo reads the set, and the null pointer asks for nothing.
             match unsafe { libc::sigwaitinfo(&self.taken, ptr::null_mut()) } {
@@ -147,7 +158,7 @@ impl Parent {
                 -1 => {}
                 SIGCHLD => {
                     if let Some(end) = self.look_at_child() {
-                        return self.finish(end);
+                        return self.finish(end, work);
                     }
                 }
                 SIGTTIN | SIGTTOU => {}
@@ -195,13 +206,13 @@ impl Parent {
         unsafe { libc::kill(self.child, signal) };
     }
 
-    fn finish(&self, end: End) -> i32 {
+    fn finish(&self, end: End, work: Work) -> i32 {
         let signal = match end {
             End::Exited(code) => return code,
             End::Killed(signal) => signal,
         };
         give_terminal_back(&self.kept.undo());
-        if let Some(words) = words(signal) {
+        if let Some(words) = words(signal, work) {
             tell_at_once(&words);
         }
         // The shell is to see the end that it was.
@@ -227,12 +238,17 @@ fn give_terminal_back(undo: &[u8]) {
 }
 
 /// What there is to say of an end by this signal. Nothing if somebody asked for the end.
-fn words(signal: libc::c_int) -> Option<String> {
+fn words(signal: libc::c_int, work: Work) -> Option<String> {
     let what = match signal {
-        SIGKILL => {
-            "was killed (SIGKILL), with its guest: by somebody, or by the host for lack of memory\n  try: look for \
-             \"Out of memory\" in the host's kernel log (dmesg)"
-        }
+        SIGKILL => match work {
+            Work::Guest => {
+                "was killed (SIGKILL), with its guest: by somebody, or by the host for lack of memory\n  try: look for \
+                 \"Out of memory\" in the host's kernel log (dmesg)"
+            }
+            Work::Attached | Work::Command => {
+                "was killed (SIGKILL): by somebody, or by the host for lack of memory"
+            }
+        },
         SIGSYS => {
             "made a system call that its filter refuses, and was killed (SIGSYS): the guest has taken it over, or this is a bug \
              in Coracle\n  try: report this, with the command line"
@@ -242,9 +258,12 @@ fn words(signal: libc::c_int) -> Option<String> {
         }
         _ => return None,
     };
-    Some(format!(
-        "coracle: signal {signal}: the process of the guest {what}\n"
-    ))
+    let process = match work {
+        Work::Guest => "the process of the guest",
+        Work::Attached => "the process that shows the guest's console",
+        Work::Command => "the process that has the guest run the command",
+    };
+    Some(format!("coracle: signal {signal}: {process} {what}\n"))
 }
 
 fn pipe() -> io::Result<(File, File)> {

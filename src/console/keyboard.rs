@@ -1,10 +1,11 @@
 //! The way of what is typed to the guest: any number of keyboards, and the serial port of the current boot.
 
-use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::wait::{For, borrow};
 
 use crate::devices::serial::SerialPort;
 
@@ -21,6 +22,18 @@ struct State {
     is_awaited: bool,
 }
 
+/// What takes what a person types, on its way to the guest.
+pub trait Keys {
+    /// Hands over what is typed, and returns how many bytes were taken.
+    fn type_in(&self, bytes: &[u8]) -> usize;
+    /// How many bytes would be taken now.
+    fn room(&self) -> usize;
+    /// What becomes ready when more is taken, if it is to be waited for.
+    fn takes_more(&self) -> Option<For<'_>>;
+    /// To be called when that was ready.
+    fn note_that_it_takes_more(&self);
+}
+
 /// Types for the guest. Dropping it detaches it.
 pub struct Keyboard {
     keyboards: Arc<Keyboards>,
@@ -28,13 +41,12 @@ pub struct Keyboard {
 }
 
 impl Keyboards {
-    pub fn attach(self: &Arc<Self>) -> io::Result<Keyboard> {
-        let takes_input = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+    pub fn attach(self: &Arc<Self>, takes_input: Arc<EventFd>) -> Keyboard {
         self.lock().attached.push(takes_input.clone());
-        Ok(Keyboard {
+        Keyboard {
             keyboards: self.clone(),
             takes_input,
-        })
+        }
     }
 
     /// What is typed goes to this port from now on.
@@ -71,20 +83,15 @@ impl State {
 }
 
 impl Keyboard {
-    /// Hands what is typed to the guest, and returns how many bytes it took; [`Keyboard::takes_input`] tells when to offer the
-    /// rest.
+    /// Hands what is typed to the guest, and returns how many bytes it took. The event with which it was attached tells when to
+    /// offer the rest; it may also tell so for another keyboard.
     pub fn type_in(&self, bytes: &[u8]) -> usize {
         self.port().map_or(0, |port| port.receive(bytes))
     }
 
-    /// How many bytes the guest would take now. If none, [`Keyboard::takes_input`] tells when that changes.
+    /// How many bytes the guest would take now. If none, the same event tells when that changes.
     pub fn room(&self) -> usize {
         self.port().map_or(0, |port| port.room_for_input())
-    }
-
-    /// Becomes readable when the guest takes input that it refused. It may also become so for another keyboard.
-    pub fn takes_input(&self) -> &EventFd {
-        &self.takes_input
     }
 
     /// The port. The lock is let go before the port is used, because the port takes its own lock and then tells the keyboards.
@@ -93,6 +100,25 @@ impl Keyboard {
         let port = state.port.clone();
         state.is_awaited |= port.is_none();
         port
+    }
+}
+
+impl Keys for Keyboard {
+    fn type_in(&self, bytes: &[u8]) -> usize {
+        Self::type_in(self, bytes)
+    }
+
+    fn room(&self) -> usize {
+        Self::room(self)
+    }
+
+    fn takes_more(&self) -> Option<For<'_>> {
+        Some(For::Reading(borrow(&self.takes_input)))
+    }
+
+    fn note_that_it_takes_more(&self) {
+        // The counter is not 0, because poll said so; reading resets it.
+        let _ = self.takes_input.read();
     }
 }
 

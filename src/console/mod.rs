@@ -2,15 +2,20 @@
 //! and stdout to it: they may be a person's terminal.
 
 mod escape;
+mod far;
 mod guest_modes;
 mod identity;
 mod input;
 mod keeper;
 mod kept;
 mod keyboard;
+mod menu;
 mod out_of_memory;
 mod output;
+mod pager;
 mod panic;
+mod record;
+mod replay;
 mod session;
 mod signals;
 mod stderr;
@@ -19,10 +24,13 @@ mod terminal;
 mod wait;
 
 pub(crate) use escape::{Command, Escape};
+pub use far::{Far, FarKeyboard, show as show_far};
 pub(crate) use guest_modes::GuestModes;
 pub use input::Source;
-pub use keeper::leave_to_parent;
-pub use keyboard::Keyboard;
+pub use keeper::{Work, leave_to_parent};
+pub use keyboard::{Keyboard, Keys};
+pub use menu::Steered;
+pub(crate) use menu::{Menu, Place};
 pub use out_of_memory::{NotingAllocator, end_at_once, end_on_lack_of_memory};
 pub use output::{Drain, GuestOutput};
 pub use panic::end_on_panic;

@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::guest_modes::GuestModes;
 use super::keeper;
 use super::signals::with_all_blocked;
-use super::stream::{Console, Pace, Read, Reader, Waker};
+use super::stream::{Read, Reader, Waker};
 use super::wait::{For, borrow, wait};
 use crate::confine::filter;
 use crate::threads;
@@ -78,15 +78,14 @@ struct Writer {
 }
 
 impl GuestOutput {
-    /// Starts the thread that writes to `stdout` what `console` has printed and will print. The guest waits for it.
-    pub fn start(console: &Console, stdout: OwnedFd) -> io::Result<Self> {
+    /// Starts the thread that writes to `stdout` what `reader` reads.
+    pub fn start(reader: Reader, stdout: OwnedFd) -> io::Result<Self> {
         let writer = Arc::new(Writer {
             state: Mutex::default(),
             changed: Condvar::new(),
             finished: EventFd::new(EFD_NONBLOCK)?,
             hurry: EventFd::new(EFD_NONBLOCK)?,
         });
-        let reader = console.attach(Pace::GuestWaits);
         let waker = reader.waker();
         let write = {
             let writer = writer.clone();

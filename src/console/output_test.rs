@@ -1,10 +1,11 @@
 use std::io::{PipeWriter, Read as _, pipe};
 
 use super::*;
+use crate::console::{Console, Pace};
 
 fn written_to(writer: PipeWriter) -> (Console, GuestOutput) {
     let console = Console::default();
-    let output = GuestOutput::start(&console, writer.into()).unwrap();
+    let output = GuestOutput::start(console.attach(Pace::GuestWaits), writer.into()).unwrap();
     (console, output)
 }
 

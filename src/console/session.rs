@@ -10,13 +10,18 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::escape::Command;
+use super::far::Far;
 use super::identity;
 use super::input::{Input, Source};
+use super::keyboard::Keys;
+use super::menu::{Menu, Place, Steered};
 use super::output::{Drain, GuestOutput};
+use super::pager::Pager;
+use super::record::Recording;
 use super::signals::{Request, Signals, suspend};
-use super::stderr;
-use super::stream::Console;
-use super::terminal::{Terminal, forget_input, is_in_foreground};
+use super::stderr::{self, tell};
+use super::stream::{Console, Pace, Reader};
+use super::terminal::{self, Terminal, forget_input, is_in_foreground};
 use super::wait::{For, borrow, wait};
 
 /// How often a run in the background looks whether it is in the foreground now. No event tells it: `fg` sends SIGCONT to a
@@ -32,6 +37,8 @@ const ANSWERS: Duration = Duration::from_secs(1);
 pub enum StopReason {
     /// The person typed the command to quit.
     Quit,
+    /// The person typed the command to detach.
+    Detach,
     /// A signal asked for the end; its number.
     Signal(i32),
     /// The output cannot be written any more.
@@ -67,6 +74,12 @@ pub struct Session {
     /// The thread that writes the output has not ended.
     is_writing: bool,
     input: Input,
+    menu: Menu,
+    /// The guest's name, where another process runs it.
+    name: Option<String>,
+    recording: Option<Recording>,
+    /// A pager, which has the terminal meanwhile, and the terminal's modes before.
+    pager: Option<(Pager, libc::termios)>,
     /// Readable when a thread beside this one has done its work. Made at the start, since a limit of open files may be
     /// reached later.
     done: Arc<EventFd>,
@@ -75,14 +88,49 @@ pub struct Session {
 impl Session {
     /// Starts to write what `console` prints to stdout, and makes a terminal on stdin raw. To be called when `signals` are
     /// caught, since others would leave the terminal raw.
-    pub fn open(console: &Console, source: Source, _signals: &Signals) -> io::Result<Self> {
+    pub fn open(
+        console: &Console,
+        source: Source,
+        guest: Arc<dyn Steered>,
+        _signals: &Signals,
+    ) -> io::Result<Self> {
+        let reader = console.attach(Pace::GuestWaits);
+        let keys = Box::new(console.keyboard()?);
+        let menu = Menu::new(Place::Run, Some(guest));
+        Self::start(console, reader, Input::new(source, keys), menu, None)
+    }
+
+    /// The same for the console of a guest that another process runs. What is typed goes to `keys`.
+    pub fn open_far(
+        far: Far,
+        keys: Box<dyn Keys>,
+        guest: Arc<dyn Steered>,
+        _signals: &Signals,
+    ) -> io::Result<Self> {
+        let source = Source::Stdin { escape: true };
+        let menu = Menu::new(Place::Attached, Some(guest));
+        let input = Input::new(source, keys);
+        Self::start(&far.console, far.reader, input, menu, Some(far.name))
+    }
+
+    fn start(
+        console: &Console,
+        reader: Reader,
+        input: Input,
+        menu: Menu,
+        name: Option<String>,
+    ) -> io::Result<Self> {
         let stdout = io::stdout().as_fd().try_clone_to_owned()?;
         let mut session = Self {
             console: console.clone(),
             terminal: Terminal::on_stdin(),
-            output: GuestOutput::start(console, stdout)?,
+            output: GuestOutput::start(reader, stdout)?,
             is_writing: true,
-            input: Input::new(source, console.keyboard()?),
+            input,
+            menu,
+            name,
+            recording: None,
+            pager: None,
             done: Arc::new(EventFd::new(EFD_NONBLOCK)?),
         };
         if let Some(terminal) = &mut session.terminal {
@@ -153,6 +201,7 @@ impl Session {
     /// wait for a slow reader: then the reason is given, and output is lost.
     pub fn close(&mut self, drain: Drain, signals: &mut Signals) -> io::Result<Option<StopReason>> {
         self.console.end();
+        self.recording = None;
         self.output.close(drain);
         if let Some(terminal) = &mut self.terminal
             && let Err(error) = terminal.make_quiet()
@@ -267,29 +316,43 @@ impl Session {
             // Before the first wait, so that this boot gets what was typed during the boot before.
             self.input.feed();
             let event = match until {
+                // A pager is not taken away from the person.
+                _ if self.pager.is_some() => None,
                 Until::Readable(event) => Some(event),
                 Until::OutputWritten if !self.is_writing => return Ok(Woken::Event),
                 Until::Identified(often) if self.input.identities() >= often => return Ok(Woken::Event),
                 Until::OutputWritten | Until::Identified(_) | Until::TimePassed => None,
             };
             let stdin = io::stdin();
-            let wanted = self.input.wanted(self.terminal.as_ref()) > 0;
+            let wanted = self.pager.is_none() && self.input.wanted(self.terminal.as_ref()) > 0;
             let watched = [
                 event.map(|event| For::Reading(borrow(event))),
                 Some(For::Reading(signals.as_fd())),
                 self.is_writing
                     .then(|| For::Reading(borrow(self.output.finished()))),
-                Some(For::Reading(borrow(self.input.takes_more()))),
+                self.input.takes_more(),
                 wanted.then(|| For::Reading(stdin.as_fd())),
                 stderr::wanted().map(|event| For::Reading(borrow(event))),
                 signals.passed_on().map(For::Reading),
+                self.pager.as_ref().map(|(pager, _)| For::Reading(pager.ended())),
             ];
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let looks = self.is_elsewhere().then_some(FOREGROUND_LOOKS);
-            let [happened, sent, finished, room, typed, has_lines, passed_on] =
-                wait(watched, left.into_iter().chain(looks).min())?;
+            let [
+                happened,
+                sent,
+                finished,
+                room,
+                typed,
+                has_lines,
+                passed_on,
+                has_looked,
+            ] = wait(watched, left.into_iter().chain(looks).min())?;
             if has_lines {
                 stderr::start_wanted();
+            }
+            if has_looked {
+                self.end_pager();
             }
             self.is_writing &= !finished;
             if happened || finished && matches!(until, Until::OutputWritten) {
@@ -310,24 +373,23 @@ impl Session {
                 self.look_at_terminal();
             }
             if room {
-                // The counter is not 0, because poll said so; reading resets it.
-                let _ = self.input.takes_more().read();
+                self.input.note_that_it_takes_more();
             }
             let commands = match typed {
                 true => self.input.read(self.terminal.as_ref()),
                 false => Vec::new(),
             };
-            if commands.iter().any(Command::quits) {
-                return Ok(Woken::Stop(StopReason::Quit));
+            if let Some(reason) = commands.into_iter().find_map(|command| self.obey(command)) {
+                return Ok(Woken::Stop(reason));
             }
         }
     }
 
     /// Whether there is a terminal that another process has at the moment.
     fn is_elsewhere(&self) -> bool {
-        self.terminal
-            .as_ref()
-            .is_some_and(|terminal| terminal.waits_for_foreground() || !terminal.is_in_foreground())
+        let is_elsewhere =
+            |terminal: &Terminal| terminal.waits_for_foreground() || !terminal.is_in_foreground();
+        self.pager.is_none() && self.terminal.as_ref().is_some_and(is_elsewhere)
     }
 
     /// Makes the terminal raw again, and as the guest had it, if we are in the foreground. An error is only logged: a
@@ -343,10 +405,92 @@ impl Session {
         }
     }
 
+    /// Obeys a command of the escape key. Gives the reason if the session is to end.
+    fn obey(&mut self, command: Command) -> Option<StopReason> {
+        match self.menu.obey(command) {
+            Some(Command::Quit) => Some(StopReason::Quit),
+            // It is what SIGTERM asks for.
+            Some(Command::Stop) => Some(StopReason::Signal(libc::SIGTERM)),
+            Some(Command::Detach) => {
+                // What was typed before is for the guest.
+                self.input.feed();
+                Some(StopReason::Detach)
+            }
+            Some(Command::Past) => {
+                if let Err(error) = self.start_pager() {
+                    tell(format_args!("\ncoracle: no pager can be started: {error}"));
+                }
+                None
+            }
+            Some(Command::Record) => {
+                self.start_or_end_recording();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn start_pager(&mut self) -> io::Result<()> {
+        let Some(terminal) = self.terminal.as_mut().filter(|_| io::stdout().is_terminal()) else {
+            return Err(io::Error::other("stdout is no terminal"));
+        };
+        self.output.undo_for_now(PATIENCE);
+        terminal.lend();
+        let started =
+            terminal::modes_now().and_then(|modes| Ok((Pager::start(&self.console.past())?, modes)));
+        match started {
+            Ok(pager) => {
+                self.pager = Some(pager);
+                Ok(())
+            }
+            Err(error) => {
+                self.look_at_terminal();
+                Err(error)
+            }
+        }
+    }
+
+    /// To be called when the pager has ended, or is to. Waits for its end.
+    fn end_pager(&mut self) {
+        if let Some((pager, modes)) = self.pager.take() {
+            drop(pager);
+            if let Some(terminal) = &self.terminal {
+                terminal.take_back(&modes);
+            }
+            self.look_at_terminal();
+        }
+    }
+
+    fn start_or_end_recording(&mut self) {
+        let (Some(name), Some(size)) = (&self.name, terminal::size()) else {
+            return tell("\ncoracle: the size of the terminal is not known, so nothing is recorded");
+        };
+        if self.recording.take().is_some_and(|recording| recording.goes_on()) {
+            return;
+        }
+        match Recording::start(&self.console, name, size) {
+            Ok(recording) => {
+                tell(format_args!(
+                    "\ncoracle: what is printed is recorded in {} (Ctrl-A r ends that)",
+                    recording.name()
+                ));
+                self.recording = Some(recording);
+            }
+            Err(error) => tell(format_args!(
+                "\ncoracle: nothing can be recorded in this directory: {error}"
+            )),
+        }
+    }
+
     fn obey_signals(&mut self, signals: &mut Signals) -> Option<StopReason> {
         while let Some(request) = signals.take() {
             match request {
-                Request::End(number) => return Some(StopReason::Signal(number)),
+                Request::End(number) => {
+                    self.end_pager();
+                    return Some(StopReason::Signal(number));
+                }
+                // The pager has the terminal.
+                Request::Suspend | Request::Resume if self.pager.is_some() => {}
                 Request::Suspend => {
                     if self.is_writing {
                         self.output.undo_for_now(PATIENCE);
@@ -360,7 +504,11 @@ impl Session {
                 }
                 Request::Resume => self.look_at_terminal(),
                 // A serial port has no size, so the guest could not be told.
-                Request::Resize => {}
+                Request::Resize => {
+                    if let (Some(recording), Some(size)) = (&self.recording, terminal::size()) {
+                        recording.resize(size);
+                    }
+                }
             }
         }
         None

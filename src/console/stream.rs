@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, mem, thread};
 
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
 use super::keyboard::{Keyboard, Keyboards};
 use crate::devices::serial::SerialPort;
 use crate::devices::sink::Sink;
@@ -94,6 +96,8 @@ struct State {
     waiting: usize,
     /// Where the first of them wants to be woken.
     wake_at: Option<u64>,
+    /// What is written to then, for readers that do not wait here.
+    bell: Option<Arc<EventFd>>,
     /// Where the guest has to wait.
     limit: Option<u64>,
     /// Whether vCPUs go on without waiting for room.
@@ -114,11 +118,20 @@ impl Console {
         self.0.clone()
     }
 
-    /// Attaches a reader.
+    /// Attaches a reader that gets the past first.
     pub fn attach(&self, pace: Pace) -> Reader {
+        self.attach_at(pace, |state| state.end - state.past.len() as u64)
+    }
+
+    /// Attaches a reader that gets what is printed from now on.
+    pub fn attach_to_what_comes(&self, pace: Pace) -> Reader {
+        self.attach_at(pace, |state| state.end)
+    }
+
+    fn attach_at(&self, pace: Pace, position: impl FnOnce(&State) -> u64) -> Reader {
         let mut state = self.0.lock();
         let number = state.attached;
-        let at = state.end - state.past.len() as u64;
+        let at = position(&state);
         state.attached += 1;
         let place = Place {
             at,
@@ -135,7 +148,13 @@ impl Console {
 
     /// Attaches a keyboard.
     pub fn keyboard(&self) -> io::Result<Keyboard> {
-        self.0.keyboards.attach()
+        let takes_input = EventFd::new(EFD_NONBLOCK)?;
+        Ok(self.keyboard_telling(Arc::new(takes_input)))
+    }
+
+    /// Attaches a keyboard. `takes_input` becomes readable when the guest takes input that it refused.
+    pub fn keyboard_telling(&self, takes_input: Arc<EventFd>) -> Keyboard {
+        self.0.keyboards.attach(takes_input)
     }
 
     /// What is typed goes to this port from now on.
@@ -158,14 +177,21 @@ impl Console {
 
     /// The run is over: later bytes are ignored, and readers get the end after what is there.
     pub fn end(&self) {
-        self.0.lock().is_over = true;
-        self.0.filled.notify_all();
+        let mut state = self.0.lock();
+        state.is_over = true;
+        self.0.wake(state);
     }
 
     /// The last bytes that this boot has printed.
     pub fn tail_of_boot(&self) -> Vec<u8> {
         let state = self.0.lock();
         state.last_bytes(state.end - state.boot)
+    }
+
+    /// All that is kept of what was printed.
+    pub fn past(&self) -> Vec<u8> {
+        let mut state = self.0.lock();
+        state.past.make_contiguous().to_vec()
     }
 
     /// The last bytes that any boot has printed.
@@ -178,6 +204,17 @@ impl Console {
 impl Stream {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes all readers.
+    fn wake(&self, mut state: MutexGuard<State>) {
+        let bell = state.bell.take();
+        drop(state);
+        self.filled.notify_all();
+        if let Some(bell) = bell {
+            // An eventfd's write fails only when it is readable already.
+            let _ = bell.write(1);
+        }
     }
 
     /// To be called when a reader has moved, come or gone, or the waits for room were ended or allowed.
@@ -255,10 +292,35 @@ impl Reader {
             .wait_timeout_while(state, MOMENT, gathers)
             .unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
+        self.take(&mut state, bytes, PAST)
+    }
 
+    /// Replaces those in `bytes` by the next bytes, `most` at most, without waiting. If there are none yet, this gives nothing, and
+    /// `bell`, which is the same one for all readers of a console, becomes readable when there are some.
+    pub fn read_at_once(&mut self, bytes: &mut Vec<u8>, most: usize, bell: &Arc<EventFd>) -> Option<Read> {
+        bytes.clear();
+        let mut state = self.stream.lock();
+        let at = state.readers.get(&self.number)?.at;
+        if at == state.end && !state.is_over {
+            state.bell = Some(bell.clone());
+            state.wake_at(at + 1);
+            return None;
+        }
+        Some(self.take(&mut state, bytes, most))
+    }
+
+    /// How many bytes there are to read.
+    pub fn unread(&self) -> u64 {
+        let state = self.stream.lock();
+        let place = state.readers.get(&self.number);
+        place.map_or(0, |place| (state.end - place.at).min(state.past.len() as u64))
+    }
+
+    /// Takes what there is, `most` bytes at most.
+    fn take(&self, state: &mut State, bytes: &mut Vec<u8>, most: usize) -> Read {
         let State {
             readers, past, end, ..
-        } = &mut *state;
+        } = state;
         let Some(place) = readers.get_mut(&self.number) else {
             return Read::Ended;
         };
@@ -266,13 +328,15 @@ impl Reader {
             return Read::Woken;
         }
         let start = *end - past.len() as u64;
-        let from = at.max(start);
-        bytes.extend(past.range((from - start) as usize..));
-        place.at = *end;
-        stream.settle(&mut state);
+        let from = place.at.max(start);
+        let missed = from - place.at;
+        let kept = past.range((from - start) as usize..);
+        bytes.extend(kept.take(most));
+        place.at = from + bytes.len() as u64;
+        self.stream.settle(state);
         match bytes.is_empty() {
             true => Read::Ended,
-            false => Read::Bytes { missed: from - at },
+            false => Read::Bytes { missed },
         }
     }
 
@@ -339,8 +403,7 @@ impl Sink for Stream {
         }
         if state.wake_at.is_some_and(|wake_at| state.end >= wake_at) {
             state.wake_at = None;
-            drop(state);
-            self.filled.notify_all();
+            self.wake(state);
         }
     }
 

@@ -1,6 +1,8 @@
 use std::sync::mpsc::channel;
 
 use super::*;
+use crate::console::keyboard::Keys;
+use crate::console::wait::{For, borrow, wait};
 use crate::interrupt::Interrupt;
 
 /// More than is kept, and than a reader may be behind.
@@ -175,7 +177,11 @@ fn what_several_keyboards_type_arrives_and_each_is_told_when_the_guest_takes_mor
     const RTS: [u8; 1] = [2];
     let console = Console::default();
     let [one, other] = [0, 1].map(|_| console.keyboard().unwrap());
-    let is_told = |keyboard: &Keyboard| keyboard.takes_input().read().is_ok();
+    let is_told = |keyboard: &Keyboard| {
+        let ready = wait([keyboard.takes_more()], Some(Duration::ZERO)).unwrap();
+        keyboard.note_that_it_takes_more();
+        ready == [true]
+    };
     assert_eq!(one.type_in(b"early"), 0);
     let port = Arc::new(SerialPort::new(Interrupt::new(|| Ok(())), console.sink()));
     console.connect(port.clone());
@@ -197,4 +203,39 @@ fn what_several_keyboards_type_arrives_and_each_is_told_when_the_guest_takes_mor
     assert_eq!(&read, b"ab");
     console.disconnect();
     assert_eq!((one.type_in(b"c"), one.room()), (0, 0), "the guest has ended");
+}
+
+#[test]
+fn a_bell_rings_once_for_each_reader_that_found_nothing_and_at_the_end() {
+    let console = Console::default();
+    let bell = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let rings = || {
+        let rings = wait([Some(For::Reading(borrow(&bell)))], Some(Duration::ZERO)).unwrap();
+        let _ = bell.read();
+        rings == [true]
+    };
+    let (mut reader, mut bytes) = (console.attach(Pace::Misses), Vec::new());
+    print(&console, b"ab");
+    assert!(!rings(), "nobody has asked");
+    assert_eq!(reader.unread(), 2);
+    for byte in [b"a", b"b"] {
+        let read = reader.read_at_once(&mut bytes, 1, &bell);
+        assert_eq!((read, &bytes[..]), (Some(Read::Bytes { missed: 0 }), &byte[..]));
+    }
+    assert_eq!(reader.read_at_once(&mut bytes, 1, &bell), None);
+    assert!(!rings());
+    print(&console, b"cde");
+    assert!(rings() && !rings());
+    print(&console, &numbered(MUCH));
+    let most = 2 * PAST;
+    let missed = MUCH as u64 + 3 - PAST as u64;
+    assert_eq!(
+        reader.read_at_once(&mut bytes, most, &bell),
+        Some(Read::Bytes { missed })
+    );
+    assert_eq!(bytes.len(), PAST);
+    assert_eq!(reader.read_at_once(&mut bytes, most, &bell), None);
+    console.end();
+    assert!(rings());
+    assert_eq!(reader.read_at_once(&mut bytes, most, &bell), Some(Read::Ended));
 }

@@ -67,6 +67,14 @@ impl Terminal {
         self.is_so = self.wanted == Wanted::Restored;
     }
 
+    /// Takes the foreground of the terminal back from a process to which it was given, and the modes from before.
+    pub fn take_back(&self, modes: &termios) {
+        // SAFETY: system calls without pointers. SIGTTOU is blocked.
+        unsafe { libc::tcsetpgrp(STDIN_FILENO, libc::getpgrp()) };
+        // It fails on a terminal that hung up.
+        let _ = set(modes);
+    }
+
     /// Sets the wanted mode again. To be called after anything that may have brought us to the foreground, or changed the modes
     /// while we were stopped.
     pub fn look_again(&mut self) -> io::Result<()> {

@@ -11,6 +11,9 @@ use vmm_sys_util::eventfd::EventFd;
 pub enum For<'a> {
     Reading(BorrowedFd<'a>),
     Writing(BorrowedFd<'a>),
+    Both(BorrowedFd<'a>),
+    /// Nothing but that it hung up or is broken.
+    HangUp(BorrowedFd<'a>),
 }
 
 /// Waits until one of `watched` is ready, or for `patience` at most, and says which are ready. A descriptor that hung
@@ -19,6 +22,8 @@ pub fn wait<const N: usize>(watched: [Option<For>; N], patience: Option<Duration
     let mut entries = watched.map(|watched| match watched {
         Some(For::Reading(fd)) => entry(fd.as_raw_fd(), libc::POLLIN),
         Some(For::Writing(fd)) => entry(fd.as_raw_fd(), libc::POLLOUT),
+        Some(For::Both(fd)) => entry(fd.as_raw_fd(), libc::POLLIN | libc::POLLOUT),
+        Some(For::HangUp(fd)) => entry(fd.as_raw_fd(), 0),
         // poll(2) passes over negative descriptors.
         None => entry(-1, 0),
     });

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::control::Attachment;
 use super::place::Folder;
 use super::process::Process;
 use super::record::{self, Ended, Made};
@@ -79,6 +80,18 @@ impl Guest {
             // It has ended meanwhile.
             Err(_) if !self.is_running() => Err(Error::HasEnded(self.name.clone())),
             called => called.map_err(self.error("reach the agent in")),
+        }
+    }
+
+    /// Attaches to the guest's console. Waits for what was printed before, for `patience` at most.
+    pub fn attach(&self, patience: Duration) -> Result<Attachment, Error> {
+        if !self.is_running() {
+            return Err(Error::HasEnded(self.name.clone()));
+        }
+        match control::attach(&self.folder.inner("control.sock"), patience) {
+            // It has ended meanwhile.
+            Err(_) if !self.is_running() => Err(Error::HasEnded(self.name.clone())),
+            attached => attached.map_err(self.error("attach to the console of")),
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::control::{self, Control};
 use super::place::{Folder, NEW, Place, is_taken, random};
@@ -15,6 +16,8 @@ use crate::console::Console;
 /// How many connections may wait at the control socket. The kernel makes it less (net.core.somaxconn). So many, because also a
 /// process that accepts none, such as one that SIGSTOP has stopped, is found by connecting to it.
 const BACKLOG: i32 = 4096;
+/// How long the end waits for clients that are attached to the console and take none of its output.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// How often a directory is made anew because another process removed it, or a name made up because it was taken.
 const TRIES: u32 = 32;
 
@@ -66,7 +69,7 @@ impl Own {
             console_log: Some(console_log),
             exit,
             socket: Some(socket),
-            control: Arc::new(Control::new(lock)),
+            control: Arc::new(Control::new(Some(lock))),
             starter: None,
             log: None,
             has_run: false,
@@ -135,10 +138,11 @@ impl Own {
         self.name.as_ref()
     }
 
-    /// Starts to answer other commands. Where there is a machine, it is to be told to the result.
-    pub fn serve(&mut self) -> io::Result<()> {
+    /// Starts to answer other commands, also those that attach to `console`. Where there is a machine, it is to be told to the
+    /// result of [`Own::control`].
+    pub fn serve(&mut self, console: &Console) -> io::Result<()> {
         match self.socket.take() {
-            Some(socket) => control::serve(socket, self.control.clone()),
+            Some(socket) => control::serve(socket, self.control.clone(), console.clone()),
             None => Ok(()),
         }
     }
@@ -192,6 +196,12 @@ impl Own {
         if let Some(log) = self.log.take() {
             // An error is a panic, which has been reported.
             let _ = log.join();
+        }
+        let slow = self.control.wait_for_attached(LAST_OUTPUT);
+        if slow > 0 {
+            log::warn!(
+                "{slow} of the attached terminals did not take the last of the output (coracle logs prints it)"
+            );
         }
         if self.name.is_none() {
             // It fails only if somebody else was faster.

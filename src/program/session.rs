@@ -12,8 +12,8 @@ use coracle_agent_protocol::{Failure, HostChannel, Program, Stream, ToAgent, ToH
 use super::input::{Input, Stdin, Typed};
 use super::output::Output;
 use crate::console::{
-    Command, For, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr, suspend, tell,
-    terminal_size, wait, wanted_stderr,
+    Command, For, Menu, Place, Request, Signals, Terminal, borrow, is_in_foreground, start_wanted_stderr,
+    suspend, tell, terminal_size, wait, wanted_stderr,
 };
 use crate::devices::sink::Sink;
 
@@ -236,19 +236,19 @@ impl Session {
             if over && !heard && self.ended.is_none() {
                 self.ended = Some(Ended::Machine);
             }
-            if typed && self.input.read().iter().any(|command| self.quits(command)) {
+            if typed && self.input.read().into_iter().any(|command| self.quits(command)) {
                 return Ok(Ended::Quit);
             }
         }
     }
 
-    fn quits(&self, command: &Command) -> bool {
+    fn quits(&self, command: Command) -> bool {
         match (command, self.help) {
             (Command::Help, Some(help)) => {
                 tell(help);
                 false
             }
-            _ => command.quits(),
+            _ => Menu::new(Place::Program, None).obey(command).is_some(),
         }
     }
 

@@ -5,6 +5,8 @@
 #[macro_use]
 mod support;
 
+/// Terminals that are attached to the console of a guest that runs.
+mod attached;
 /// Arguments and files that cannot be used.
 mod command_line;
 /// What code could do that has taken the running process over.

@@ -452,3 +452,57 @@ fn wait_for_thread(process: i64, name: &str, is: impl Fn(&str) -> bool) {
         thread::yield_now();
     }
 }
+
+guest!(
+    greet_and_repeat,
+    "
+    say \"afloat\\n\"
+    request_to_send
+    xor ebx, ebx
+    echo_input
+"
+);
+
+#[test]
+fn a_log_knows_when_its_lines_were_printed() {
+    let harbour = Harbour::new();
+    let kernel = greet_and_repeat().linux64();
+    harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
+    // Times are known to the second.
+    thread::sleep(Duration::from_millis(1100));
+    let mark = now();
+    let attached = harbour.coracle(&["attach", "web"]).input(*b"later\n").start();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !harbour.say(&["logs", "web"]).ends_with("later\n") {
+        assert!(Instant::now() < deadline, "nothing was printed");
+    }
+    drop(attached);
+    assert_eq!(
+        harbour.say(&["logs", "--since", &mark.to_string(), "web"]),
+        "later\n"
+    );
+    assert_eq!(harbour.say(&["logs", "--since", "1h", "web"]), "afloat\nlater\n");
+    assert_eq!(
+        harbour.say(&["logs", "--since", "1h", "--tail", "1", "web"]),
+        "later\n"
+    );
+    assert_eq!(
+        harbour.say(&["logs", "--since", &(mark + 3600.0).to_string(), "web"]),
+        ""
+    );
+    let stamped = harbour.say(&["logs", "-t", "web"]);
+    let lines: Vec<_> = stamped.lines().map(|line| line.split_at(21)).collect();
+    let [(first, "afloat"), (second, "later")] = lines[..] else {
+        panic!("{stamped:?}");
+    };
+    assert!(
+        first < second && first.ends_with("Z ") && first.starts_with("20"),
+        "{stamped:?}"
+    );
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
+}

@@ -15,6 +15,7 @@ mod terminal;
 mod torture;
 
 mod trials {
+    pub mod attached;
     pub mod confinement;
     pub mod console;
     pub mod cpus;
@@ -100,6 +101,7 @@ fn trials() -> Vec<Trial> {
         trials::load::trials(),
         trials::memory::trials(),
         trials::named::trials(),
+        trials::attached::trials(),
         trials::pauses::trials(),
         trials::cpus::trials(),
         trials::processors::trials(),

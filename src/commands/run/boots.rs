@@ -18,6 +18,7 @@ use crate::console::{Console, Drain, Session, Signals, Source, StopReason, Woken
 use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::guests::Own;
+use crate::guests::control::Control;
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome, Running};
 use crate::program::power_off_request;
 use crate::timeline::{Phase, Timeline};
@@ -40,6 +41,8 @@ pub struct Boots<'a> {
     serves: bool,
     /// A connection by which the agent is asked to power off, made before the process is confined.
     agent: Option<AgentAsked>,
+    /// What others, and the person at the console, do with the machine of the current boot.
+    control: Arc<Control>,
     /// What outlives a boot beside the console. Here between two boots; during a boot there is nothing here.
     attached: Option<Attached>,
 }
@@ -60,9 +63,14 @@ struct Ready {
 
 impl<'a> Boots<'a> {
     pub fn new(config: &'a Config, (own, inherited): (Option<Own>, Option<Inherited>), serves: bool) -> Self {
+        let control = match &own {
+            Some(own) => own.control().clone(),
+            None => Arc::new(Control::new(None)),
+        };
         Self {
             config,
             own,
+            control,
             inherited,
             serves,
             agent: None,
@@ -104,10 +112,8 @@ impl<'a> Boots<'a> {
         });
         timeline.start_memory_reader();
         self.console.connect(running.serial().clone());
-        let control = self.own.as_ref().map(|own| own.control().clone());
-        if let Some(control) = &control {
-            control.connect(running.clone());
-        }
+        let control = self.control.clone();
+        control.connect(running.clone());
         let attended = session.attend(running.ended(), &mut signals);
         let (attended, was_asked) = match attended {
             Ok(Some(StopReason::Signal(libc::SIGTERM))) if self.ask(&running) => {
@@ -122,9 +128,7 @@ impl<'a> Boots<'a> {
         let may_boot_again = stop.is_none() && !was_asked && self.config.on_reboot == OnReboot::Restart;
         let finish = move || {
             running.end(Outcome::Quit);
-            if let Some(control) = control {
-                control.disconnect();
-            }
+            control.disconnect();
             running.wait()
         };
         let finished = match (&stop, may_boot_again) {
@@ -241,12 +245,13 @@ impl<'a> Boots<'a> {
         // From here on signals wait until the session takes them. So they are caught only after the slow part, during which
         // they end the process as usual, but before the threads of the machine are started, which must not receive them.
         let signals = Signals::catch().map_err(system("catch signals"))?;
-        let session = Session::open(&self.console, source(config), &signals);
+        let session = Session::open(&self.console, source(config), self.control.clone(), &signals);
         let session = session.map_err(system("use stdin and stdout"))?;
         if let Some(own) = &mut self.own {
             own.keep_log(&self.console, machine.command_line())
                 .map_err(system("start the console's log"))?;
-            own.serve().map_err(system("answer other commands"))?;
+            own.serve(&self.console)
+                .map_err(system("answer other commands"))?;
         }
         Ok(Ready {
             machine,
@@ -330,7 +335,8 @@ pub fn facts(config: &Config, machine: &Machine) -> Facts {
 impl From<StopReason> for Outcome {
     fn from(reason: StopReason) -> Self {
         match reason {
-            StopReason::Quit => Self::Quit,
+            // The terminal of a run does not detach.
+            StopReason::Quit | StopReason::Detach => Self::Quit,
             StopReason::Signal(number) => Self::Signal(number),
             StopReason::OutputLost(error) => Self::ConsoleLost(error),
         }

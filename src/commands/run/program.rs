@@ -14,7 +14,7 @@ use super::{Error, tell};
 use crate::commands::{status, system};
 use crate::config::Config;
 use crate::confine::filter;
-use crate::console::{Console, Drain, For, GuestOutput, Signals, borrow, wait};
+use crate::console::{Console, Drain, For, GuestOutput, Pace, Signals, borrow, wait};
 use crate::diagnosis::{self, InitrdWatch};
 use crate::guests::Own;
 use crate::machine::{Machine, OpenFiles, Outcome};
@@ -98,7 +98,8 @@ pub fn run(
     let shown = match shows_console {
         true => {
             let stderr = stderr().as_fd().try_clone_to_owned();
-            let shown = stderr.and_then(|stderr| GuestOutput::start(&console, stderr));
+            let shown =
+                stderr.and_then(|stderr| GuestOutput::start(console.attach(Pace::GuestWaits), stderr));
             Some(shown.map_err(system("show the console"))?)
         }
         false => None,
@@ -106,7 +107,7 @@ pub fn run(
     if let Some(Named { own, output, .. }) = &mut named {
         own.keep_log_of_program(output)
             .map_err(system("start the program's log"))?;
-        own.serve().map_err(system("answer other commands"))?;
+        own.serve(output).map_err(system("answer other commands"))?;
     }
     timeline.mark(Phase::ConsoleReady);
 

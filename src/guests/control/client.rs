@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::http::Answer;
+use super::http::{Answer, Switch};
 use crate::console::{For, wait};
 use crate::unix_socket;
 
@@ -14,6 +14,17 @@ use crate::unix_socket;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of an answer that are read.
 const ANSWER_MAX: usize = 64 << 10;
+
+/// Bytes of a console's past that are read. A guest's process keeps less.
+const PAST_MAX: u64 = 1 << 20;
+
+/// A guest's console, as a client that is attached to it has it.
+pub struct Attachment {
+    /// What is printed from now on, and what is typed. It does not block.
+    pub socket: UnixStream,
+    /// What was printed before, as far as it is kept.
+    pub past: Vec<u8>,
+}
 
 /// Sends a request to the guest's process at this socket, and gives what it answers within `patience`.
 pub fn ask(socket: &Path, method: &str, path: &str, patience: Duration) -> io::Result<Value> {
@@ -50,6 +61,28 @@ pub fn call_agent(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
     Err(reason(Answer::of(&read_to_end(stream, deadline)?)))
 }
 
+/// Attaches to the console of the guest whose process is at this socket.
+pub fn attach(socket: &Path, patience: Duration) -> io::Result<Attachment> {
+    let mut socket = send(socket, "POST", "/console")?;
+    let deadline = Instant::now() + patience;
+    let mut bytes = Vec::new();
+    let (past, mut bytes) = loop {
+        let goes_on = read_more(&mut socket, &mut bytes, ANSWER_MAX, deadline)?;
+        if let Some((Switch { past }, begin)) = Switch::of(&bytes) {
+            break (past, begin.to_vec());
+        }
+        if !goes_on || bytes.len() == ANSWER_MAX {
+            return Err(reason(Answer::of(&bytes)));
+        }
+    };
+    if past > PAST_MAX {
+        return Err(reason(None));
+    }
+    let past = past as usize;
+    while bytes.len() < past && read_more(&mut socket, &mut bytes, past, deadline)? {}
+    Ok(Attachment { socket, past: bytes })
+}
+
 /// Connects, and sends a request.
 fn send(socket: &Path, method: &str, path: &str) -> io::Result<UnixStream> {
     let mut stream = connect(socket)?;
@@ -59,7 +92,7 @@ fn send(socket: &Path, method: &str, path: &str) -> io::Result<UnixStream> {
 }
 
 /// What an answer says that is no success.
-fn reason(answer: Option<Answer>) -> io::Error {
+pub(super) fn reason(answer: Option<Answer>) -> io::Error {
     let Some(Answer { body, .. }) = answer else {
         return io::Error::other("its answer cannot be understood");
     };
@@ -92,17 +125,26 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 }
 
 fn read_to_end(mut stream: UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; ANSWER_MAX];
-    let mut length = 0;
-    while length < bytes.len() {
-        wait_for_more(&stream, deadline)?;
-        match stream.read(&mut bytes[length..]) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.truncate(length);
+    let mut bytes = Vec::new();
+    while bytes.len() < ANSWER_MAX && read_more(&mut stream, &mut bytes, ANSWER_MAX, deadline)? {}
     Ok(bytes)
+}
+
+/// Waits for bytes, and appends them, until there are `most`. False at the end of the stream.
+fn read_more(
+    stream: &mut UnixStream,
+    bytes: &mut Vec<u8>,
+    most: usize,
+    deadline: Instant,
+) -> io::Result<bool> {
+    wait_for_more(stream, deadline)?;
+    let length = bytes.len();
+    bytes.resize(most, 0);
+    let read = stream.read(&mut bytes[length..]);
+    bytes.truncate(length + read.as_ref().copied().unwrap_or(0));
+    match read {
+        Ok(count) => Ok(count > 0),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) => Err(error),
+    }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::http::{Parsed, REQUEST_MAX};
 use super::*;
+use crate::console::Console;
 
 /// A machine that only remembers.
 #[derive(Default)]
@@ -54,19 +55,18 @@ impl Machine for Fake {
 fn control() -> (Arc<Control>, Arc<Fake>, File) {
     let lock = tempfile::NamedTempFile::new().unwrap();
     let others = lock.reopen().unwrap();
-    let control = Arc::new(Control::new(lock.into_file()));
+    let control = Arc::new(Control::new(Some(lock.into_file())));
     let machine = Arc::new(Fake::default());
     control.connect(machine.clone());
     (control, machine, others)
 }
 
 fn status(control: &Control, method: &str, path: &str) -> u16 {
-    let has_more = false;
     control
         .answer(&Request {
             method,
             path,
-            has_more,
+            rest: b"",
         })
         .status
 }
@@ -79,7 +79,7 @@ fn a_pause_is_seen_by_others_until_it_ends() {
             .answer(&Request {
                 method: "GET",
                 path: "/guest",
-                has_more: false,
+                rest: b"",
             })
             .body["state"]
             .clone()
@@ -142,7 +142,7 @@ fn server() -> (tempfile::TempDir, std::path::PathBuf, Arc<Fake>) {
     let listener = UnixListener::bind(&path).unwrap();
     listener.set_nonblocking(true).unwrap();
     let (control, machine, _) = control();
-    serve(listener, control).unwrap();
+    serve(listener, control, Console::default()).unwrap();
     (directory, path, machine)
 }
 

@@ -10,12 +10,12 @@ const UPGRADE_HEAD: &str =
 /// Lines of a request's head, beside the first.
 const HEADERS_MAX: usize = 32;
 
-/// A request: its first line, and whether anything follows its head.
+/// A request: its first line, and what has come behind its head.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     pub method: &'a str,
     pub path: &'a str,
-    pub has_more: bool,
+    pub rest: &'a [u8],
 }
 
 /// What the bytes of a connection are so far.
@@ -35,6 +35,13 @@ pub struct Answer {
     pub body: Value,
 }
 
+impl Request<'_> {
+    /// Whether the connection is to become the console's.
+    pub fn attaches(&self) -> bool {
+        (self.method, self.path) == ("POST", "/console")
+    }
+}
+
 impl<'a> Parsed<'a> {
     pub fn of(bytes: &'a [u8]) -> Self {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -45,7 +52,7 @@ impl<'a> Parsed<'a> {
                 (Some(method), Some(path)) => Self::Whole(Request {
                     method,
                     path,
-                    has_more: bytes.len() > head,
+                    rest: &bytes[head..],
                 }),
                 _ => Self::Wrong,
             },
@@ -87,6 +94,7 @@ impl Answer {
             400 => "Bad Request",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            503 => "Service Unavailable",
             _ => "Conflict",
         };
         let body = self.body.to_string() + "\n";
@@ -112,5 +120,35 @@ impl Answer {
                 body: serde_json::from_slice(&bytes[head..]).ok()?,
             }),
         }
+    }
+}
+
+/// The header of [`Switch`].
+const PAST: &str = "Coracle-Past";
+
+/// The head of the answer behind which a connection is the console's.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// How many of the bytes that follow were printed before.
+    pub past: u64,
+}
+
+impl Switch {
+    pub fn bytes(&self) -> Vec<u8> {
+        let past = self.past;
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: coracle-console";
+        format!("{head}\r\n{PAST}: {past}\r\n\r\n").into_bytes()
+    }
+
+    /// Reads the head, and gives the bytes behind it as well. Nothing if it is another answer, or a part of one.
+    pub fn of(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut answer = httparse::Response::new(&mut headers);
+        let Ok(httparse::Status::Complete(head)) = answer.parse(bytes) else {
+            return None;
+        };
+        let past = answer.headers.iter().find(|header| header.name == PAST)?;
+        let past = std::str::from_utf8(past.value).ok()?.parse().ok()?;
+        (answer.code == Some(101)).then_some((Self { past }, &bytes[head..]))
     }
 }

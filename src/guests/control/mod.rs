@@ -8,11 +8,14 @@
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
 //! | `PUT /end` | ends the guest at once, as if its power was cut, and does not wait for that |
 //! | `POST /exec` | makes the connection one to the agent in the guest, as soon as that listens |
+//! | `POST /console` | makes the connection the console's: what the guest prints, and what is typed |
 //!
 //! A connection serves one request. Each answer is a JSON object; one that is no success has the member `error`. Only `POST /exec` is
 //! answered with 101 (RFC 9110 section 15.2.2) and no object. After that the bytes are those of the agent's protocol
 //! (crates/agent-protocol), of which this process reads none.
 
+/// Clients that are attached to the console.
+mod attached;
 /// The other commands' end.
 mod client;
 /// Requests and answers as bytes.
@@ -24,13 +27,16 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::lock;
+use crate::console::Steered;
 use crate::machine::{Outcome, Running};
-pub use client::{PATIENCE, ask, call_agent, connect, is_served};
-pub use http::{Answer, Parsed, Request};
+use attached::Count;
+pub use client::{Attachment, PATIENCE, ask, attach, call_agent, connect, is_served};
+pub use http::{Answer, Parsed, Request, Switch};
 pub use server::serve;
 
 /// What requests do something with.
@@ -52,8 +58,10 @@ pub trait Machine: Send + Sync {
 /// The guest's machine, as far as there is one at the moment, and what others may know of it.
 pub struct Control {
     state: Mutex<State>,
-    /// The guest's lock.
-    lock: File,
+    /// The guest's lock, if it has a name.
+    lock: Option<File>,
+    /// How many clients are attached to the console.
+    attached: Arc<Count>,
 }
 
 #[derive(Default)]
@@ -64,10 +72,11 @@ struct State {
 }
 
 impl Control {
-    pub fn new(lock: File) -> Self {
+    pub fn new(lock: Option<File>) -> Self {
         Self {
             state: Mutex::default(),
             lock,
+            attached: Arc::default(),
         }
     }
 
@@ -81,6 +90,12 @@ impl Control {
         let mut state = self.lock();
         state.machine = None;
         self.set_paused(&mut state, false);
+    }
+
+    /// Waits until the clients that are attached have got all that the console has printed, which has ended, for `patience` at most.
+    /// Returns how many have not.
+    pub fn wait_for_attached(&self, patience: Duration) -> usize {
+        self.attached.wait_for_none(patience)
     }
 
     /// Carries a request out.
@@ -120,7 +135,7 @@ impl Control {
                 }
                 None => Answer::error(409, "the guest is about to end"),
             },
-            ("POST", "/exec") if request.has_more => {
+            ("POST", "/exec") if !request.rest.is_empty() => {
                 Answer::error(400, "nothing may be sent before the answer 101")
             }
             ("POST", "/exec") => match &state.machine {
@@ -134,7 +149,7 @@ impl Control {
                 ),
                 None => Answer::error(409, "the guest is about to end"),
             },
-            (_, "/guest" | "/pause" | "/resume" | "/power-button" | "/end" | "/exec") => {
+            (_, "/guest" | "/pause" | "/resume" | "/power-button" | "/end" | "/exec" | "/console") => {
                 Answer::error(405, "this method is not one of that path")
             }
             _ => Answer::error(404, "there is no such path"),
@@ -164,7 +179,8 @@ impl Control {
             return;
         }
         state.is_paused = is_paused;
-        if let Err(error) = lock::set_paused(&self.lock, is_paused) {
+        let noted = self.lock.as_ref().map(|lock| lock::set_paused(lock, is_paused));
+        if let Some(Err(error)) = noted {
             log::warn!("cannot tell others whether the guest is paused: {error}");
         }
     }
@@ -180,6 +196,21 @@ impl State {
             (None, _) => "between boots",
             (Some(_), true) => "paused",
             (Some(_), false) => "running",
+        }
+    }
+}
+
+impl Steered for Control {
+    fn pause_or_resume(&self) -> Result<bool, String> {
+        let pauses = !self.lock().is_paused;
+        let asked = self.answer(&Request {
+            method: "PUT",
+            path: if pauses { "/pause" } else { "/resume" },
+            rest: b"",
+        });
+        match asked.status {
+            200 => Ok(pauses),
+            _ => Err(client::reason(Some(asked)).to_string()),
         }
     }
 }

@@ -8,9 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Control;
+use super::attached::{self, Attached};
 use super::http::{Answer, Parsed, REQUEST_MAX};
 use crate::confine::filter;
-use crate::console::{For, wait, with_all_signals_blocked};
+use crate::console::{Console, For, wait, with_all_signals_blocked};
 use crate::threads;
 
 /// How many connections are open at once. When one more comes, the oldest is closed, from which no whole request was read yet.
@@ -18,13 +19,16 @@ const CONNECTIONS: usize = 64;
 /// So long a connection is not closed for that: whoever has just connected may not have come to send yet.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// Starts the thread that answers the requests that come to `listener`. It ends with the process.
-pub fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
+/// Starts the thread that answers the requests that come to `listener`, and attaches clients to `console`. It ends with the
+/// process.
+pub fn serve(listener: UnixListener, control: Arc<Control>, console: Console) -> io::Result<()> {
+    let attached = Attached::new(console, control.attached.clone())?;
     let serve = move || {
         filter::narrow(filter::Kind::Control);
         let mut server = Server {
             listener,
             connections: VecDeque::with_capacity(CONNECTIONS),
+            attached,
         };
         loop {
             if let Err(error) = server.turn(&control) {
@@ -40,9 +44,13 @@ pub fn serve(listener: UnixListener, control: Arc<Control>) -> io::Result<()> {
         .map_err(threads::not_started)
 }
 
+/// Where in what is watched the clients are that are attached to the console.
+const FIRST_ATTACHED: usize = CONNECTIONS + 1;
+
 struct Server {
     listener: UnixListener,
     connections: VecDeque<Connection>,
+    attached: Attached,
 }
 
 /// A connection, with what it has sent of a request.
@@ -50,6 +58,16 @@ struct Connection {
     socket: UnixStream,
     since: Instant,
     bytes: Vec<u8>,
+}
+
+/// What becomes of a connection.
+enum Next {
+    /// More of its request is to come.
+    Wait(Connection),
+    /// It has done its work.
+    Close,
+    /// It becomes the console's. What has come behind the request is typed.
+    Attach(UnixStream, Vec<u8>),
 }
 
 impl Server {
@@ -61,22 +79,27 @@ impl Server {
             }
             _ => Duration::ZERO,
         };
-        let mut watched = [None; CONNECTIONS + 1];
+        let mut watched = [None; FIRST_ATTACHED + attached::WATCHED];
         watched[0] = grace.is_zero().then_some(For::Reading(self.listener.as_fd()));
         for (entry, connection) in watched[1..].iter_mut().zip(&self.connections) {
             *entry = Some(For::Reading(connection.socket.as_fd()));
         }
-        let ready = wait(watched, (!grace.is_zero()).then_some(grace))?;
+        self.attached.watch(&mut watched[FIRST_ATTACHED..]);
+        let grace = (!grace.is_zero()).then_some(grace);
+        let ready = wait(watched, grace.into_iter().chain(self.attached.patience()).min())?;
+        self.attached.turn(&ready[FIRST_ATTACHED..]);
         let connections = mem::take(&mut self.connections);
-        let go_on = |(connection, is_ready): (Connection, _)| match is_ready {
-            true => connection.go_on(control),
-            false => Some(connection),
-        };
-        self.connections = connections
-            .into_iter()
-            .zip(ready[1..].iter().copied())
-            .filter_map(go_on)
-            .collect();
+        for (connection, is_ready) in connections.into_iter().zip(&ready[1..]) {
+            let next = match is_ready {
+                true => connection.go_on(control),
+                false => Next::Wait(connection),
+            };
+            match next {
+                Next::Wait(connection) => self.connections.push_back(connection),
+                Next::Close => (),
+                Next::Attach(socket, typed) => self.attached.add(socket.into(), &typed),
+            }
+        }
         if ready[0] {
             self.accept()?;
         }
@@ -112,8 +135,8 @@ impl Server {
 }
 
 impl Connection {
-    /// Reads what is there, and answers a request that is whole. Nothing is left when the connection has done its work.
-    fn go_on(mut self, control: &Control) -> Option<Self> {
+    /// Reads what is there, and answers a request that is whole.
+    fn go_on(mut self, control: &Control) -> Next {
         let mut part = [0; REQUEST_MAX];
         let room = REQUEST_MAX - self.bytes.len();
         // SAFETY: the buffer is writable for so many bytes.
@@ -127,15 +150,18 @@ impl Connection {
         };
         let count = match usize::try_from(count) {
             Ok(count @ 1..) => count,
-            Ok(0) => return None,
-            Err(_) => {
-                let is_early = io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock;
-                return is_early.then_some(self);
+            Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock => {
+                return Next::Wait(self);
             }
+            Ok(0) | Err(_) => return Next::Close,
         };
         self.bytes.extend(&part[..count]);
         let answer = match Parsed::of(&self.bytes) {
-            Parsed::Part => return Some(self),
+            Parsed::Part => return Next::Wait(self),
+            Parsed::Whole(request) if request.attaches() => {
+                let typed = request.rest.to_vec();
+                return Next::Attach(self.socket, typed);
+            }
             Parsed::Whole(request) => control.answer(&request),
             Parsed::Wrong => Answer::error(400, "this is no request of HTTP/1.1"),
         };
@@ -143,7 +169,7 @@ impl Connection {
         if answer.is_upgrade() {
             control.call_agent(self.socket);
         }
-        None
+        Next::Close
     }
 
     /// An answer is short, so the socket takes all of it, unless the other end is gone.

@@ -104,6 +104,17 @@ impl Coracle {
         (self, shell)
     }
 
+    pub fn in_directory(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// With this environment variable.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     pub fn stderr(mut self, file: impl Into<Stdio>) -> Self {
         self.command.stderr(file);
         self

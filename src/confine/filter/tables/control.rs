@@ -10,10 +10,17 @@ pub const CALLS: &[Call] = &[
         SYS_accept4,
         "another command connects to the control socket, which was made before"
     ),
-    call!(SYS_recvfrom, "a request"),
-    call!(SYS_sendto, "its answer, on a connection that was accepted"),
+    call!(SYS_recvfrom, "a request, and what an attached terminal types"),
+    call!(
+        SYS_sendto,
+        "its answer, and what the guest prints, on a connection that was accepted"
+    ),
+    call!(
+        SYS_read,
+        "the event that the guest has printed something, or takes input"
+    ),
     call!(SYS_close, "a connection"),
-    call!(SYS_ioctl, "the power button's interrupt", if Is(REQUEST, kvm::IRQ_LINE)),
+    call!(SYS_ioctl, "interrupts of the power button and the serial port", if Is(REQUEST, kvm::IRQ_LINE)),
     call!(
         SYS_fcntl,
         "others are to see in the lock of the guest whether it is paused",
