@@ -69,6 +69,11 @@ pub fn initrd_with_processor(scratch: &TempDir) -> PathBuf {
     )
 }
 
+/// The built-in guest's initrd with the program that talks to the host as `/sockets`.
+pub fn initrd_with_sockets(scratch: &TempDir) -> PathBuf {
+    initrd_with(scratch, "sockets", 0o755, &fs::read(place::sockets()).unwrap())
+}
+
 /// A cpio archive of one regular file, in the "newc" format (Linux driver-api/early-userspace/buffer-format).
 pub fn cpio(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();

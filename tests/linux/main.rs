@@ -33,6 +33,7 @@ mod trials {
     pub mod processors;
     pub mod program;
     pub mod race;
+    pub mod sockets;
     pub mod terminals;
     pub mod timings;
 }
@@ -113,6 +114,7 @@ fn trials() -> Vec<Trial> {
         trials::hardware::trials(),
         trials::program::trials(),
         trials::exec::trials(),
+        trials::sockets::trials(),
         trials::failures::trials(),
         trials::ends::trials(),
         trials::confinement::trials(),

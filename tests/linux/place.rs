@@ -80,6 +80,15 @@ pub fn processor() -> PathBuf {
     }
 }
 
+/// The program that guests run to talk to programs of the host.
+pub fn sockets() -> PathBuf {
+    if is_inside() {
+        "/sockets".into()
+    } else {
+        target_directory().join("x86_64-unknown-linux-gnu/release/coracle-sockets")
+    }
+}
+
 /// The tests of tests/kvm as a program, without symbols.
 pub fn kvm_tests() -> PathBuf {
     if is_inside() {
@@ -337,6 +346,7 @@ pub fn machine(
         (linux_tests(), "/linux-tests".into()),
         (records(), "/records".into()),
         (processor(), "/processor".into()),
+        (sockets(), "/sockets".into()),
     ];
     let files = programs.into_iter().chain(ours);
     let extent = env::var(EXTENT).unwrap_or_default();
