@@ -496,8 +496,8 @@ impl Muxer {
     #[cfg(fuzzing)]
     pub fn held(&mut self) -> (usize, usize) {
         let ids = self.table.ids();
-        let bytes = ids.iter().filter_map(|&id| self.table.get(id));
-        (ids.len(), bytes.map(|connection| connection.held()).sum())
+        let held = |id: &Id| self.table.get(*id).map_or(0, |connection| connection.held());
+        (ids.len(), ids.iter().map(held).sum())
     }
 
     // What becomes of connections without a driver.
