@@ -10,7 +10,7 @@ Examples:
   coracle kill web
       ends the guest
   coracle kill -s TERM web
-      asks the guest to power off, as coracle stop does, and ends it after 10 seconds, or at the second one")]
+      asks the guest to power off, as coracle stop does, with 10 seconds for it")]
 pub struct Args {
     /// Names of guests
     #[arg(required = true, value_name = "NAME")]
