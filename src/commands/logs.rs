@@ -153,7 +153,10 @@ fn time(text: &str) -> Result<SystemTime, String> {
     match (seconds(), ago()) {
         (Some(seconds), _) => Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)),
         // What is before all times begins with the first of them.
-        (None, Some(ago)) => Some(now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)),
+        (None, Some(ago)) => Some(
+            now.checked_sub(ago)
+                .map_or(SystemTime::UNIX_EPOCH, |then| then.max(SystemTime::UNIX_EPOCH)),
+        ),
         (None, None) => humantime::parse_rfc3339_weak(text).ok(),
     }
     .ok_or_else(|| {
