@@ -22,6 +22,10 @@ impl Machine for Fake {
 
     fn resume(&self) {}
 
+    fn has_power_button(&self) -> bool {
+        true
+    }
+
     fn press_power_button(&self) -> io::Result<bool> {
         Ok(true)
     }

@@ -100,7 +100,7 @@ fn attend(guest: Guest, socket: std::os::unix::net::UnixStream, past: &[u8]) -> 
         .close(Drain::AtOnce, &mut signals)
         .map_err(system("wait for the console's reader"))?;
     match reason {
-        StopReason::Detach | StopReason::Quit => {
+        StopReason::Detach | StopReason::Quit | StopReason::Stop => {
             goes_on("detached from");
             Ok(0)
         }

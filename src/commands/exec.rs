@@ -17,6 +17,8 @@ use crate::program::{Ended, Session, Stdin};
 
 /// How long the agent may take to answer: a guest that has just been started has to boot.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a guest may take to end once its agent is gone: otherwise only the agent is.
+const GUEST_END: Duration = Duration::from_secs(3);
 
 /// What the escape key's help says.
 const HELP: &str = "\n\
@@ -95,6 +97,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     };
     let mut session = Session::over(connection, program, stdin).map_err(system("reach the guest's agent"))?;
     session.expect_answer(PATIENCE);
+    session.expect_end_within(GUEST_END);
     session.set_help(HELP);
     let mut signals = Signals::catch().map_err(system("catch signals"))?;
     let ended = session

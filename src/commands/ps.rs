@@ -27,7 +27,7 @@ pub struct Args {
     all: bool,
 
     /// List the guests with this status only: status=running, status=paused or status=exited
-    #[arg(short, long, value_name = "status=STATUS", value_parser = filter, conflicts_with = "all")]
+    #[arg(short, long, value_name = "status=STATUS", value_parser = filter)]
     filter: Option<Filter>,
 
     /// Print the names only

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Error, named, tell};
-use crate::guests::{self, Guest, Process};
+use crate::guests::{self, Guest};
 use crate::program::power_off;
 
 /// How long a guest's process may take to end in order when it is told to.
@@ -44,16 +44,26 @@ fn stop(guest: &Guest, patience: Duration) -> Result<(), Error> {
     let Some(process) = guest.process()? else {
         return Ok(());
     };
+    let deadline = Instant::now() + patience;
+    let left = || deadline.saturating_duration_since(Instant::now());
     let asked = match patience {
-        Duration::ZERO => Ok(false),
-        _ => ask(guest, &process, Instant::now() + patience),
+        Duration::ZERO => Ok(()),
+        _ => ask_to_power_off(guest, deadline),
     };
     let why = match asked {
-        Ok(true) => return Ok(()),
-        Ok(false) => format!("it did not power off within {} s", patience.as_secs()),
-        Err(error) => error.to_string(),
+        Err(error) if cannot_be_asked(guest, left()) => error.to_string(),
+        asked => {
+            // A guest that does not answer may be powering off already, and not have written everything to its disks.
+            if let Err(error) = asked {
+                log::debug!("{error}");
+            }
+            if guest.wait_for(&process, left())? {
+                return Ok(());
+            }
+            format!("it did not power off within {} s", patience.as_secs())
+        }
     };
-    // To a signal its process would ask the guest once more.
+    // After a signal its process would ask the guest once more.
     if guest.ask("PUT", "/end", ORDERLY_END).is_err() && !guest.signal(&process, libc::SIGTERM)? {
         return Ok(());
     }
@@ -65,10 +75,10 @@ fn stop(guest: &Guest, patience: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// Asks the guest to power off. Returns whether it did until then.
-fn ask(guest: &Guest, process: &Process, deadline: Instant) -> Result<bool, Error> {
-    ask_to_power_off(guest, deadline)?;
-    Ok(guest.wait_for(process, deadline.saturating_duration_since(Instant::now()))?)
+/// Whether the guest has nothing that can be asked, as far as its process says.
+fn cannot_be_asked(guest: &Guest, patience: Duration) -> bool {
+    let known = guest.ask("GET", "/guest", patience);
+    known.is_ok_and(|known| known["can_be_asked"] == false)
 }
 
 /// Asks the guest to power off, by its agent or by its power button, and does not wait for what it makes of that.

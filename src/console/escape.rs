@@ -27,25 +27,34 @@ pub const KEYS: [(u8, Command); 7] = [
     (b'h', Command::Help),
 ];
 
+/// Those of them where a program of the guest has the terminal. All other keys are the program's.
+pub const PROGRAM_KEYS: [(u8, Command); 2] = [(b'x', Command::Quit), (b'h', Command::Help)];
+
 impl Command {
-    fn of_key(key: u8) -> Option<Self> {
+    fn of_key(key: u8, keys: &[(u8, Self)]) -> Option<Self> {
         let key = match key {
             b'?' => b'h',
             key => key.to_ascii_lowercase(),
         };
-        KEYS.iter()
+        keys.iter()
             .find(|(other, _)| *other == key)
             .map(|(_, command)| *command)
     }
 }
 
 /// Separates commands from the bytes for the guest. It does not matter how the typed bytes are divided into reads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Escape {
+    keys: &'static [(u8, Command)],
     pending: bool,
 }
 
 impl Escape {
+    /// Knows these keys.
+    pub fn new(keys: &'static [(u8, Command)]) -> Self {
+        Self { keys, pending: false }
+    }
+
     /// Appends the bytes for the guest to `guest`, up to the first command in `typed`. Returns that command and the bytes after
     /// it, if there is one.
     pub fn filter<'a>(
@@ -58,7 +67,7 @@ impl Escape {
             match (std::mem::take(&mut self.pending), byte) {
                 (false, ESCAPE) => self.pending = true,
                 (false, _) | (true, ESCAPE) => guest.extend([byte]),
-                (true, key) => match Command::of_key(key) {
+                (true, key) => match Command::of_key(key, self.keys) {
                     Some(command) => return Some((command, rest)),
                     None => guest.extend([ESCAPE, key]),
                 },
@@ -75,7 +84,11 @@ mod tests {
     use super::*;
 
     fn filter(reads: &[&[u8]]) -> (Vec<u8>, Vec<Command>) {
-        let (mut escape, mut guest, mut commands) = (Escape::default(), Vec::new(), Vec::new());
+        filter_with(&KEYS, reads)
+    }
+
+    fn filter_with(keys: &'static [(u8, Command)], reads: &[&[u8]]) -> (Vec<u8>, Vec<Command>) {
+        let (mut escape, mut guest, mut commands) = (Escape::new(keys), Vec::new(), Vec::new());
         for mut read in reads.iter().copied() {
             while let Some((command, rest)) = escape.filter(read, &mut guest) {
                 commands.push(command);
@@ -105,6 +118,14 @@ mod tests {
     #[test]
     fn an_unknown_key_after_the_escape_key_is_not_lost() {
         assert_eq!(filter(&[b"\x01e"]), (b"\x01e".to_vec(), vec![]));
+    }
+
+    #[test]
+    fn where_a_program_has_the_terminal_other_keys_are_its_own() {
+        assert_eq!(
+            filter_with(&PROGRAM_KEYS, &[b"\x01sudo\x01d\x01h"]),
+            (b"\x01sudo\x01d".to_vec(), vec![Command::Help])
+        );
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::escape::{Command, Escape};
+use super::escape::{Command, Escape, KEYS};
 use super::identity::Identities;
 use super::keyboard::Keys;
 use super::terminal::Terminal;
@@ -38,7 +38,7 @@ impl Input {
         Self {
             backlog: VecDeque::new(),
             keys,
-            escape: (source == Source::Stdin { escape: true }).then(Escape::default),
+            escape: (source == Source::Stdin { escape: true }).then(|| Escape::new(&KEYS)),
             identities: Identities::default(),
             open: source != Source::Nothing,
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::escape::{Command, KEYS};
+use super::escape::{Command, KEYS, PROGRAM_KEYS};
 use super::signals::with_all_blocked;
 use super::stderr::tell;
 use crate::confine::filter;
@@ -20,7 +20,7 @@ pub enum Place {
     Attached,
 }
 
-/// What can be done with a guest from a terminal on its console. Both may take as long as the host's disks.
+/// What can be done with a guest from a terminal on its console. Both may wait for a disk of the host's that hangs.
 pub trait Steered: Send + Sync {
     /// Asks the guest to power off, from an attached terminal: a run does that itself. An error says why it cannot be asked.
     fn ask_to_stop(&self) -> Result<(), String> {
@@ -110,12 +110,6 @@ fn refusal(command: Command, place: Place) -> Option<&'static str> {
             "the guest's own process can open no file and start no program: give the guest a name (--name), and use this key in \
              a terminal that is attached to it (coracle attach)",
         ),
-        (
-            Command::Detach | Command::Stop | Command::Pause | Command::Past | Command::Record,
-            Place::Program,
-        ) => Some(
-            "this key is for a terminal on the guest's console, not on a command's: Ctrl-A h lists the keys",
-        ),
         _ => None,
     }
 }
@@ -133,7 +127,11 @@ fn words(command: Command) -> &'static str {
 }
 
 fn help(place: Place) -> String {
-    let keys = KEYS
+    let keys = match place {
+        Place::Program => &PROGRAM_KEYS[..],
+        Place::Run | Place::Attached => &KEYS,
+    };
+    let keys = keys
         .iter()
         .filter(|(_, command)| refusal(*command, place).is_none());
     let lines = keys.map(|(key, command)| format!("\nCtrl-A {}       {}", char::from(*key), words(*command)));

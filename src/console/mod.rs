@@ -23,7 +23,7 @@ mod stream;
 mod terminal;
 mod wait;
 
-pub(crate) use escape::{Command, Escape};
+pub(crate) use escape::{Command, Escape, PROGRAM_KEYS};
 pub use far::{Far, FarKeyboard, show as show_far};
 pub(crate) use guest_modes::GuestModes;
 pub use input::Source;

@@ -37,6 +37,8 @@ const ANSWERS: Duration = Duration::from_secs(1);
 pub enum StopReason {
     /// The person typed the command to quit.
     Quit,
+    /// The person typed the command to ask the guest to power off.
+    Stop,
     /// The person typed the command to detach.
     Detach,
     /// A signal asked for the end; its number.
@@ -409,8 +411,7 @@ impl Session {
     fn obey(&mut self, command: Command) -> Option<StopReason> {
         match self.menu.obey(command) {
             Some(Command::Quit) => Some(StopReason::Quit),
-            // It is what SIGTERM asks for.
-            Some(Command::Stop) => Some(StopReason::Signal(libc::SIGTERM)),
+            Some(Command::Stop) => Some(StopReason::Stop),
             Some(Command::Detach) => {
                 // What was typed before is for the guest.
                 self.input.feed();

@@ -114,6 +114,11 @@ impl Running {
         }
     }
 
+    /// Whether the machine has a power button.
+    pub fn has_power_button(&self) -> bool {
+        self.reached.power_button.is_some()
+    }
+
     /// Presses the power button, which asks the guest to power itself off. False if the machine has none.
     pub fn press_power_button(&self) -> io::Result<bool> {
         match &self.reached.power_button {
@@ -124,7 +129,7 @@ impl Running {
 
     /// Whether the guest's kernel has connected its power button, so that pressing it may do something.
     pub fn has_connected_power_button(&self) -> bool {
-        self.reached.power_button.is_some() && self.owned.0.is_line_connected(layout::POWER_BUTTON_IRQ)
+        self.has_power_button() && self.owned.0.is_line_connected(layout::POWER_BUTTON_IRQ)
     }
 
     /// Whether the agent in the guest listens.

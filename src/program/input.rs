@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, stdin};
 
 use coracle_agent_protocol::DATA_MAX;
 
-use crate::console::{Command, Escape};
+use crate::console::{Command, Escape, PROGRAM_KEYS};
 
 /// Typed or pasted bytes that wait for a program which does not read. They are read all the same, because the escape key may
 /// be behind them.
@@ -49,7 +49,7 @@ impl Input {
         Self {
             asked: 0,
             backlog: Vec::new(),
-            escape: (is_raw && has_escape).then(Escape::default),
+            escape: (is_raw && has_escape).then(|| Escape::new(&PROGRAM_KEYS)),
             reads_ahead: is_raw,
             is_passed: stdin != Stdin::Nothing,
             has_ended: stdin == Stdin::Nothing && !has_terminal,

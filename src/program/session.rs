@@ -19,7 +19,7 @@ use crate::devices::sink::Sink;
 
 /// How often a run in the background looks whether it is in the foreground now: no event tells it.
 const FOREGROUND_LOOKS: Duration = Duration::from_millis(250);
-/// The agent's end is that of the guest's init, which powers off then: so long it may take before the agent counts as gone.
+/// When the agent is init, its end is that of the guest: so long that may take before the agent counts as gone.
 const POWER_OFF: Duration = Duration::from_secs(10);
 /// So many bytes may be on their way to the agent before no more input is read.
 const ENOUGH: usize = 1 << 20;
@@ -53,6 +53,8 @@ pub struct Session {
     channel: HostChannel<File>,
     /// The agent has answered, so a signal can be passed on.
     is_heard: bool,
+    /// How long the guest may take to end once the connection has.
+    power_off: Duration,
     /// When it has to have answered.
     patience: Option<Instant>,
     /// What the escape key's help says, unless it is that of a guest's console.
@@ -101,6 +103,7 @@ impl Session {
         Ok(Self {
             channel,
             is_heard: false,
+            power_off: POWER_OFF,
             patience: None,
             help: None,
             log: None,
@@ -114,6 +117,11 @@ impl Session {
             lost: None,
             ended: None,
         })
+    }
+
+    /// The agent counts as gone if its connection has ended and the guest has not within this time.
+    pub fn expect_end_within(&mut self, power_off: Duration) {
+        self.power_off = power_off;
     }
 
     /// The agent counts as gone if it has not said anything by then.
@@ -165,7 +173,7 @@ impl Session {
                 return Ok(ended);
             }
             if let Some((_, since)) = &self.lost
-                && since.elapsed() >= POWER_OFF
+                && since.elapsed() >= self.power_off
                 && let Some((error, _)) = self.lost.take()
             {
                 self.ended.get_or_insert(Ended::Agent(error));
@@ -201,7 +209,7 @@ impl Session {
             ];
             let looks = is_elsewhere.then_some(FOREGROUND_LOOKS);
             let left = match &self.lost {
-                Some((_, since)) => Some(POWER_OFF.saturating_sub(since.elapsed())),
+                Some((_, since)) => Some(self.power_off.saturating_sub(since.elapsed())),
                 None => self
                     .patience
                     .filter(|_| !self.is_heard)

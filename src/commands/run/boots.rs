@@ -14,7 +14,9 @@ use crate::boot::parameters;
 use crate::commands::system;
 use crate::config::Config;
 use crate::confine::filter;
-use crate::console::{Console, Drain, Session, Signals, Source, StopReason, Woken, tell, terminal_size};
+use crate::console::{
+    Console, Drain, Session, Signals, Source, StopReason, Woken, tell, terminal_size, wait,
+};
 use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
 use crate::guests::Own;
@@ -26,6 +28,9 @@ use crate::virtio::vsock::ServicePorts;
 
 /// How long a guest may take to power off when SIGTERM asks for it.
 const POWER_OFF: Duration = Duration::from_secs(10);
+/// How often, and after which time, it is tried again to let a guest go on while another request works with it.
+const TRIES: usize = 20;
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// What all boots of a run share.
 pub struct Boots<'a> {
@@ -114,12 +119,22 @@ impl<'a> Boots<'a> {
         self.console.connect(running.serial().clone());
         let control = self.control.clone();
         control.connect(running.clone());
-        let attended = session.attend(running.ended(), &mut signals);
-        let (attended, was_asked) = match attended {
-            Ok(Some(StopReason::Signal(libc::SIGTERM))) if self.ask(&running) => {
-                (power_off(&running, &mut session, &mut signals), true)
+        let (attended, was_asked) = loop {
+            let attended = session.attend(running.ended(), &mut signals);
+            let is_key = matches!(attended, Ok(Some(StopReason::Stop)));
+            if !is_key && !matches!(attended, Ok(Some(StopReason::Signal(libc::SIGTERM)))) {
+                break (attended, false);
             }
-            attended => (attended, false),
+            if self.ask(&running) {
+                break (power_off(&running, &mut session, &mut signals), true);
+            }
+            if !is_key {
+                break (attended, false);
+            }
+            tell(
+                "\ncoracle: nothing in the guest can be asked to power off now: power it off from inside, or end it with \
+                 Ctrl-A x",
+            );
         };
         self.console.disconnect();
         let stop = attended.map_err(system("wait for the guest"))?;
@@ -177,8 +192,8 @@ impl<'a> Boots<'a> {
             return false;
         }
         // A guest that is paused hears nothing.
-        if let Some(own) = &self.own {
-            own.control().resume();
+        if !self.resume() {
+            return false;
         }
         let asked = match agent {
             Some(agent) => running.call_agent(agent),
@@ -188,6 +203,12 @@ impl<'a> Boots<'a> {
             log::warn!("the guest cannot be asked to power off: {error}");
         }
         asked.is_ok()
+    }
+
+    /// Lets the guest go on if it is paused. False if a pause waits for a disk that hangs.
+    fn resume(&self) -> bool {
+        // Other requests take a moment.
+        (0..TRIES).any(|_| self.control.resume() || wait([], Some(MOMENT)).is_err())
     }
 
     /// Writes down how the run ended, where the guest has a directory.
@@ -337,6 +358,7 @@ impl From<StopReason> for Outcome {
         match reason {
             // The terminal of a run does not detach.
             StopReason::Quit | StopReason::Detach => Self::Quit,
+            StopReason::Stop => Self::Signal(libc::SIGTERM),
             StopReason::Signal(number) => Self::Signal(number),
             StopReason::OutputLost(error) => Self::ConsoleLost(error),
         }

@@ -127,9 +127,6 @@ pub fn run(
     let ended = ended.map_err(system("wait for the guest"))?;
     timeline.end();
     running.end(Outcome::Quit);
-    if let Some(control) = control {
-        control.disconnect();
-    }
     console.end();
     if let Some(shown) = shown {
         shown.close(Drain::AtOnce);
@@ -138,6 +135,9 @@ pub fn run(
     }
     // The next signal ends this process, however long a disk hangs.
     signals.release();
+    if let Some(control) = control {
+        control.disconnect();
+    }
     let outcome = running.wait();
     for line in String::from_utf8_lossy(&console.tail_of_run()).lines() {
         log::debug!("console: {}", plain_text::clean(line));

@@ -1,5 +1,6 @@
 //! Clients that are attached to the guest's console: each has a connection that was a request, and is now the console's bytes
-//! one way and what is typed the other way. They are served on the control socket's thread, and none waits for another.
+//! one way and what is typed the other way. They are served on the control socket's thread, and none waits for
+//! another; but all wait while that thread carries out a request, which takes long where a pause waits for a disk that hangs.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -213,10 +214,10 @@ impl Client {
     fn go_on(&mut self, keyboard: &Keyboard, news: &Arc<EventFd>) -> Result<(), Done> {
         self.write(news)?;
         self.pass_on(keyboard);
-        self.has_gone |= !self.is_behind && !self.reads() && hung_up(&self.socket);
         while self.reads() && self.read()? {
             self.pass_on(keyboard);
         }
+        self.has_gone |= !self.is_behind && !self.reads() && hung_up(&self.socket);
         if self.has_gone {
             self.counted = None;
         }

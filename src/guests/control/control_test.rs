@@ -32,6 +32,10 @@ impl Machine for Fake {
         self.is_paused.store(false, Ordering::Relaxed);
     }
 
+    fn has_power_button(&self) -> bool {
+        self.has_button.load(Ordering::Relaxed)
+    }
+
     fn press_power_button(&self) -> io::Result<bool> {
         let has_button = self.has_button.load(Ordering::Relaxed);
         self.is_pressed.fetch_or(has_button, Ordering::Relaxed);

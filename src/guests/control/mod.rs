@@ -2,7 +2,7 @@
 //!
 //! | request | what it does |
 //! |---|---|
-//! | `GET /guest` | says whether the guest runs or is paused |
+//! | `GET /guest` | says whether the guest runs or is paused, and whether it can be asked to power off: it has an agent or a button |
 //! | `PUT /pause` | answers when no vCPU and no device works for the guest any more |
 //! | `PUT /resume` | lets the guest go on |
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
@@ -10,8 +10,8 @@
 //! | `POST /exec` | makes the connection one to the agent in the guest, as soon as that listens |
 //! | `POST /console` | makes the connection the console's: what the guest prints, and what is typed |
 //!
-//! A connection serves one request. Each answer is a JSON object; one that is no success has the member `error`. Only `POST /exec` is
-//! answered with 101 (RFC 9110 section 15.2.2) and no object. After that the bytes are those of the agent's protocol
+//! A connection serves one request. Each answer is a JSON object; one that is no success has the member `error`. `POST` is answered
+//! with 101 (RFC 9110 section 15.2.2) and no object. After that of `/exec` the bytes are those of the agent's protocol
 //! (crates/agent-protocol), of which this process reads none.
 
 /// Clients that are attached to the console.
@@ -26,7 +26,7 @@ mod server;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -45,6 +45,8 @@ pub trait Machine: Send + Sync {
     fn pause(&self) -> bool;
     /// See [`Running::resume`].
     fn resume(&self);
+    /// See [`Running::has_power_button`].
+    fn has_power_button(&self) -> bool;
     /// See [`Running::press_power_button`].
     fn press_power_button(&self) -> io::Result<bool>;
     /// Ends the run.
@@ -102,7 +104,10 @@ impl Control {
     pub fn answer(&self, request: &Request) -> Answer {
         let mut state = self.lock();
         match (request.method, request.path) {
-            ("GET", "/guest") => Answer::ok(json!({ "state": state.words() })),
+            ("GET", "/guest") => Answer::ok(json!({
+                "state": state.words(),
+                "can_be_asked": state.machine.as_ref().map(|machine| machine.has_agent() || machine.has_power_button()),
+            })),
             ("PUT", "/pause") => match state.machine.clone() {
                 Some(machine) if machine.pause() => {
                     self.set_paused(&mut state, true);
@@ -156,13 +161,18 @@ impl Control {
         }
     }
 
-    /// Lets the guest go on if it is paused.
-    pub fn resume(&self) {
-        let mut state = self.lock();
+    /// Lets the guest go on if it is paused. False if that cannot be done now: a pause waits for a disk.
+    pub fn resume(&self) -> bool {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
         if let Some(machine) = state.machine.clone().filter(|_| state.is_paused) {
             machine.resume();
             self.set_paused(&mut state, false);
         }
+        true
     }
 
     /// Makes a connection one to the agent, once that is its answer.
@@ -222,6 +232,10 @@ impl Machine for Running {
 
     fn resume(&self) {
         Running::resume(self);
+    }
+
+    fn has_power_button(&self) -> bool {
+        Running::has_power_button(self)
     }
 
     fn press_power_button(&self) -> io::Result<bool> {

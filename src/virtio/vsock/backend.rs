@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -26,6 +26,8 @@ use crate::virtio::{ActiveQueue, QueuePosition, VirtioInterrupt};
 
 /// In bytes. The thread's calls are not nested deeply.
 const STACK_SIZE: usize = 128 << 10;
+/// So many commands may wait until the guest's driver runs.
+const COMMANDS_MAX: usize = 512;
 
 /// Why there is no device.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +83,7 @@ pub struct Backend {
     pub(super) log: Arc<LogLimit>,
     /// Wakes the thread.
     wake: Arc<EventFd>,
-    commands: Sender<Command>,
+    commands: SyncSender<Command>,
     /// Whether a service is expected, and whether it listens.
     expects_service: AtomicBool,
     has_service: Arc<AtomicBool>,
@@ -127,7 +129,7 @@ impl Backend {
         // What is written to it is never read: the thread is woken by each write, and the count would overflow after centuries.
         let wake = Arc::new(EventFd::new(libc::EFD_CLOEXEC | EFD_NONBLOCK)?);
         let log = Arc::<LogLimit>::default();
-        let (commands, given) = mpsc::channel();
+        let (commands, given) = mpsc::sync_channel(COMMANDS_MAX);
         let has_service = Arc::<AtomicBool>::default();
         let service = Service::new(has_service.clone());
         let muxer = Muxer::new(cid, listener, connector, service, given, &wake, log.clone())?;
@@ -185,8 +187,11 @@ impl Backend {
     }
 
     fn command(&self, command: Command) -> io::Result<()> {
-        let sent = self.commands.send(command);
-        sent.map_err(|_| io::Error::other("the socket device's thread has ended"))?;
+        let sent = self.commands.try_send(command);
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => io::Error::other("too many wait for the guest's driver already"),
+            TrySendError::Disconnected(_) => io::Error::other("the socket device's thread has ended"),
+        })?;
         self.wake.write(1)
     }
 

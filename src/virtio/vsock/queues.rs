@@ -18,7 +18,7 @@ pub const QUEUES: usize = 3;
 /// How many chains one read from a socket may fill.
 pub const BATCH: u16 = 32;
 /// A batch gets no further chain when it has so many pieces. A system call takes 1024, and a chain has no more than two for each
-/// of the 256 descriptors of its queue.
+/// of the descriptors of its queue, of which the longest has 256.
 const BATCH_PIECES: usize = 256;
 
 /// A fault after which the device needs a reset (section 2.1.2).

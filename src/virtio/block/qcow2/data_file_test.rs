@@ -1,6 +1,8 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
 
 use super::super::Qcow2;
 use super::super::order::L2_OFFSET;
@@ -347,7 +349,14 @@ fn a_flush_makes_a_data_file_and_the_tables_durable() {
 
 /// Whether the host has written the page at `offset` to its device.
 fn is_durable(path: &Path, offset: u64) -> bool {
-    // What is not durable cannot be dropped from the page cache.
+    // What is not durable cannot be dropped from the page cache. What is may be in use by another processor for a moment.
+    (0..100).any(|_| {
+        thread::sleep(Duration::from_millis(1));
+        is_dropped(path, offset)
+    })
+}
+
+fn is_dropped(path: &Path, offset: u64) -> bool {
     let file = File::open(path).unwrap();
     // SAFETY: the descriptor is open, and no memory is passed on.
     let advised = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
