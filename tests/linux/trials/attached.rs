@@ -39,7 +39,8 @@ fn a_person_attaches_works_detaches_and_comes_back() {
     assert_eq!(harbour.say(&["ps", "-q"]), "web\n");
 
     let mut again = attach(&harbour);
-    assert!(again.has_printed("\n40 120"), "the last lines come first");
+    // The last lines come first.
+    again.wait_for("\n40 120");
     again.type_in("\x01h");
     again.wait_for_message("Ctrl-A d ");
     again.type_in("poweroff\r");
