@@ -122,10 +122,11 @@ impl Server {
             Err(error) => match error.raw_os_error() {
                 // The other end is gone already.
                 Some(libc::EAGAIN | libc::ECONNABORTED | libc::EINTR) => Ok(()),
-                // Without this the connection would stay ready, and be tried again and again.
-                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
-                    if self.connections.pop_front().is_some() =>
-                {
+                // The connection stays ready, and would be tried again and again.
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
+                    if self.connections.pop_front().is_none() {
+                        wait([], Some(GRACE))?;
+                    }
                     Ok(())
                 }
                 _ => Err(error),
