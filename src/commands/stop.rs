@@ -54,13 +54,13 @@ fn stop(guest: &Guest, patience: Duration) -> Result<(), Error> {
         Err(error) if cannot_be_asked(guest, left()) => error.to_string(),
         asked => {
             // A guest that does not answer may be powering off already, and not have written everything to its disks.
-            if let Err(error) = asked {
-                log::debug!("{error}");
-            }
             if guest.wait_for(&process, left())? {
                 return Ok(());
             }
-            format!("it did not power off within {} s", patience.as_secs())
+            match asked {
+                Ok(()) => format!("it did not power off within {} s", patience.as_secs()),
+                Err(error) => error.to_string(),
+            }
         }
     };
     // After a signal its process would ask the guest once more.

@@ -190,7 +190,10 @@ fn a_request_in_pieces_is_one_request() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.ends_with("{\"can_be_asked\":false,\"state\":\"running\"}\n"), "{answer}");
+    assert!(
+        answer.ends_with("{\"can_be_asked\":false,\"state\":\"running\"}\n"),
+        "{answer}"
+    );
 }
 
 #[test]
