@@ -2,14 +2,12 @@
 //! may suffer, and a reset brings the disk back.
 #![no_main]
 
-mod hostile_driver;
-
 use std::sync::LazyLock;
 
 use coracle::config::{Cache, Disk, Engine};
 use coracle::virtio::block::Block;
 use coracle_fuzz::MemoryFile;
-use hostile_driver::{DISK_SECTORS, Driver, MOST_QUEUES, Step};
+use coracle_fuzz::hostile_driver::{DISK_SECTORS, Driver, MOST_QUEUES, Step};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 

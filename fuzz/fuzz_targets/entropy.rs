@@ -2,10 +2,8 @@
 //! a reset brings the device back.
 #![no_main]
 
-mod hostile_driver;
-
 use coracle::virtio::entropy::Entropy;
-use hostile_driver::{Driver, Step};
+use coracle_fuzz::hostile_driver::{Driver, Step};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 

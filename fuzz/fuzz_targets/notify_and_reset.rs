@@ -3,8 +3,6 @@
 //! the device works.
 #![no_main]
 
-mod hostile_driver;
-
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::thread;
@@ -15,7 +13,7 @@ use coracle::virtio::VirtioDevice;
 use coracle::virtio::block::{Backend, Block};
 use coracle::virtio::entropy::Entropy;
 use coracle_fuzz::MemoryFile;
-use hostile_driver::{DISK_SECTORS, Driver, Step};
+use coracle_fuzz::hostile_driver::{DISK_SECTORS, Driver, Step};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;

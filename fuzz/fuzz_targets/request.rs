@@ -1,15 +1,12 @@
 //! One request of any bytes, cut into any descriptors, compared with what section 5.2.6 requires.
 #![no_main]
 
-#[path = "hostile_driver/kind.rs"]
-mod kind;
-
 use std::sync::LazyLock;
 
 use coracle::config::{Disk, Engine};
 use coracle::virtio::block::Block;
+use coracle_fuzz::hostile_driver::Kind;
 use coracle_fuzz::{Guest, MemoryFile};
-use kind::Kind;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use virtio_bindings::virtio_blk::*;

@@ -1,5 +1,7 @@
 //! What the targets share: files and guest memory that are quick to make anew for every input.
 
+pub mod hostile_driver;
+
 use std::fs::File;
 use std::io;
 use std::ops::Range;

@@ -13,13 +13,14 @@ use coracle::bus::BusDevice;
 use coracle::interrupt::Interrupt;
 use coracle::virtio::VirtioDevice;
 use coracle::virtio::mmio::MmioTransport;
-use coracle_fuzz::Guest;
 use virtio_bindings::virtio_blk::*;
 use virtio_bindings::virtio_config::*;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::Guest;
+pub use kind::Kind;
 use step::Features;
 pub use step::Step;
 
