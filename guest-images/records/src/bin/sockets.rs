@@ -1,18 +1,22 @@
 //! Runs in a guest and talks to programs of the host through sockets of the family vsock. The host says what is to be done.
 //!
-//!     sockets serve PORT          each program of the host that connects to PORT, until one says `end`
-//!     sockets call PORT COUNT     so many connections to PORT of the host
+//! ```text
+//! sockets serve PORT          each program of the host that connects to PORT, until one says `end`
+//! sockets call PORT COUNT     so many connections to PORT of the host
+//! ```
 //!
 //! The first line of each connection is a command of the host:
 //!
-//!     echo                gives back all that comes, and then ends
-//!     sum                 takes all that comes, and answers with how much it was, and its CRC-32
-//!     send COUNT SEED     sends so many bytes, ends its direction, and then says on the console what it took as `sum` does
-//!     hold                reads nothing until another connection says `release`, and then does what `sum` does
-//!     flood               sends zeroes until nothing has been taken for a second, and says on the console how many
-//!     watch               says on the console how reading ends, and then writing
-//!     die                 the program dies, without another word
-//!     end                 the program ends
+//! ```text
+//! echo                gives back all that comes, and then ends
+//! sum                 takes all that comes, and answers with how much it was, and its CRC-32
+//! send COUNT SEED     sends so many bytes, ends its direction, and then says on the console what it took as `sum` does
+//! hold                reads nothing until another connection says `release`, and then does what `sum` does
+//! flood               sends zeroes until nothing has been taken for a second, and says on the console how many
+//! watch               says on the console how reading ends, and then writing
+//! die                 the program dies, without another word
+//! end                 the program ends
+//! ```
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
