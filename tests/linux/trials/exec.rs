@@ -206,7 +206,9 @@ fn a_terminal_has_a_size_and_is_told_of_another_one() {
         run.wait_for(&format!("it is {rows}\r"));
     }
     // Ctrl-C is the command's.
-    run.type_in("sleep 1000\r");
+    run.type_in("echo re'ad'y; sleep 1000\r");
+    // Before that the shell itself reads the key.
+    run.wait_for("ready");
     run.type_in("\x03");
     run.type_in("exit 5\r");
     run.end().assert_code(5).assert_terminal_restored();
