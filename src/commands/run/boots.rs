@@ -184,17 +184,14 @@ impl<'a> Boots<'a> {
 
     /// Asks the guest to power off, by its agent or by its power button. False if nobody there would hear it.
     fn ask(&mut self, running: &Running) -> bool {
-        let agent = match running.has_listening_agent() {
-            true => self.agent.as_mut().and_then(|agent| agent.theirs.take()),
-            false => None,
-        };
-        if agent.is_none() && !running.has_connected_power_button() {
-            return false;
-        }
+        let has_agent =
+            running.has_listening_agent() && self.agent.as_ref().is_some_and(|agent| agent.theirs.is_some());
         // A guest that is paused hears nothing.
-        if !self.resume() {
+        if !has_agent && !running.has_connected_power_button() || !self.resume() {
             return false;
         }
+        let agent = self.agent.as_mut().filter(|_| has_agent);
+        let agent = agent.and_then(|agent| agent.theirs.take());
         let asked = match agent {
             Some(agent) => running.call_agent(agent),
             None => running.press_power_button().map(drop),
