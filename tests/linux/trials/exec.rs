@@ -320,8 +320,5 @@ fn a_command_runs_beside_another_init() {
         "--cmdline",
         "init=/bin/busybox -- sh -c \"echo I am PID 1; sleep 1000\"",
     ]);
-    assert_eq!(
-        say(&harbour, "tr '\\0' ' ' </proc/1/cmdline"),
-        "sleep 1000 "
-    );
+    assert_eq!(say(&harbour, "tr '\\0' ' ' </proc/1/cmdline"), "sleep 1000 ");
 }
