@@ -110,8 +110,8 @@ impl Connector {
         }
     }
 
-    /// The next answer: a connected socket, or none if nobody listens there, or if this process can open no more files. Fails if
-    /// there is no answer, or no process.
+    /// The next answer: a connected socket, which does not block, or none if nobody listens there, or if this process can open no more
+    /// files. Fails if there is no answer, or no process.
     pub fn answer(&self) -> io::Result<Option<UnixStream>> {
         let mut byte = [REFUSED];
         match self.0.recv_with_fd(&mut byte) {
