@@ -1,13 +1,11 @@
 //! Makes the socket at which programs of the host call the guest. One that a run left behind is replaced.
 
-use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::OpenError;
@@ -20,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is tried again after what was in the way has gone.
 const TRIES: usize = 8;
 const IN_USE: &str = " (another program listens there: choose another path)";
+const NOT_OURS: &str =
+    " (choose a folder that is yours; if it is, remove the file with that name and .lock behind it)";
 
 /// Makes the socket at `path`. One that nobody listens at any more is replaced, but nothing else is.
 pub fn listen(path: &Path) -> Result<UnixListener, OpenError> {
@@ -33,8 +33,9 @@ pub fn listen(path: &Path) -> Result<UnixListener, OpenError> {
         let hint = " (it may have 96 bytes: choose a shorter path)";
         return Err(failed(ErrorKind::InvalidFilename.into(), hint));
     }
-    let _turn = take_turn(path).map_err(|error| match error.kind() {
-        ErrorKind::AddrInUse => is_in_use(),
+    let _turn = Turn::take(path).map_err(|error| match error.raw_os_error() {
+        None => is_in_use(),
+        Some(libc::EACCES | libc::ELOOP) => failed(error, NOT_OURS),
         _ => failed(error, ""),
     })?;
     for _ in 0..TRIES {
@@ -66,24 +67,48 @@ pub fn listen(path: &Path) -> Result<UnixListener, OpenError> {
     Err(is_in_use())
 }
 
-/// Starts that want the same path take turns, because one that finds a socket without a listener must not remove the one that
-/// another has made in its place since. Holds the turn until the result is dropped. Fails with `AddrInUse` if another has it. A name
-/// without a file (unix(7)) is the lock: the kernel gives it back, and nothing is left anywhere.
-fn take_turn(path: &Path) -> io::Result<UnixListener> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let folder = fs::metadata(folder)?;
-    let mut name = DefaultHasher::new();
-    path.file_name().hash(&mut name);
-    let turn = format!(
-        "coracle-vsock-{:x}-{:x}-{:x}",
-        folder.dev(),
-        folder.ino(),
-        name.finish()
-    );
-    UnixListener::bind_addr(&SocketAddr::from_abstract_name(turn)?)
+/// The lock by which starts that want the same path take turns, because one that finds a socket without a listener must not remove the
+/// one that another has made in its place since. It is of a file beside the path, so only who may make files there, and could take the
+/// path itself, can be in the way. Dropping it removes the file.
+struct Turn {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _file: File,
+}
+
+impl Turn {
+    /// Fails without an error of the system's if another start has it.
+    fn take(socket: &Path) -> io::Result<Self> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        for _ in 0..TRIES {
+            // On NFS only a file that is open for writing can be locked (flock(2)).
+            let mut options = File::options();
+            options.write(true).create(true).truncate(false).mode(0o600);
+            let file = options
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .open(&path)?;
+            match file.try_lock() {
+                Ok(()) => (),
+                Err(TryLockError::WouldBlock) => break,
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // Who had it before may have removed the file after it was opened here.
+            let (locked, named) = (file.metadata()?, fs::symlink_metadata(&path));
+            if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+                return Ok(Self { path, _file: file });
+            }
+        }
+        Err(ErrorKind::AddrInUse.into())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // What is left of it does no harm.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Whether the run to whose socket `stream` has connected has ended, and its connector has removed the socket now.
@@ -93,4 +118,58 @@ fn is_left_behind(stream: &UnixStream) -> io::Result<bool> {
         Err(error) => error.raw_os_error() == Some(libc::ESRCH),
     };
     Ok(has_ended && unix_socket::hangs_up(stream, PATIENCE)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn lock_of(path: &Path) -> PathBuf {
+        path.with_file_name("socket.lock")
+    }
+
+    #[test]
+    fn of_two_starts_one_has_the_turn_and_nothing_is_left_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let turn = Turn::take(&path).unwrap();
+        let second = Turn::take(&path).err().map(|error| error.kind());
+        assert_eq!(second, Some(ErrorKind::AddrInUse));
+        assert!(matches!(
+            listen(&path),
+            Err(OpenError::Socket { hint: IN_USE, .. })
+        ));
+        drop(turn);
+        assert!(!lock_of(&path).exists());
+        let listener = listen(&path).unwrap();
+        assert!(!lock_of(&path).exists());
+        drop(listener);
+        // One that was killed in its turn leaves the file.
+        File::create(lock_of(&path)).unwrap();
+        listen(&path).unwrap();
+        assert!(!lock_of(&path).exists());
+    }
+
+    #[test]
+    fn a_lock_whose_file_is_gone_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _turn = Turn::take(&path).unwrap();
+        fs::remove_file(lock_of(&path)).unwrap();
+        Turn::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_lock_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        symlink(folder.path().join("elsewhere"), lock_of(&path)).unwrap();
+        assert!(matches!(
+            listen(&path),
+            Err(OpenError::Socket { hint: NOT_OURS, .. })
+        ));
+        assert!(!folder.path().join("elsewhere").exists());
+    }
 }
