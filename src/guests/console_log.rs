@@ -87,7 +87,7 @@ impl Log {
         let noted = self
             .times
             .as_mut()
-            .map(|times| times.note(self.end, SystemTime::now()));
+            .map(|times| times.note(self.end, SystemTime::now(), self.start));
         if let Some(Err(error)) = noted {
             log::warn!("the times of the console's log end here, because they cannot be written: {error}");
             self.times = None;
@@ -129,11 +129,7 @@ pub struct LogReader {
 impl LogReader {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let mut reader = Self { file, at: 0 };
-        reader.at = reader.end()?.saturating_sub(KEPT);
-        reader.skip_hole()?;
-        if reader.at > 0 {
-            reader.skip_part_of_a_line()?;
-        }
+        reader.go_to_first_line()?;
         Ok(reader)
     }
 
@@ -181,17 +177,20 @@ impl LogReader {
         Ok(())
     }
 
-    /// Goes to the start of the line in which this position is, if so much is kept.
+    /// Goes to the start of the line in which this position is, or of the first line that is kept.
     pub fn go_to_line_of(&mut self, position: u64) -> io::Result<()> {
         let oldest = kept_from(self.end()?);
-        let mut before = vec![0; position.saturating_sub(oldest).min(LINE) as usize];
+        if position <= oldest {
+            return self.go_to_first_line();
+        }
+        let mut before = vec![0; (position - oldest).min(LINE) as usize];
         let begin = position - before.len() as u64;
         self.file.read_exact_at(&mut before, begin)?;
         let end_of_line = before.iter().rposition(|&byte| byte == b'\n');
         self.at = match end_of_line {
             Some(index) => begin + index as u64 + 1,
             // The line is longer, or begins where the log does.
-            None => begin.max(oldest),
+            None => begin,
         };
         Ok(())
     }
@@ -248,6 +247,15 @@ impl LogReader {
                 self.at = found as u64;
                 Ok(())
             }
+        }
+    }
+
+    fn go_to_first_line(&mut self) -> io::Result<()> {
+        self.at = self.end()?.saturating_sub(KEPT);
+        self.skip_hole()?;
+        match self.at {
+            0 => Ok(()),
+            _ => self.skip_part_of_a_line(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! When the console's log was written, in a file beside it: for each second in which the guest has printed something, the position
-//! in the log at which that second began. Like the log, the file has a hole where it is old.
+//! in the log at which that second began. Where the log has a hole, the file has one, too.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -9,9 +10,8 @@ use std::time::{Duration, SystemTime};
 
 /// Bytes of an entry: the position in the log, and the time in milliseconds since 1970, both little-endian.
 const ENTRY: u64 = 16;
-/// How many entries are kept at least: a day of a guest that prints all the time.
-const KEPT: u64 = 86_400;
-/// What is older becomes a hole in pieces of this size.
+/// What is older than the log becomes a hole in pieces of this size. A guest that prints a byte a second has the most entries: one for
+/// each byte of the log.
 const PIECE: u64 = 64 << 10;
 /// Between two entries.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -20,6 +20,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct Times {
     file: File,
     end: u64,
+    /// The positions in the log of the first entry of each piece that is no hole.
+    pieces: VecDeque<u64>,
     /// What is before this position is a hole.
     start: u64,
     /// Of the last entry.
@@ -31,13 +33,14 @@ impl Times {
         Self {
             file,
             end: 0,
+            pieces: VecDeque::new(),
             start: 0,
             last: None,
         }
     }
 
-    /// Notes that what comes at this position of the log was printed now.
-    pub fn note(&mut self, position: u64, now: SystemTime) -> io::Result<()> {
+    /// Notes that what comes at this position of the log was printed now. The log begins at `kept`.
+    pub fn note(&mut self, position: u64, now: SystemTime, kept: u64) -> io::Result<()> {
         // A clock that was set back counts as another second.
         let passed = self.last.map(|last| now.duration_since(last));
         if matches!(passed, Some(Ok(passed)) if passed < INTERVAL) {
@@ -47,11 +50,14 @@ impl Times {
         let time = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let entry = [position, time.as_millis() as u64].map(u64::to_le_bytes);
         self.file.write_all(entry.as_flattened())?;
+        if self.end.is_multiple_of(PIECE) {
+            self.pieces.push_back(position);
+        }
         self.end += ENTRY;
-        let start = self.end.saturating_sub(KEPT * ENTRY) / PIECE * PIECE;
-        if start > self.start {
-            punch(&self.file, self.start, start)?;
-            self.start = start;
+        while self.pieces.get(1).is_some_and(|next| *next <= kept) {
+            punch(&self.file, self.start, self.start + PIECE)?;
+            self.start += PIECE;
+            self.pieces.pop_front();
         }
         Ok(())
     }
@@ -163,7 +169,7 @@ mod tests {
         assert_eq!(reader.time_of(0).unwrap(), None);
         assert_eq!(reader.position_of(at(0.0)).unwrap(), None);
         for (position, seconds) in [(0, 0.0), (5, 0.5), (7, 1.25), (20, 9.0)] {
-            times.note(position, at(seconds)).unwrap();
+            times.note(position, at(seconds), 0).unwrap();
         }
         for (position, seconds) in [(0, 0.0), (6, 0.0), (7, 1.25), (19, 1.25), (20, 9.0), (99, 9.0)] {
             assert_eq!(reader.time_of(position).unwrap(), Some(at(seconds)), "{position}");
@@ -178,29 +184,43 @@ mod tests {
             assert_eq!(reader.position_of(at(seconds)).unwrap(), position, "{seconds}");
         }
         // What was the last entry is not any more.
-        times.note(50, at(20.0)).unwrap();
+        times.note(50, at(20.0), 0).unwrap();
         assert_eq!(reader.time_of(99).unwrap(), Some(at(20.0)));
     }
 
     #[test]
-    fn old_entries_take_no_room_and_are_not_known_any_more() {
+    fn entries_are_kept_as_long_as_what_they_are_of_and_take_no_room_after_that() {
         let (mut times, mut reader) = both();
-        let entries = KEPT + 2 * PIECE / ENTRY;
-        for second in 0..entries {
-            times.note(10 * second, at(second as f64)).unwrap();
+        let of_a_piece = PIECE / ENTRY;
+        // A guest that prints a line a second, for days.
+        let seconds = 70 * of_a_piece;
+        for second in 0..seconds {
+            times.note(3 * second, at(second as f64), 0).unwrap();
         }
+        assert_eq!(times.start, 0);
+        assert_eq!(reader.position_of(at(1.0)).unwrap(), Some(3));
+        // The log begins in the third piece from now on.
+        let kept = 3 * (2 * of_a_piece + 5);
+        times.note(3 * seconds, at(seconds as f64), kept).unwrap();
         assert_eq!(times.start, 2 * PIECE);
-        let first = 2 * PIECE / ENTRY;
-        assert_eq!(reader.time_of(10 * first - 1).unwrap(), None);
-        assert_eq!(reader.time_of(10 * first).unwrap(), Some(at(first as f64)));
-        assert_eq!(reader.position_of(at(0.0)).unwrap(), Some(10 * first));
+        let first = 2 * of_a_piece;
+        assert_eq!(reader.time_of(3 * first - 1).unwrap(), None);
+        for second in first..seconds {
+            assert_eq!(reader.time_of(3 * second).unwrap(), Some(at(second as f64)));
+        }
+        assert_eq!(reader.position_of(at(0.0)).unwrap(), Some(3 * first));
+        // With the last piece still being written, nothing of it is given up.
+        times
+            .note(3 * seconds + 3, at(seconds as f64 + 1.0), 3 * seconds)
+            .unwrap();
+        assert_eq!(reader.time_of(3 * seconds).unwrap(), Some(at(seconds as f64)));
     }
 
     #[test]
     fn a_clock_that_is_set_back_and_a_file_that_lies_do_no_harm() {
         let (mut times, mut reader) = both();
-        times.note(0, at(50.0)).unwrap();
-        times.note(10, at(10.0)).unwrap();
+        times.note(0, at(50.0), 0).unwrap();
+        times.note(10, at(10.0), 0).unwrap();
         assert_eq!(reader.time_of(10).unwrap(), Some(at(10.0)));
         let file = tempfile::NamedTempFile::new().unwrap();
         file.reopen().unwrap().write_all(&[0xff; 100]).unwrap();
