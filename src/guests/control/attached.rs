@@ -1,6 +1,6 @@
 //! Clients that are attached to the guest's console: each has a connection that was a request, and is now the console's bytes
 //! one way and what is typed the other way. They are served on the control socket's thread, and none waits for
-//! another; but all wait while that thread carries out a request, which takes long where a pause waits for a disk that hangs.
+//! another. A pause that waits for a disk has a thread of its own (waiting.rs), so they go on meanwhile.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -17,12 +17,15 @@ struct Fake {
     has_button: AtomicBool,
     is_pressed: AtomicBool,
     has_agent: AtomicBool,
+    /// Held by a test while a disk hangs.
+    disk: Mutex<()>,
     /// The connections to its agent.
     called: Mutex<Vec<UnixStream>>,
 }
 
 impl Machine for Fake {
     fn pause(&self) -> bool {
+        drop(self.disk.lock().unwrap());
         let pauses = !self.is_ending.load(Ordering::Relaxed);
         self.is_paused.fetch_or(pauses, Ordering::Relaxed);
         pauses
@@ -137,6 +140,39 @@ fn a_guest_is_ended_on_request() {
     assert!(machine.is_ending.load(Ordering::Relaxed));
     control.disconnect();
     assert_eq!(status(&control, "PUT", "/end"), 409);
+}
+
+#[test]
+fn a_pause_that_waits_for_a_disk_keeps_nobody_else_waiting() {
+    let (_directory, path, machine) = server();
+    machine.has_agent.store(true, Ordering::Relaxed);
+    let patience = Duration::from_secs(60);
+    let disk = machine.disk.lock().unwrap();
+    let asked: Vec<_> = ["/pause", "/resume"]
+        .map(|request| {
+            let its_path = path.clone();
+            let asked = std::thread::spawn(move || ask(&its_path, "PUT", request, patience).unwrap());
+            // Until the guest's process knows.
+            while request == "/pause" && call_agent(&path, patience).is_ok() {}
+            asked
+        })
+        .into();
+    let refused = call_agent(&path, patience).unwrap_err().to_string();
+    assert!(refused.contains("paused"), "{refused}");
+    assert_eq!(ask(&path, "GET", "/guest", patience).unwrap()["state"], "running");
+    let attached = attach(&path, patience).unwrap();
+    ask(&path, "PUT", "/end", patience).unwrap();
+    assert!(!asked.iter().any(|asked| asked.is_finished()));
+    machine.is_ending.store(false, Ordering::Relaxed);
+    drop(disk);
+    for asked in asked {
+        asked.join().unwrap();
+    }
+    assert!(
+        !machine.is_paused.load(Ordering::Relaxed),
+        "they are carried out in order"
+    );
+    drop(attached);
 }
 
 /// A server, and the directory of its socket.

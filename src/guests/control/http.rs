@@ -40,6 +40,11 @@ impl Request<'_> {
     pub fn attaches(&self) -> bool {
         (self.method, self.path) == ("POST", "/console")
     }
+
+    /// Whether the answer may have to wait for a disk of the host's.
+    pub fn may_wait(&self) -> bool {
+        matches!((self.method, self.path), ("PUT", "/pause" | "/resume"))
+    }
 }
 
 impl<'a> Parsed<'a> {

@@ -3,7 +3,7 @@
 //! | request | what it does |
 //! |---|---|
 //! | `GET /guest` | says whether the guest runs or is paused, and whether it can be asked to power off: it has an agent or a button |
-//! | `PUT /pause` | answers when no vCPU and no device works for the guest any more |
+//! | `PUT /pause` | answers when no vCPU and no device works for the guest any more; other requests are answered meanwhile |
 //! | `PUT /resume` | lets the guest go on |
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
 //! | `PUT /end` | ends the guest at once, as if its power was cut, and does not wait for that |
@@ -22,6 +22,8 @@ mod client;
 mod http;
 /// The guest's process' end.
 mod server;
+/// Requests that may have to wait.
+mod waiting;
 
 use std::fs::File;
 use std::io;
@@ -59,6 +61,9 @@ pub trait Machine: Send + Sync {
 
 /// The guest's machine, as far as there is one at the moment, and what others may know of it.
 pub struct Control {
+    /// Held by whoever pauses the machine or lets it go on, which may have to wait for a disk of the host's.
+    pausing: Mutex<()>,
+    /// Held for moments.
     state: Mutex<State>,
     /// The guest's lock, if it has a name.
     lock: Option<File>,
@@ -70,12 +75,15 @@ pub struct Control {
 struct State {
     /// None between two boots.
     machine: Option<Arc<dyn Machine>>,
+    /// It stands still, or will when a pause has been waited for.
     is_paused: bool,
+    is_pausing: bool,
 }
 
 impl Control {
     pub fn new(lock: Option<File>) -> Self {
         Self {
+            pausing: Mutex::default(),
             state: Mutex::default(),
             lock,
             attached: Arc::default(),
@@ -89,6 +97,7 @@ impl Control {
 
     /// The machine is about to end. Waits while a request works with it.
     pub fn disconnect(&self) {
+        let _pausing = hold(&self.pausing);
         let mut state = self.lock();
         state.machine = None;
         self.set_paused(&mut state, false);
@@ -100,29 +109,19 @@ impl Control {
         self.attached.wait_for_none(patience)
     }
 
-    /// Carries a request out.
+    /// Carries a request out. One that [`Request::may_wait`] waits for the disks, and no other one waits for it.
     pub fn answer(&self, request: &Request) -> Answer {
-        let mut state = self.lock();
+        match (request.method, request.path) {
+            ("PUT", "/pause") => return self.pause(),
+            ("PUT", "/resume") => return self.go_on(hold(&self.pausing)),
+            _ => (),
+        }
+        let state = self.lock();
         match (request.method, request.path) {
             ("GET", "/guest") => Answer::ok(json!({
                 "state": state.words(),
                 "can_be_asked": state.machine.as_ref().map(|machine| machine.has_agent() || machine.has_power_button()),
             })),
-            ("PUT", "/pause") => match state.machine.clone() {
-                Some(machine) if machine.pause() => {
-                    self.set_paused(&mut state, true);
-                    Answer::ok(json!({}))
-                }
-                _ => Answer::error(409, "the guest is about to end"),
-            },
-            ("PUT", "/resume") => match state.machine.clone() {
-                Some(machine) => {
-                    machine.resume();
-                    self.set_paused(&mut state, false);
-                    Answer::ok(json!({}))
-                }
-                None => Answer::error(409, "the guest is about to end"),
-            },
             ("PUT", "/power-button") => {
                 match state.machine.as_ref().map(|machine| machine.press_power_button()) {
                     Some(Ok(true)) => Answer::ok(json!({})),
@@ -144,7 +143,7 @@ impl Control {
                 Answer::error(400, "nothing may be sent before the answer 101")
             }
             ("POST", "/exec") => match &state.machine {
-                Some(_) if state.is_paused => {
+                Some(_) if state.is_paused || state.is_pausing => {
                     Answer::error(409, "the guest is paused: coracle unpause lets it go on")
                 }
                 Some(machine) if machine.has_agent() => Answer::upgrade(),
@@ -161,16 +160,46 @@ impl Control {
         }
     }
 
+    fn pause(&self) -> Answer {
+        let _pausing = hold(&self.pausing);
+        let machine = {
+            let mut state = self.lock();
+            state.is_pausing = true;
+            state.machine.clone()
+        };
+        let is_done = machine.is_some_and(|machine| machine.pause());
+        let mut state = self.lock();
+        state.is_pausing = false;
+        match is_done {
+            true => {
+                self.set_paused(&mut state, true);
+                Answer::ok(json!({}))
+            }
+            false => Answer::error(409, "the guest is about to end"),
+        }
+    }
+
+    fn go_on(&self, _pausing: MutexGuard<()>) -> Answer {
+        let mut state = self.lock();
+        match &state.machine {
+            Some(machine) => {
+                machine.resume();
+                self.set_paused(&mut state, false);
+                Answer::ok(json!({}))
+            }
+            None => Answer::error(409, "the guest is about to end"),
+        }
+    }
+
     /// Lets the guest go on if it is paused. False if that cannot be done now: a pause waits for a disk.
     pub fn resume(&self) -> bool {
-        let mut state = match self.state.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+        let pausing = match self.pausing.try_lock() {
+            Ok(pausing) => pausing,
+            Err(TryLockError::Poisoned(pausing)) => pausing.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        if let Some(machine) = state.machine.clone().filter(|_| state.is_paused) {
-            machine.resume();
-            self.set_paused(&mut state, false);
+        if self.lock().is_paused {
+            self.go_on(pausing);
         }
         true
     }
@@ -196,8 +225,12 @@ impl Control {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        hold(&self.state)
     }
+}
+
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {

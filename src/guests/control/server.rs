@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use super::Control;
 use super::attached::{self, Attached};
 use super::http::{Answer, Parsed, REQUEST_MAX};
+use super::waiting::Waiting;
 use crate::confine::filter;
 use crate::console::{Console, For, wait, with_all_signals_blocked};
 use crate::threads;
 
 /// How many connections are open at once. When one more comes, the oldest is closed, from which no whole request was read yet.
-const CONNECTIONS: usize = 64;
+pub const CONNECTIONS: usize = 64;
 /// So long a connection is not closed for that: whoever has just connected may not have come to send yet.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -28,6 +29,7 @@ pub fn serve(listener: UnixListener, control: Arc<Control>, console: Console) ->
         let mut server = Server {
             listener,
             connections: VecDeque::with_capacity(CONNECTIONS),
+            waiting: Arc::default(),
             attached,
         };
         loop {
@@ -50,11 +52,12 @@ const FIRST_ATTACHED: usize = CONNECTIONS + 1;
 struct Server {
     listener: UnixListener,
     connections: VecDeque<Connection>,
+    waiting: Arc<Waiting>,
     attached: Attached,
 }
 
 /// A connection, with what it has sent of a request.
-struct Connection {
+pub struct Connection {
     socket: UnixStream,
     since: Instant,
     bytes: Vec<u8>,
@@ -66,13 +69,15 @@ enum Next {
     Wait(Connection),
     /// It has done its work.
     Close,
+    /// Its answer may have to wait.
+    Defer(Connection),
     /// It becomes the console's. What has come behind the request is typed.
     Attach(UnixStream, Vec<u8>),
 }
 
 impl Server {
     /// Waits for something to do, and does it.
-    fn turn(&mut self, control: &Control) -> io::Result<()> {
+    fn turn(&mut self, control: &Arc<Control>) -> io::Result<()> {
         let grace = match self.connections.front() {
             Some(oldest) if self.connections.len() == CONNECTIONS => {
                 GRACE.saturating_sub(oldest.since.elapsed())
@@ -97,6 +102,7 @@ impl Server {
             match next {
                 Next::Wait(connection) => self.connections.push_back(connection),
                 Next::Close => (),
+                Next::Defer(connection) => self.waiting.add(connection, control),
                 Next::Attach(socket, typed) => self.attached.add(socket.into(), &typed),
             }
         }
@@ -163,6 +169,7 @@ impl Connection {
                 let typed = request.rest.to_vec();
                 return Next::Attach(self.socket, typed);
             }
+            Parsed::Whole(request) if request.may_wait() => return Next::Defer(self),
             Parsed::Whole(request) => control.answer(&request),
             Parsed::Wrong => Answer::error(400, "this is no request of HTTP/1.1"),
         };
@@ -171,6 +178,13 @@ impl Connection {
             control.call_agent(self.socket);
         }
         Next::Close
+    }
+
+    /// Answers a request that is whole.
+    pub fn answer(self, control: &Control) {
+        if let Parsed::Whole(request) = Parsed::of(&self.bytes) {
+            self.send(&control.answer(&request).bytes());
+        }
     }
 
     /// An answer is short, so the socket takes all of it, unless the other end is gone.

@@ -19,6 +19,9 @@ mod kvm;
 mod main;
 /// The process before the guest runs: everything that any thread needs.
 mod start;
+/// Threads that start others: main, for the one that ends the machine beside it and for Coracle's own lines, and that of the control
+/// socket, for pauses.
+mod starting;
 /// A vCPU's thread once it runs the guest.
 mod vcpu;
 /// The socket device's thread.
@@ -89,6 +92,7 @@ pub const START: Kind = Kind {
         common::CALLS,
         main::CALLS,
         main::CLOSING_DISKS,
+        starting::CALLS,
         main::BUILDING_AGAIN,
         vcpu::CALLS,
         vcpu::STARTING,
@@ -110,6 +114,7 @@ pub const START_PLAIN: Kind = Kind {
         start::CALLS,
         common::CALLS,
         main::CALLS,
+        starting::CALLS,
         main::BUILDING_AGAIN,
         vcpu::CALLS,
         vcpu::STARTING,
@@ -133,13 +138,14 @@ pub const CONNECTOR: Kind = Kind {
 pub const KINDS: &[Kind] = &[
     Kind {
         name: "MAIN",
-        tables: &[main::CALLS, main::CLOSING_DISKS, common::CALLS],
+        tables: &[main::CALLS, main::CLOSING_DISKS, starting::CALLS, common::CALLS],
     },
     Kind {
         name: "MAIN_WITH_RESTARTS",
         tables: &[
             main::CALLS,
             main::CLOSING_DISKS,
+            starting::CALLS,
             main::BUILDING_AGAIN,
             vcpu::CALLS,
             vcpu::STARTING,
@@ -168,7 +174,7 @@ pub const KINDS: &[Kind] = &[
     },
     Kind {
         name: "CONTROL",
-        tables: &[control::CALLS, common::CALLS],
+        tables: &[control::CALLS, starting::CALLS, common::CALLS],
     },
 ];
 
