@@ -11,6 +11,7 @@
 # make bench   measures start-up time on this host, and the boot budget
 # make bench-boot   measures the boot budget: each phase of a boot on both deterministic clocks (CORACLE_NESTED=amd or
 #              =intel for one of them), beside containers
+# make bench-program   measures a program in a guest, from the start of coracle to the program's end, beside crun
 # make bench-disk   measures what a disk costs, beside QEMU microvm and fio
 #
 # Each first installs what is missing. What was built before is not built again.
@@ -25,7 +26,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test test-processors race torture check guest fuzz fuzz-seeds bench bench-boot bench-disk build
+.PHONY: help run test test-processors race torture check guest fuzz fuzz-seeds bench bench-boot bench-program bench-disk build
 .PHONY: prepared crates nested formats programs release tests
 
 help:
@@ -76,6 +77,9 @@ bench: build
 
 bench-boot: build
 	cargo bench --quiet --bench boot
+
+bench-program: build
+	cargo bench --quiet --bench program
 
 bench-disk: build
 	cargo bench --quiet --bench disk

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::error::Error;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -25,8 +25,12 @@ use coracle::console::{Console, Pace};
 use coracle::machine::{Machine, OpenFiles, Outcome};
 use coracle::timeline::Timeline;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+#[path = "shared/containers.rs"]
+mod containers;
+#[path = "shared/machines.rs"]
+mod machines;
 #[path = "disk/nested.rs"]
 mod nested;
 
@@ -35,13 +39,6 @@ const FIRST_LINE: &str = "Coracle guest: ";
 /// Given to this program when it runs inside the nested machine.
 const INSIDE: &str = "--inside-the-nested-machine";
 const SAVE: &str = "--save";
-/// The other nested machine beside [`nested::AMD`].
-const INTEL: &str = "intel";
-/// Names the only machine to measure on.
-const ONLY: &str = "CORACLE_NESTED";
-/// Where the built-in guest is inside the nested machine.
-const INITRD: &str = "/guest-images/out/initrd";
-const BUNDLE: &str = "/run/bundle";
 const TIMINGS: &str = "/run/timings.json";
 const DISK: &str = "/run/disk";
 /// Measured starts of each. The clock repeats, so the median of a few is enough.
@@ -90,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{}", serde_json::to_string(&measure()?)?);
         return Ok(());
     }
-    let machines = machines()?;
+    let machines = machines::chosen()?;
     let rows = measure_in_nested_machines(&machines)?;
     let budget = nested::root().join("benches/boot.json");
     let before: Vec<Row> = match fs::read(&budget) {
@@ -105,45 +102,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The machines to measure on: both, or the one that the variable names.
-fn machines() -> Result<Vec<&'static str>, String> {
-    let all = [nested::AMD, INTEL];
-    match env::var(ONLY) {
-        Ok(only) if all.contains(&only.as_str()) => {
-            Ok(all.into_iter().filter(|machine| *machine == only).collect())
-        }
-        Ok(only) => Err(format!(
-            "{ONLY} is '{only}', but there are the machines {}",
-            all.join(" and ")
-        )),
-        Err(_) => Ok(all.into()),
-    }
-}
-
-/// Runs this program in the nested machines, in all of them at the same time: their clocks do not depend on how busy this
-/// host is.
 fn measure_in_nested_machines(machines: &[&str]) -> Result<Vec<Row>, Box<dyn Error>> {
     let stock = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("stock");
-    nested::call("guest-images/need", &["crun", "runc"])?;
     nested::call("tests/nested/stock-kernel", &[&stock.display().to_string()])?;
-    nested::call("tests/nested/prepare", machines)?;
-    let files = [
-        (stock.join("vmlinuz"), "/stock/vmlinuz"),
-        ("/usr/bin/crun".into(), "/usr/bin/crun"),
-        ("/usr/sbin/runc".into(), "/usr/sbin/runc"),
-    ];
-    let results = thread::scope(|scope| {
-        let started: Vec<_> = machines
-            .iter()
-            .map(|machine| {
-                scope.spawn(|| nested::run(machine, &files, INSIDE).map_err(|error| error.to_string()))
-            })
-            .collect();
-        started
-            .into_iter()
-            .map(|thread| thread.join().expect("no panic"))
-            .collect::<Result<Vec<Vec<Measured>>, String>>()
-    })?;
+    let [crun, runc] = containers::runtimes()?;
+    let files = [(stock.join("vmlinuz"), "/stock/vmlinuz"), crun, runc];
+    let results: Vec<Vec<Measured>> = machines::run(machines, &files, INSIDE)?;
 
     let mut rows: Vec<Row> = Vec::new();
     for (machine, measured) in machines.iter().zip(results) {
@@ -220,7 +184,7 @@ fn count(now: Option<u64>, budget: Option<u64>) -> String {
 }
 
 fn measure() -> Result<Vec<Measured>, Box<dyn Error>> {
-    make_bundle()?;
+    containers::make_bundle(&["init"], &["/init"])?;
     let total = |what: &str, ms: f64| Measured {
         what: what.to_owned(),
         figures: Figures {
@@ -251,7 +215,7 @@ fn measure() -> Result<Vec<Measured>, Box<dyn Error>> {
         longest_pause(BUSY)?,
     ));
     // Debian's kernel, a bzImage packed with LZ4, with the same init: shows what its additional features cost.
-    let stock = || coracle(&["--kernel", "/stock/vmlinuz", "--initrd", INITRD]);
+    let stock = || coracle(&["--kernel", "/stock/vmlinuz", "--initrd", containers::INITRD]);
     rows.push(total(
         "coracle, Debian's cloud kernel as shipped (once)",
         start(stock())?,
@@ -362,33 +326,7 @@ fn median(command: impl Fn(usize) -> Command) -> Result<f64, Box<dyn Error>> {
 }
 
 fn container(runtime: &str, run: usize) -> Command {
-    let mut command = Command::new(runtime);
-    command.args(["run", "--bundle", BUNDLE, &format!("boot-{run}")]);
-    command
-}
-
-/// A bundle as the runtimes make it themselves, with init as its command and without a terminal.
-fn make_bundle() -> Result<(), Box<dyn Error>> {
-    fs::create_dir_all(format!("{BUNDLE}/rootfs"))?;
-    // The guest's own init, from where the guest has it.
-    let unpacked = Command::new("cpio")
-        .args(["-i", "-d", "init"])
-        .current_dir(format!("{BUNDLE}/rootfs"))
-        .stdin(File::open(INITRD)?)
-        .status()?;
-    if !unpacked.success() {
-        return Err("the initrd cannot be unpacked".into());
-    }
-    let made = Command::new("runc").args(["spec", "--bundle", BUNDLE]).status()?;
-    if !made.success() {
-        return Err("runc makes no bundle".into());
-    }
-    let path = format!("{BUNDLE}/config.json");
-    let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
-    config["process"]["args"] = json!(["/init"]);
-    config["process"]["terminal"] = json!(false);
-    fs::write(path, serde_json::to_vec(&config)?)?;
-    Ok(())
+    containers::start(runtime, &[], &format!("boot-{run}"))
 }
 
 /// Starts a runner, returns the milliseconds until its first line, and waits until it ends.

@@ -2,7 +2,7 @@
 
 use clap::{CommandFactory, Parser};
 
-use super::Cli;
+use super::{Alone, Cli, ExecAlone, RunAlone};
 use crate::config::DISK_OPTIONS;
 use crate::diagnosis::exit_code;
 
@@ -122,11 +122,14 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
         {
             panic!("{line}\n{words:?}: {error}");
         }
-        if words.get(1).is_some_and(|word| word == "run") {
-            let alone = super::Run::try_parse_from(&words).map_err(|error| error.kind());
-            let all = Cli::try_parse_from(&words).map_err(|error| error.kind());
-            assert_eq!(alone.map(drop), all.map(drop), "{line}");
-        }
+        let alone = match words.get(1).map(|word| &**word) {
+            Some("run") => Alone::<RunAlone>::try_parse_from(&words).map(drop),
+            Some("exec") => Alone::<ExecAlone>::try_parse_from(&words).map(drop),
+            _ => Cli::try_parse_from(&words).map(drop),
+        };
+        let all = Cli::try_parse_from(&words).map(drop);
+        let kind = |error: clap::Error| error.kind();
+        assert_eq!(alone.map_err(kind), all.map_err(kind), "{line}");
         count += 1;
     }
     assert!(count > 30, "only {count} commands were found");

@@ -145,36 +145,46 @@ impl Error {
     }
 }
 
-/// `coracle run` alone, which means the same as in [`Cli`].
+/// One command alone, which means the same as in [`Cli`].
 #[derive(Parser)]
-struct Run {
+struct Alone<C: Subcommand> {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]
-    command: RunCommand,
+    command: C,
 }
 
 #[derive(Subcommand)]
-enum RunCommand {
+enum RunAlone {
     Run(Box<run::Args>),
+}
+
+#[derive(Subcommand)]
+enum ExecAlone {
+    Exec(exec::Args),
 }
 
 impl Cli {
     /// Understands the arguments of this process.
     ///
-    /// To define all commands takes longer than to define `run`, whose guest waits for that. So that one is tried alone at first.
-    /// Whatever it does not understand, or is asked to explain, is left to the definition of all.
+    /// To define all commands takes longer than to define one, and with `run` and `exec` somebody waits for a program. So these
+    /// are tried alone at first. Whatever that does not understand, or is asked to explain, is left to the definition of all.
     pub fn of_process() -> Result<Self, clap::Error> {
-        let is_run = env::args_os().nth(1).is_some_and(|word| word == "run");
-        match is_run.then(Run::try_parse) {
-            Some(Ok(Run {
-                verbose,
-                command: RunCommand::Run(args),
-            })) => Ok(Self {
-                verbose,
-                command: Command::Run(args),
+        let word = env::args_os().nth(1).unwrap_or_default();
+        let alone = match word.to_str() {
+            Some("run") => Alone::try_parse().ok().map(|alone| {
+                let RunAlone::Run(args) = alone.command;
+                (alone.verbose, Command::Run(args))
             }),
-            Some(Err(_)) | None => Self::try_parse(),
+            Some("exec") => Alone::try_parse().ok().map(|alone| {
+                let ExecAlone::Exec(args) = alone.command;
+                (alone.verbose, Command::Exec(args))
+            }),
+            _ => None,
+        };
+        match alone {
+            Some((verbose, command)) => Ok(Self { verbose, command }),
+            None => Self::try_parse(),
         }
     }
 
