@@ -43,13 +43,17 @@ fn main() -> ExitCode {
     let kernel_command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let settings = Settings::parse(&kernel_command_line);
     let command = cmdline::command(std::env::args().skip(1).collect(), &kernel_command_line);
-    let console = terminal::open(&settings);
-    let console = console.as_ref();
-
     let settings = match end::is_first_process() && terminal::is_kernel_console() {
         true => settings,
         false => settings.in_container(),
     };
+    // Nobody is at the console of a guest for one program.
+    let console = match settings.agent {
+        true => None,
+        false => terminal::open(&settings),
+    };
+    let console = console.as_ref();
+
     let end = match &settings {
         Settings {
             root: None,
@@ -142,12 +146,16 @@ fn link_applets() {
     if !end::is_first_process() {
         return;
     }
-    let (Ok(names), Ok(bin)) = (fs::read_to_string(APPLETS), File::open("/bin")) else {
+    let (Ok(names), Ok(bin), Ok(busybox)) = (
+        fs::read_to_string(APPLETS),
+        File::open("/bin"),
+        File::open("/bin/busybox"),
+    ) else {
         return;
     };
     for name in names.lines() {
-        // The shell's is there already.
-        let _ = linkat(&bin, "busybox", &bin, name, AtFlags::empty());
+        // The shell's is there already. By its descriptor busybox need not be looked up each time.
+        let _ = linkat(&busybox, "", &bin, name, AtFlags::AT_EMPTY_PATH);
     }
 }
 
