@@ -26,6 +26,8 @@ pub struct Standing {
     /// It waits for what only other vCPUs can do: it never started, or it executes `hlt` with interrupts off, and no device
     /// can send it an NMI.
     pub waits: bool,
+    /// It executes `hlt` with interrupts on.
+    pub is_idle: bool,
     /// Interrupts are on.
     pub is_interruptible: bool,
     pub registers: kvm_regs,
@@ -108,6 +110,7 @@ impl Vcpu {
         };
         Ok(Standing {
             waits,
+            is_idle: state == KVM_MP_STATE_HALTED && is_interruptible,
             is_interruptible,
             registers,
         })

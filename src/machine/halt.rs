@@ -1,7 +1,8 @@
 //! Notices that a guest has halted for good: all of its vCPUs execute `hlt` with interrupts off, or never started. That
 //! is how Linux ends on a machine that it cannot power off, and after `halt`. KVM does not say so, it only waits.
 //!
-//! The first vCPU is interrupted once a second ([`Ticks`]). When its interrupts are off it opens a round: it brings the
+//! The first vCPU is interrupted once a second ([`Ticks`]), and once a minute as long as it only waits for interrupts, so that an
+//! idle guest costs the host nothing. When its interrupts are off it opens a round: it brings the
 //! others out of the guest, and each vCPU reports where it stands. When all stood still in two rounds in a row, at the
 //! same instruction and with the same registers, none is left that could wake another. A vCPU to which the guest has a
 //! device send NMIs does not stand still.
@@ -14,8 +15,12 @@ use super::kick::{Kicks, Ticks};
 use crate::clock::coarse;
 use crate::kvm::{self, Registers, Standing};
 
-/// Ticks come once a second. A tick that comes this long after the one before is late: the process was stopped meanwhile.
-const LATE_TICK: Duration = Duration::from_millis(1500);
+/// Between two ticks.
+const TICK: Duration = Duration::from_secs(1);
+/// Between two ticks while the first vCPU waits for an interrupt that it can take.
+const IDLE_TICK: Duration = Duration::from_secs(60);
+/// A tick that comes so much too late is late: the process was stopped meanwhile.
+const LATE_TICK: Duration = Duration::from_millis(500);
 /// A report that comes this long after its round was opened is late, too.
 const LATE_REPORT: Duration = Duration::from_millis(500);
 /// Reports in a row after which a vCPU counts as halted for good.
@@ -52,7 +57,7 @@ impl HaltWatch {
 
     /// The watcher of the vCPU that the calling thread runs. `vcpus` are all vCPUs of the machine.
     pub fn watch<'a>(&'a self, index: usize, vcpus: &'a Kicks) -> Watcher<'a> {
-        let ticks = (index == 0).then(Ticks::start).transpose();
+        let ticks = (index == 0).then(|| Ticks::start(TICK)).transpose();
         let ticks = ticks.unwrap_or_else(|error| {
             log::warn!("cannot start a timer, so a guest that halts will not end its run: {error}");
             None
@@ -62,6 +67,7 @@ impl HaltWatch {
             index,
             vcpus,
             ticks,
+            interval: TICK,
             ticked: coarse(),
         }
     }
@@ -118,6 +124,9 @@ pub struct Watcher<'a> {
     vcpus: &'a Kicks,
     /// The timer; only the first vCPU has one.
     ticks: Option<Ticks>,
+    /// Between two ticks at the moment.
+    interval: Duration,
+    /// When there was a tick last, or when the interval was changed.
     ticked: Duration,
 }
 
@@ -133,17 +142,37 @@ pub enum Interruption {
 }
 
 impl Watcher<'_> {
+    /// To be called after another exit of the vCPU: a guest that halts for good has usually said so just before.
+    pub fn exited(&mut self) {
+        self.tick_each(TICK);
+    }
+
+    fn tick_each(&mut self, interval: Duration) {
+        if self.interval == interval {
+            return;
+        }
+        match self.ticks.as_ref().map(|ticks| ticks.set(interval)) {
+            Some(Ok(())) => (self.interval, self.ticked) = (interval, coarse()),
+            Some(Err(error)) => log::debug!("cannot change the timer of the first vCPU: {error}"),
+            None => (),
+        }
+    }
+
     /// To be called after `KVM_RUN` was interrupted. `standing` asks KVM where the vCPU is.
     pub fn interrupted(&mut self, standing: impl FnOnce() -> Result<Standing, kvm::Error>) -> Interruption {
         let has_ticked = self.ticks.as_ref().is_some_and(Ticks::take);
         let awaited = self.watch.awaits(self.index);
         let now = coarse();
         let is_late = match (has_ticked, awaited) {
-            (true, _) => now.saturating_sub(mem::replace(&mut self.ticked, now)) >= LATE_TICK,
+            (true, _) => now.saturating_sub(mem::replace(&mut self.ticked, now)) >= self.interval + LATE_TICK,
             (false, Some(opened)) => now.saturating_sub(opened) >= LATE_REPORT,
             (false, None) => return Interruption::Foreign,
         };
         let standing = standing().inspect_err(|error| log::debug!("{error}")).ok();
+        if has_ticked {
+            let is_idle = standing.as_ref().is_some_and(|standing| standing.is_idle);
+            self.tick_each(if is_idle { IDLE_TICK } else { TICK });
+        }
         let may_have_halted = standing
             .as_ref()
             .is_some_and(|standing| !standing.is_interruptible);
@@ -174,6 +203,7 @@ mod tests {
     fn at(rip: u64, waits: bool) -> Standing {
         Standing {
             waits,
+            is_idle: false,
             is_interruptible: false,
             registers: Registers {
                 rip,

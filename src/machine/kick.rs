@@ -1,10 +1,11 @@
 //! Brings a vCPU's thread out of the guest, by a signal whose handler makes `KVM_RUN` return. The signal is sent by the
-//! functions of [`Kicks`], and once a second by the timer of [`Ticks`].
+//! functions of [`Kicks`], and by the timer of [`Ticks`].
 //!
 //! The handler sets the vCPU's `immediate_exit`, so that a signal which comes just before `KVM_RUN` is not lost.
 
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{io, mem, ptr};
 
 use libc::SIGURG;
@@ -95,11 +96,11 @@ pub struct Kickable<'a> {
     thread: libc::pthread_t,
 }
 
-/// A timer that brings the calling thread out of the guest once a second.
+/// A timer that brings the calling thread out of the guest again and again.
 pub struct Ticks(libc::timer_t);
 
 impl Ticks {
-    pub fn start() -> io::Result<Self> {
+    pub fn start(interval: Duration) -> io::Result<Self> {
         // SAFETY: all zeroes are a valid sigevent.
         let mut event: libc::sigevent = unsafe { mem::zeroed() };
         event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -112,22 +113,27 @@ impl Ticks {
             return Err(io::Error::last_os_error());
         }
         let ticks = Self(timer);
-        let second = libc::timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
+        ticks.set(interval).map(|()| ticks)
+    }
+
+    /// The next tick comes after this time, and so does each one after it.
+    pub fn set(&self, interval: Duration) -> io::Result<()> {
+        let interval = libc::timespec {
+            tv_sec: interval.as_secs() as libc::time_t,
+            tv_nsec: interval.subsec_nanos().into(),
         };
         let times = libc::itimerspec {
-            it_interval: second,
-            it_value: second,
+            it_interval: interval,
+            it_value: interval,
         };
         // SAFETY: the timer exists, and the pointer is to a variable that outlives the call.
-        match unsafe { libc::timer_settime(ticks.0, 0, &times, ptr::null_mut()) } {
-            0 => Ok(ticks),
+        match unsafe { libc::timer_settime(self.0, 0, &times, ptr::null_mut()) } {
+            0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Whether a second has passed since this was last asked.
+    /// Whether there was a tick since this was last asked.
     pub fn take(&self) -> bool {
         HAS_TICKED.take()
     }

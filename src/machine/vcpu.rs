@@ -103,6 +103,8 @@ fn run(index: usize, mut vcpu: Vcpu, board: &Board, mut tally: Option<Tally>) ->
                         // those that the watch sends are blocked in this thread.
                         Interruption::Foreign => was_stopped = true,
                     }
+                } else {
+                    halts.exited();
                 }
                 outcome
             }

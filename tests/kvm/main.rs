@@ -27,6 +27,8 @@ mod entry;
 mod filters;
 /// Guests that mean harm.
 mod hostile;
+/// Guests that have nothing to do.
+mod idle;
 /// Interrupts, from a device to the guest's handler.
 mod interrupts;
 /// The parent that keeps the terminal of a run.
