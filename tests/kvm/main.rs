@@ -37,7 +37,9 @@ mod keeper;
 mod left_behind;
 /// Limits of the process that are too low for a machine.
 mod limits;
-/// Guests that have a name: the background, logs, and what is left of them.
+/// What guests with names print, and what Coracle says of them.
+mod logs;
+/// Guests that have a name: the background, and what is left of them.
 mod named;
 /// Addresses of no device.
 mod nowhere;

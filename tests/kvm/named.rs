@@ -234,19 +234,6 @@ fn a_guest_without_a_name_in_the_background_gets_two_words() {
 }
 
 #[test]
-fn a_follower_of_a_log_gets_what_is_printed_until_the_end() {
-    let harbour = Harbour::new();
-    let kernel = greet_and_wait().linux64();
-    harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
-    let mut following = harbour.coracle(&["logs", "-f", "web"]).start();
-    following.wait_for("afloat\n");
-    harbour.say(&["kill", "-s", "TERM", "web"]);
-    following.end().with_code(0).in_silence();
-    // Ended in order, so its end was written down.
-    assert_eq!(harbour.say(&["wait", "web"]), "143\n");
-}
-
-#[test]
 fn a_guest_that_is_paused_stands_still_until_it_is_resumed() {
     let harbour = Harbour::new();
     let kernel = print_on_and_on().linux64();
@@ -339,46 +326,6 @@ fn a_guest_that_does_not_heed_its_power_button_is_ended_after_the_time_that_it_w
 }
 
 guest!(
-    read_parts_of_a_register_and_power_off,
-    "
-    mov ebx, 0xd0000000
-    mov ecx, 5000
-2:
-    mov al, [rbx]
-    dec ecx
-    jnz 2b
-    say \"afloat\\n\"
-    power_off
-"
-);
-
-#[test]
-fn coracles_own_messages_in_a_file_have_an_end_however_many_a_person_asked_for() {
-    let harbour = Harbour::new();
-    let disk = tempfile::NamedTempFile::new().unwrap();
-    disk.as_file().set_len(1 << 20).unwrap();
-    let kernel = read_parts_of_a_register_and_power_off().linux64();
-    let options = [
-        "-d",
-        "--name",
-        "web",
-        "-v",
-        "-v",
-        "--disk",
-        disk.path().to_str().unwrap(),
-    ];
-    harbour.run(&kernel, &options).end().with_code(0);
-    assert_eq!(harbour.say(&["wait", "web"]), "0\n");
-    let messages = fs::read_to_string(harbour.guests().join("web/coracle.log")).unwrap();
-    let reads = messages
-        .lines()
-        .filter(|line| line.contains("read part of the register"));
-    let reads = reads.count();
-    assert!((3000..4096).contains(&reads), "{reads}");
-    assert!(messages.contains("further lines are left out"));
-}
-
-guest!(
     power_off_when_the_button_is_pressed,
     "
     catch_interrupts 4f
@@ -451,58 +398,4 @@ fn wait_for_thread(process: i64, name: &str, is: impl Fn(&str) -> bool) {
         assert!(Instant::now() < deadline, "{name} is not as it should be");
         thread::yield_now();
     }
-}
-
-guest!(
-    greet_and_repeat,
-    "
-    say \"afloat\\n\"
-    request_to_send
-    xor ebx, ebx
-    echo_input
-"
-);
-
-#[test]
-fn a_log_knows_when_its_lines_were_printed() {
-    let harbour = Harbour::new();
-    let kernel = greet_and_repeat().linux64();
-    harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
-    // Times are known to the second.
-    thread::sleep(Duration::from_millis(1100));
-    let mark = now();
-    let attached = harbour.coracle(&["attach", "web"]).input(*b"later\n").start();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !harbour.say(&["logs", "web"]).ends_with("later\n") {
-        assert!(Instant::now() < deadline, "nothing was printed");
-    }
-    drop(attached);
-    assert_eq!(
-        harbour.say(&["logs", "--since", &mark.to_string(), "web"]),
-        "later\n"
-    );
-    assert_eq!(harbour.say(&["logs", "--since", "1h", "web"]), "afloat\nlater\n");
-    assert_eq!(
-        harbour.say(&["logs", "--since", "1h", "--tail", "1", "web"]),
-        "later\n"
-    );
-    assert_eq!(
-        harbour.say(&["logs", "--since", &(mark + 3600.0).to_string(), "web"]),
-        ""
-    );
-    let stamped = harbour.say(&["logs", "-t", "web"]);
-    let lines: Vec<_> = stamped.lines().map(|line| line.split_at(21)).collect();
-    let [(first, "afloat"), (second, "later")] = lines[..] else {
-        panic!("{stamped:?}");
-    };
-    assert!(
-        first < second && first.ends_with("Z ") && first.starts_with("20"),
-        "{stamped:?}"
-    );
-}
-
-/// Seconds since 1970.
-fn now() -> f64 {
-    let now = std::time::SystemTime::now();
-    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64()
 }
