@@ -6,17 +6,30 @@ use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::{Error, named, print, system, tell};
 use crate::guests::{self, Guest};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long a guest's process may take to say what its guest has done.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The reasons of exits that are shown, by KVM's names and ours.
+const REASONS: [(&str, &str); 4] = [
+    ("io_exits", "io"),
+    ("mmio_exits", "mmio"),
+    ("halt_exits", "halt"),
+    ("irq_exits", "irq"),
+];
 /// Moves a terminal's cursor to the first line, and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Show what guests use of the host's processors and memory, once a second
 ///
-/// CPU is the time of the whole process, VCPUS that of each vCPU, in percent of one of the host's processors. MEMORY is what the
+/// CPU is the time of the whole process, VCPUS that of each vCPU, in percent of one of the host's processors. EXITS is how often a
+/// second the processor leaves the guest, and some of the reasons: port I/O (io), MMIO, halts, interrupts of the host (irq). DISKS is
+/// what the guest reads from its disks and writes to them. MEMORY is what the
 /// process has of the host's memory, and what the guest may have of it at most; what guests share, such as the built-in kernel,
 /// counts for each of them.
 #[derive(Debug, clap::Args)]
@@ -47,6 +60,8 @@ struct Look {
     vcpus: BTreeMap<u8, Duration>,
     /// Bytes of the host's memory.
     memory: u64,
+    /// What the guest has done, as its process counts it. None if that does not answer.
+    activity: Option<Value>,
 }
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
@@ -76,7 +91,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         };
         let before: Vec<_> = guests.iter().map(|guest| look(guest).ok().flatten()).collect();
         thread::sleep(INTERVAL);
-        let mut rows = vec![["NAME", "CPU", "VCPUS", "MEMORY"].map(str::to_owned)];
+        let mut rows = vec![["NAME", "CPU", "VCPUS", "EXITS", "DISKS", "MEMORY"].map(str::to_owned)];
         for (guest, before) in guests.iter().zip(before) {
             // A guest that ended meanwhile is left out.
             if let (Some(before), Ok(Some(now))) = (before, look(guest)) {
@@ -124,7 +139,8 @@ fn look(guest: &Guest) -> Result<Option<Look>, Error> {
         return Ok(None);
     };
     let directory = format!("/proc/{}", process.number());
-    let look = read(&directory).map_err(system("read what a guest uses"))?;
+    let mut look = read(&directory).map_err(system("read what a guest uses"))?;
+    look.activity = guest.ask("GET", "/activity", PATIENCE).ok();
     // If it lives still, these were its own files.
     Ok(guest.is_running().then_some(look))
 }
@@ -151,6 +167,7 @@ fn read(directory: &str) -> io::Result<Look> {
         vcpus,
         // SAFETY: a call without pointers.
         memory: pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64,
+        activity: None,
     })
 }
 
@@ -171,7 +188,7 @@ fn time_of(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks.saturating_mul(1000) / a_second))
 }
 
-fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 4] {
+fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 6] {
     let passed = (now.at - before.at).as_secs_f64();
     let percent = |before: Duration, now: Duration| {
         format!(
@@ -189,8 +206,43 @@ fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 4] {
         guest.name().to_string(),
         percent(before.time, now.time),
         vcpus.collect::<Vec<_>>().join(" "),
+        exits(before, now).unwrap_or_else(unknown),
+        disks(before, now).unwrap_or_else(unknown),
         format!("{} / {} MiB", now.memory >> 20, most >> 20),
     ]
+}
+
+/// In place of what a guest's process does not tell.
+fn unknown() -> String {
+    "-".into()
+}
+
+/// By how much a count in what two looks know of the guest's doing grew in a second.
+fn rate(before: &Look, now: &Look, pointer: &str) -> Option<f64> {
+    let count = |look: &Look| look.activity.as_ref()?.pointer(pointer)?.as_u64();
+    let passed = (now.at - before.at).as_secs_f64();
+    Some(count(now)?.saturating_sub(count(before)?) as f64 / passed)
+}
+
+/// The guest's exits a second, and for how many of them there was each reason.
+fn exits(before: &Look, now: &Look) -> Option<String> {
+    let all = rate(before, now, "/exits/exits")?;
+    let reasons = REASONS.iter().filter_map(|(name, shown)| {
+        let rate = rate(before, now, &format!("/exits/{name}"))?;
+        (rate >= 0.5).then(|| format!("{shown} {rate:.0}"))
+    });
+    let reasons: Vec<_> = reasons.collect();
+    Some(match reasons.is_empty() {
+        true => format!("{all:.0}/s"),
+        false => format!("{all:.0}/s: {}", reasons.join(", ")),
+    })
+}
+
+/// What the guest reads and writes in a second.
+fn disks(before: &Look, now: &Look) -> Option<String> {
+    let megabytes = |pointer| rate(before, now, pointer).map(|rate| rate / 1e6);
+    let (read, written) = (megabytes("/disks/read")?, megabytes("/disks/written")?);
+    Some(format!("{read:.1} / {written:.1} MB/s"))
 }
 
 #[cfg(test)]
@@ -208,6 +260,36 @@ mod tests {
         for name in ["vcpu-", "vcpu-x", "coracle", "log"] {
             assert_eq!(vcpu_of(&line(name)), None);
         }
+    }
+
+    #[test]
+    fn rates_are_of_what_a_guest_did_between_two_looks() {
+        let at = Instant::now();
+        let look = |seconds, activity: Value| Look {
+            at: at + Duration::from_secs(seconds),
+            time: Duration::ZERO,
+            vcpus: BTreeMap::new(),
+            memory: 0,
+            activity: Some(activity),
+        };
+        let before = look(
+            0,
+            serde_json::json!({"exits": {"exits": 10, "io_exits": 4}, "disks": {"read": 0, "written": 1_000_000}}),
+        );
+        let now = look(
+            2,
+            serde_json::json!({
+                "exits": {"exits": 30, "io_exits": 8, "halt_exits": 5},
+                "disks": {"read": 3_000_000, "written": 1_000_000}
+            }),
+        );
+        // One that a look lacks is not shown.
+        assert_eq!(exits(&before, &now).as_deref(), Some("10/s: io 2"));
+        assert_eq!(disks(&before, &now).as_deref(), Some("1.5 / 0.0 MB/s"));
+        // A guest that lies, or says nothing.
+        let nothing = look(3, serde_json::json!({"exits": -1, "disks": {"read": "much"}}));
+        assert_eq!(exits(&now, &nothing), None);
+        assert_eq!(disks(&now, &nothing), None);
     }
 
     #[test]

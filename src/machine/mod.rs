@@ -1,5 +1,6 @@
 //! Makes a machine of a [`Config`] and starts it: then it is a [`Running`], which ends with an [`Outcome`].
 
+mod activity;
 mod address_width;
 mod blueprint;
 mod devices;
@@ -19,6 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::{io, thread};
 
+pub use activity::Activity;
+use activity::Counters;
 pub use dry_run::DryRun;
 pub use limits::{LimitReached, share_heap};
 use memory::Memory;
@@ -212,6 +215,7 @@ impl Machine {
             // The ACPI tables tell of it.
             power_button: (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ))),
             agent: opened.vsock.clone().filter(|vsock| vsock.expects_service()),
+            counters: Counters::of(&opened.disks),
         };
         timeline.mark(Phase::DevicesAttached);
 
@@ -243,6 +247,11 @@ impl Machine {
 
     pub fn has_initrd(&self) -> bool {
         self.has_initrd
+    }
+
+    /// Has [`Running::activity`] tell of exits as well.
+    pub fn count_exits(&mut self) {
+        self.reached.counters.open(&self.vcpus);
     }
 
     /// Makes what the devices will need, and then starts a thread for each vCPU. To be called after the signals that end a

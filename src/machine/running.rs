@@ -6,6 +6,7 @@ use std::{io, mem};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::activity::{Activity, Counters};
 use super::memory::Memory;
 use super::{Error, Outcome, vcpu};
 use crate::devices::power_button::PowerButton;
@@ -21,6 +22,7 @@ pub(super) struct Reached {
     pub power_button: Option<PowerButton>,
     /// The device that leads to the agent, if the guest has one.
     pub agent: Option<Arc<vsock::Backend>>,
+    pub counters: Counters,
 }
 
 /// A machine whose vCPUs run. Any thread can pause, resume and end it and wait for its end. Dropping it ends it.
@@ -136,6 +138,11 @@ impl Running {
     pub fn has_listening_agent(&self) -> bool {
         let agent = self.reached.agent.as_ref();
         agent.is_some_and(|agent| agent.has_service())
+    }
+
+    /// What the guest has made the machine do so far.
+    pub fn activity(&self) -> Activity {
+        self.reached.counters.read()
     }
 
     /// Whether the guest is one that has an agent.

@@ -285,15 +285,19 @@ fn what_a_guest_uses_is_shown() {
     // The first vCPU may print before the second one has its thread.
     wait_for_thread(process, "vcpu-1", |_| true);
     let shown = harbour.say(&["stats", "--no-stream"]);
-    let row: Vec<_> = shown
-        .lines()
-        .nth(1)
-        .expect("there is a guest")
-        .split_whitespace()
+    let row = shown.lines().nth(1).expect("there is a guest");
+    let row: Vec<_> = row
+        .split("   ")
+        .map(str::trim)
+        .filter(|cell| !cell.is_empty())
         .collect();
-    let [name, cpu, busy, idle, memory, "/", "128", "MiB"] = row[..] else {
+    let [name, cpu, vcpus, exits, disks, memory] = row[..] else {
         panic!("{shown}")
     };
+    let (busy, idle) = vcpus.split_once(' ').expect("there are two vCPUs");
+    let memory = memory
+        .strip_suffix(" / 128 MiB")
+        .expect("that is what it may have");
     let percent = |cell: &str| {
         cell.strip_suffix('%')
             .and_then(|number| number.parse::<u32>().ok())
@@ -304,6 +308,10 @@ fn what_a_guest_uses_is_shown() {
         percent(cpu) >= percent(busy) && percent(busy) > Some(0) && percent(idle) == Some(0),
         "{shown}"
     );
+    // Each byte that it prints is an exit.
+    let exits = exits.split_once("/s").expect("exits a second");
+    assert!(exits.0.parse::<u32>().is_ok_and(|exits| exits > 0), "{shown}");
+    assert_eq!(disks, "0.0 / 0.0 MB/s");
     assert!(
         memory
             .parse::<u32>()

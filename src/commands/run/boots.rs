@@ -92,7 +92,7 @@ impl<'a> Boots<'a> {
         let initrd = Arc::<InitrdWatch>::default();
         let output = initrd.watch(timeline.watch(self.console.sink()));
         let Ready {
-            machine,
+            mut machine,
             attached,
             stop,
         } = self.make_ready(output, timeline)?;
@@ -107,6 +107,9 @@ impl<'a> Boots<'a> {
         }
         timeline.mark(Phase::ConsoleReady);
 
+        if self.own.is_some() {
+            machine.count_exits();
+        }
         let running = Arc::new(machine.start()?);
         if let Some(own) = &mut self.own {
             own.note_that_it_runs();

@@ -91,7 +91,7 @@ pub fn run(
     if timeline.is_on() {
         hints.push_str(" coracle.clock");
     }
-    let machine = Machine::build(config, &opened, &hints, output, timeline)?;
+    let mut machine = Machine::build(config, &opened, &hints, output, timeline)?;
     let mut facts = facts(config, &machine);
     // As in boots.rs: after the slow part, and before the machine's threads are started.
     let mut signals = Signals::catch().map_err(system("catch signals"))?;
@@ -111,6 +111,9 @@ pub fn run(
     }
     timeline.mark(Phase::ConsoleReady);
 
+    if named.is_some() {
+        machine.count_exits();
+    }
     let running = Arc::new(machine.start()?);
     let control = named.map(|Named { own, .. }| {
         own.note_that_it_runs();

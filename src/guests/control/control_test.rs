@@ -53,6 +53,13 @@ impl Machine for Fake {
         self.has_agent.load(Ordering::Relaxed)
     }
 
+    fn activity(&self) -> Activity {
+        Activity {
+            disks_read: 512,
+            ..Activity::default()
+        }
+    }
+
     fn call_agent(&self, host: UnixStream) -> io::Result<()> {
         self.called.lock().unwrap().push(host);
         Ok(())
@@ -66,6 +73,17 @@ fn control() -> (Arc<Control>, Arc<Fake>, File) {
     let machine = Arc::new(Fake::default());
     control.connect(machine.clone());
     (control, machine, others)
+}
+
+#[test]
+fn what_a_guest_does_is_counted() {
+    let (control, _, _) = control();
+    let answer = control.answer(&Request {
+        method: "GET",
+        path: "/activity",
+        rest: b"",
+    });
+    assert_eq!(answer.body["disks"]["read"], 512);
 }
 
 fn status(control: &Control, method: &str, path: &str) -> u16 {

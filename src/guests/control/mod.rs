@@ -3,6 +3,7 @@
 //! | request | what it does |
 //! |---|---|
 //! | `GET /guest` | says whether the guest runs or is paused, and whether it can be asked to power off: it has an agent or a button |
+//! | `GET /activity` | counts what the guest has made its machine do: exits by their kind, and bytes read from and written to disks |
 //! | `PUT /pause` | answers when no vCPU and no device works for the guest any more; other requests are answered meanwhile |
 //! | `PUT /resume` | lets the guest go on |
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
@@ -35,7 +36,7 @@ use serde_json::json;
 
 use super::lock;
 use crate::console::Steered;
-use crate::machine::{Outcome, Running};
+use crate::machine::{Activity, Outcome, Running};
 use attached::Count;
 pub use client::{Attachment, PATIENCE, ask, attach, call_agent, connect, is_served};
 pub use http::{Answer, Parsed, Request, Switch};
@@ -55,6 +56,8 @@ pub trait Machine: Send + Sync {
     fn end(&self);
     /// See [`Running::has_agent`].
     fn has_agent(&self) -> bool;
+    /// See [`Running::activity`].
+    fn activity(&self) -> Activity;
     /// See [`Running::call_agent`].
     fn call_agent(&self, host: UnixStream) -> io::Result<()>;
 }
@@ -122,6 +125,20 @@ impl Control {
                 "state": state.words(),
                 "can_be_asked": state.machine.as_ref().map(|machine| machine.has_agent() || machine.has_power_button()),
             })),
+            ("GET", "/activity") => match &state.machine {
+                Some(machine) => {
+                    let Activity {
+                        exits,
+                        disks_read,
+                        disks_written,
+                    } = machine.activity();
+                    Answer::ok(json!({
+                        "exits": exits,
+                        "disks": {"read": disks_read, "written": disks_written},
+                    }))
+                }
+                None => Answer::error(409, "the guest is between boots, or about to end"),
+            },
             ("PUT", "/power-button") => {
                 match state.machine.as_ref().map(|machine| machine.press_power_button()) {
                     Some(Ok(true)) => Answer::ok(json!({})),
@@ -153,9 +170,11 @@ impl Control {
                 ),
                 None => Answer::error(409, "the guest is about to end"),
             },
-            (_, "/guest" | "/pause" | "/resume" | "/power-button" | "/end" | "/exec" | "/console") => {
-                Answer::error(405, "this method is not one of that path")
-            }
+            (
+                _,
+                "/guest" | "/activity" | "/pause" | "/resume" | "/power-button" | "/end" | "/exec"
+                | "/console",
+            ) => Answer::error(405, "this method is not one of that path"),
             _ => Answer::error(404, "there is no such path"),
         }
     }
@@ -281,6 +300,10 @@ impl Machine for Running {
 
     fn has_agent(&self) -> bool {
         Running::has_agent(self)
+    }
+
+    fn activity(&self) -> Activity {
+        Running::activity(self)
     }
 
     fn call_agent(&self, host: UnixStream) -> io::Result<()> {

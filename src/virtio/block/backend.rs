@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::Begun;
+use super::traffic::Traffic;
 use super::worker::{Job, Worker};
 use super::{Disk, ImageError};
 use crate::config;
@@ -35,6 +36,11 @@ impl Backend {
     /// How many threads serve the disk: one for each queue.
     pub fn threads(&self) -> usize {
         self.disk.queues.into()
+    }
+
+    /// What the guest has read and written so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.disk.traffic
     }
 
     /// What wakes the thread of each queue.

@@ -17,6 +17,7 @@ use image::{Image, Raw};
 pub use image::{ImageError, OpenError, check_each_once};
 pub use preview::Preview;
 use queue::Begun;
+use traffic::Traffic;
 use worker::Job;
 
 mod backend;
@@ -30,6 +31,7 @@ mod queue;
 mod request;
 mod ring;
 mod sync;
+mod traffic;
 mod uring;
 mod worker;
 
@@ -57,6 +59,7 @@ struct Disk {
     queues: u16,
     id: Id,
     log: Arc<LogLimit>,
+    traffic: Traffic,
     /// Whether the person chose that every write is durable when it completes, whatever the driver chooses.
     always_writes_through: bool,
     /// Whether the driver has chosen that every write is durable when it completes.
@@ -129,6 +132,7 @@ impl Disk {
             image,
             id,
             log: Arc::default(),
+            traffic: Traffic::default(),
             always_writes_through,
             driver_writes_through: AtomicBool::new(always_writes_through),
             warned: AtomicBool::new(false),

@@ -39,6 +39,7 @@ pub fn serve_batch<'m>(queue: &mut DiskQueue<'m>, chain: &mut Chain<'m>) -> Resu
         }
         let result = match Request::parse(chain, queue.disk.image.limits()) {
             Ok(request) => {
+                queue.disk.traffic.count(&request);
                 let durable = queue.writes_through();
                 execute(queue.disk, &request, chain, durable, queue.stop())
             }
