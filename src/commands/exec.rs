@@ -19,6 +19,8 @@ use crate::program::{Ended, Session, Stdin};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a guest may take to end once its agent is gone: otherwise only the agent is.
 const GUEST_END: Duration = Duration::from_secs(3);
+/// How long a command may take to end once its terminal has: as long as a guest that coracle stop asks.
+const WITHOUT_TERMINAL: Duration = Duration::from_secs(10);
 
 /// What the escape key's help says.
 const HELP: &str = "\n\
@@ -44,7 +46,8 @@ Examples:
 Options come before NAME: what follows it is the command, as it is.
 
 A signal that coracle gets is the command's, and a second SIGTERM or a third SIGINT ends the command though it does not obey. If \
-coracle is killed, so is the command, and nothing else.
+coracle is killed, so is the command, and nothing else. When the terminal is closed, the command gets SIGHUP, and is killed if it \
+still runs 10 seconds later.
 
 Exit codes: the command's own; 128+N if signal N ended it; 126 if it cannot be executed; 127 if there is no such program; 112 \
 quit with Ctrl-A x; 137 the guest ended first; 125 Coracle failed.")]
@@ -95,9 +98,10 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         },
         false => Stdin::Nothing,
     };
-    let mut session = Session::over(connection, program, stdin).map_err(system("reach the guest's agent"))?;
-    session.expect_answer(PATIENCE);
+    let mut session =
+        Session::over(connection, program, stdin, PATIENCE).map_err(system("reach the guest's agent"))?;
     session.expect_end_within(GUEST_END);
+    session.end_with_terminal(WITHOUT_TERMINAL);
     session.set_help(HELP);
     let mut signals = Signals::catch().map_err(system("catch signals"))?;
     let ended = session

@@ -36,8 +36,8 @@ pub fn of(ended: &Ended, output_error: Option<io::Error>) -> Option<u8> {
                     "coracle: the agent in the guest is not understood: {error}"
                 )),
                 io::ErrorKind::TimedOut => tell(
-                    "coracle: the agent in the guest does not answer: the guest hangs, has not come so far, or its init ended \
-                     the agent (coracle logs prints what it says)",
+                    "coracle: the agent in the guest does not answer, and the command did not run: the guest hangs, has not come \
+                     so far, or its init ended the agent (coracle logs prints what it says)",
                 ),
                 _ => tell("coracle: the agent in the guest is gone, and with it the command"),
             }

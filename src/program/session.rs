@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, stdin};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coracle_agent_protocol::{Failure, HostChannel, Program, Stream, ToAgent, ToHost, WINDOW, WindowSize};
+use libc::SIGHUP;
 
 use super::input::{Input, Stdin, Typed};
 use super::output::Output;
@@ -51,12 +52,16 @@ pub enum Ended {
 /// This process' streams, attached to a program in a guest. Dropping it gives the terminal back.
 pub struct Session {
     channel: HostChannel<File>,
-    /// The agent has answered, so a signal can be passed on.
+    /// The agent has said its hello, so a signal can be passed on.
     is_heard: bool,
     /// How long the guest may take to end once the connection has.
     power_off: Duration,
     /// When it has to have answered.
     patience: Option<Instant>,
+    /// What of this process' streams is a terminal with which the session ends, how long after it, and when.
+    terminals: Vec<RawFd>,
+    grace: Duration,
+    end_without: Option<Instant>,
     /// What the escape key's help says, unless it is that of a guest's console.
     help: Option<&'static str>,
     /// What gets a copy of the program's output.
@@ -83,16 +88,31 @@ impl Session {
     /// A session for `program`, and the agent's end of its connection. The agent finds the request there, whenever it comes.
     pub fn new(program: Program, stdin: Stdin) -> io::Result<(Self, UnixStream)> {
         let (ours, agents) = UnixStream::pair()?;
-        Ok((Self::over(ours, program, stdin)?, agents))
+        ours.set_nonblocking(true)?;
+        let channel = HostChannel::new(File::from(OwnedFd::from(ours)));
+        Ok((Self::over_channel(channel, program, stdin)?, agents))
     }
 
-    /// A session for `program` over a connection to the agent.
-    pub fn over(connection: UnixStream, program: Program, stdin: Stdin) -> io::Result<Self> {
+    /// A session for `program` over a connection to an agent that counts as gone if it has not said anything within `patience`.
+    /// The program does not run after that, because the agent gets the request only after its hello.
+    pub fn over(
+        connection: UnixStream,
+        program: Program,
+        stdin: Stdin,
+        patience: Duration,
+    ) -> io::Result<Self> {
         connection.set_nonblocking(true)?;
+        let mut channel = HostChannel::new(File::from(OwnedFd::from(connection)));
+        channel.wait_for_peer();
+        let mut session = Self::over_channel(channel, program, stdin)?;
+        session.patience = Some(Instant::now() + patience);
+        Ok(session)
+    }
+
+    fn over_channel(mut channel: HostChannel<File>, program: Program, stdin: Stdin) -> io::Result<Self> {
         let has_terminal = program.terminal.is_some();
         let types = has_terminal && stdin != Stdin::Nothing;
         let terminal = types.then(Terminal::on_stdin).flatten();
-        let mut channel = HostChannel::new(File::from(OwnedFd::from(connection)));
         if !channel.send(&ToAgent::Run(program), &[]) {
             return Err(io::Error::new(
                 io::ErrorKind::ArgumentListTooLong,
@@ -105,6 +125,9 @@ impl Session {
             is_heard: false,
             power_off: POWER_OFF,
             patience: None,
+            terminals: Vec::new(),
+            grace: Duration::ZERO,
+            end_without: None,
             help: None,
             log: None,
             tell_start: None,
@@ -124,9 +147,14 @@ impl Session {
         self.power_off = power_off;
     }
 
-    /// The agent counts as gone if it has not said anything by then.
-    pub fn expect_answer(&mut self, patience: Duration) {
-        self.patience = Some(Instant::now() + patience);
+    /// The session ends so long after its terminal has gone: the program gets SIGHUP then, and may ignore it.
+    pub fn end_with_terminal(&mut self, grace: Duration) {
+        // SAFETY: a system call without pointers.
+        let is_terminal = |fd: &RawFd| unsafe { libc::isatty(*fd) } == 1;
+        self.terminals = (libc::STDIN_FILENO..=libc::STDERR_FILENO)
+            .filter(is_terminal)
+            .collect();
+        self.grace = grace;
     }
 
     /// What the program writes goes to `log`, too.
@@ -179,6 +207,12 @@ impl Session {
                 self.ended.get_or_insert(Ended::Agent(error));
                 continue;
             }
+            let without = self
+                .end_without
+                .map(|end| end.saturating_duration_since(Instant::now()));
+            if without.is_some_and(|left| left.is_zero()) {
+                return Ok(Ended::Signal(SIGHUP));
+            }
             let is_open = self.ended.is_none() && self.lost.is_none();
             if is_open {
                 self.answer();
@@ -216,7 +250,7 @@ impl Session {
                     .map(|until| until.saturating_duration_since(Instant::now())),
             };
             let [over, sent, heard, _, typed, out, err, has_lines, passed_on] =
-                wait(watched, looks.into_iter().chain(left).min())?;
+                wait(watched, looks.into_iter().chain(left).chain(without).min())?;
             if has_lines {
                 start_wanted_stderr();
             }
@@ -273,7 +307,7 @@ impl Session {
     /// Takes what the agent says.
     fn hear(&mut self) {
         match self.channel.read() {
-            Ok(true) => self.is_heard = true,
+            Ok(true) => (),
             Ok(false) => return self.lose(io::ErrorKind::UnexpectedEof.into()),
             Err(error) => return self.lose(error),
         }
@@ -301,10 +335,11 @@ impl Session {
                     ToHost::Killed(signal) => self.ended = Some(Ended::Killed(signal)),
                     ToHost::Failed(failure) => self.ended = Some(Ended::NotStarted(failure)),
                 },
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(error) => return self.lose(error),
             }
         }
+        self.is_heard = self.channel.is_greeted();
     }
 
     /// The connection is of no use any more. It ends with the guest, whose end tells more.
@@ -381,6 +416,9 @@ impl Session {
                             is_enough |= *count >= *patience;
                         }
                     }
+                    if number == SIGHUP && self.terminals.iter().any(|&fd| has_hung_up(fd)) {
+                        self.end_without.get_or_insert(Instant::now() + self.grace);
+                    }
                     let is_sent = u8::try_from(number)
                         .is_ok_and(|number| self.channel.send(&ToAgent::Signal(number), &[]));
                     if is_enough || !is_sent {
@@ -400,4 +438,15 @@ impl Session {
         }
         None
     }
+}
+
+/// Whether a terminal has been closed.
+fn has_hung_up(terminal: RawFd) -> bool {
+    let mut entry = libc::pollfd {
+        fd: terminal,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one entry, as it says.
+    unsafe { libc::poll(&mut entry, 1, 0) == 1 && entry.revents & libc::POLLHUP != 0 }
 }

@@ -19,6 +19,8 @@ pub struct Channel<Stream, Sent, Received> {
     outgoing: Vec<u8>,
     /// So many of the outgoing bytes are written.
     written: usize,
+    /// What is sent once the peer has said its hello, if that is waited for.
+    held: Option<Vec<u8>>,
     buffer: Vec<u8>,
     messages: PhantomData<(Sent, Received)>,
 }
@@ -36,6 +38,7 @@ impl<Stream: Read + Write, Sent: Message, Received: Message> Channel<Stream, Sen
             incoming: Incoming::new(FRAME_MAX),
             outgoing: hello().to_vec(),
             written: 0,
+            held: None,
             buffer: vec![0; READ],
             messages: PhantomData,
         }
@@ -45,10 +48,20 @@ impl<Stream: Read + Write, Sent: Message, Received: Message> Channel<Stream, Sen
         &self.stream
     }
 
+    /// Sends no message before the peer has said its hello. So a peer that comes when this end has given up finds none.
+    pub fn wait_for_peer(&mut self) {
+        self.held = Some(Vec::new());
+    }
+
     /// Sends a message as soon as the peer takes it. False if it is too long.
     #[must_use]
     pub fn send(&mut self, message: &Sent, data: &[u8]) -> bool {
-        put(&mut self.outgoing, message, data)
+        put(self.held.as_mut().unwrap_or(&mut self.outgoing), message, data)
+    }
+
+    /// Whether the peer has said its hello, as far as [`Channel::next`] has come.
+    pub fn is_greeted(&self) -> bool {
+        self.incoming.is_greeted
     }
 
     /// How many bytes the peer has not taken yet.
@@ -106,14 +119,18 @@ impl<Stream: Read + Write, Sent: Message, Received: Message> Channel<Stream, Sen
         reason = "what it gives borrows from it, as no iterator's item can"
     )]
     pub fn next(&mut self) -> io::Result<Option<(Received, &[u8])>> {
-        self.incoming
-            .next()
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        if self.held.is_some() && self.incoming.greet().map_err(invalid)? {
+            self.outgoing.extend(self.held.take().unwrap_or_default());
+        }
+        self.incoming.next().map_err(invalid)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
     use crate::Stream;
 
@@ -177,5 +194,37 @@ mod tests {
             channel.write().unwrap();
         }
         assert_eq!(channel.read().unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_peer_that_has_not_said_its_hello_is_sent_no_message() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut channel = HostChannel::new(ours);
+        channel.wait_for_peer();
+        let mut sent = || {
+            let mut bytes = [0; 100];
+            match theirs.read(&mut bytes) {
+                Ok(count) => bytes[..count].to_vec(),
+                Err(_) => Vec::new(),
+            }
+        };
+        assert!(channel.send(&ROOM, &[]) && channel.send(&ToAgent::InputEnd, &[]));
+        channel.write().unwrap();
+        assert_eq!(sent(), hello());
+        channel.incoming.push(&hello()[..7]);
+        assert!(channel.next().unwrap().is_none());
+        channel.write().unwrap();
+        assert_eq!(sent(), []);
+        channel.incoming.push(&hello()[7..]);
+        assert!(channel.next().unwrap().is_none());
+        assert!(channel.send(&ToAgent::Signal(1), &[]));
+        channel.write().unwrap();
+        let mut all = Vec::new();
+        for message in [ROOM, ToAgent::InputEnd, ToAgent::Signal(1)] {
+            assert!(put(&mut all, &message, &[]));
+        }
+        assert_eq!(sent(), all);
     }
 }

@@ -47,7 +47,7 @@ pub struct Incoming {
     bytes: Vec<u8>,
     /// So many of the bytes were taken.
     taken: usize,
-    has_greeted: bool,
+    pub(crate) is_greeted: bool,
     frame_max: usize,
 }
 
@@ -57,7 +57,7 @@ impl Incoming {
         Self {
             bytes: Vec::new(),
             taken: 0,
-            has_greeted: false,
+            is_greeted: false,
             frame_max,
         }
     }
@@ -69,6 +69,25 @@ impl Incoming {
         self.bytes.extend(bytes);
     }
 
+    /// Takes the peer's [`hello`], unless that was done. False if it has not arrived whole.
+    pub(crate) fn greet(&mut self) -> Result<bool, Error> {
+        if !self.is_greeted {
+            let Some(greeting) = self.bytes[self.taken..].first_chunk::<8>() else {
+                return Ok(false);
+            };
+            let [magic @ .., low, high] = *greeting;
+            if magic != MAGIC {
+                return Err(Error::NotAnAgent);
+            }
+            match u16::from_le_bytes([low, high]) {
+                VERSION => self.is_greeted = true,
+                theirs => return Err(Error::Version(theirs)),
+            }
+            self.taken += greeting.len();
+        }
+        Ok(true)
+    }
+
     /// Takes the next message and the bytes that it carries, if they have arrived whole. After an error the rest means
     /// nothing.
     #[expect(
@@ -76,19 +95,8 @@ impl Incoming {
         reason = "what it gives borrows from it, as no iterator's item can"
     )]
     pub fn next<M: Message>(&mut self) -> Result<Option<(M, &[u8])>, Error> {
-        if !self.has_greeted {
-            let Some(greeting) = self.bytes[self.taken..].first_chunk::<8>() else {
-                return Ok(None);
-            };
-            let [magic @ .., low, high] = *greeting;
-            if magic != MAGIC {
-                return Err(Error::NotAnAgent);
-            }
-            match u16::from_le_bytes([low, high]) {
-                VERSION => self.has_greeted = true,
-                theirs => return Err(Error::Version(theirs)),
-            }
-            self.taken += greeting.len();
+        if !self.greet()? {
+            return Ok(None);
         }
         let rest = &self.bytes[self.taken..];
         let Some((word, rest)) = rest.split_first_chunk::<LENGTH>() else {

@@ -3,7 +3,8 @@
 //! One connection runs one program. Each side first says which version it speaks ([`hello`]), without waiting for the
 //! other. Then the host sends [`ToAgent::Run`], and the two exchange messages until the agent has sent
 //! [`ToHost::Exited`], [`ToHost::Killed`] or [`ToHost::Failed`], which is its last. Whoever finds the connection closed
-//! before that ends what it has: the agent kills the program.
+//! before that ends what it has: the agent kills the program. A host that may give up before the agent has come sends
+//! [`ToAgent::Run`] only once it has the agent's hello ([`Channel::wait_for_peer`]): so nothing runs that nobody waits for.
 //!
 //! Instead of [`ToAgent::Run`] the host may send [`ToAgent::PowerOff`], which the agent answers by [`ToHost::PowersOff`] or
 //! [`ToHost::Failed`].
