@@ -72,9 +72,10 @@ impl Guest {
             return Err(Error::HasEnded(self.name.clone()));
         }
         let call = || {
-            let stream = control::call_agent(&self.folder.inner("control.sock"), patience)?;
+            let stream = control::connect(&self.folder.inner("control.sock"))?;
+            // Before the request: what it is answered with may be the connection's end.
             let process = Process::behind(&stream)?;
-            Ok((stream, process))
+            Ok((control::call_agent(stream, patience)?, process))
         };
         match call() {
             // It has ended meanwhile.

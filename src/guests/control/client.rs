@@ -36,9 +36,9 @@ pub fn ask(socket: &Path, method: &str, path: &str, patience: Duration) -> io::R
     }
 }
 
-/// Asks the guest's process at this socket for a connection to the agent in the guest, and gives that connection.
-pub fn call_agent(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
-    let mut stream = send(socket, "POST", "/exec")?;
+/// Makes a connection to the guest's process one to the agent in the guest. That may end at any time, also at once.
+pub fn call_agent(mut stream: UnixStream, patience: Duration) -> io::Result<UnixStream> {
+    request(&mut stream, "POST", "/exec")?;
     let deadline = Instant::now() + patience;
     wait_for_more(&stream, deadline)?;
     // What the agent says may follow, and is left to whoever speaks with it.
@@ -86,9 +86,13 @@ pub fn attach(socket: &Path, patience: Duration) -> io::Result<Attachment> {
 /// Connects, and sends a request.
 fn send(socket: &Path, method: &str, path: &str) -> io::Result<UnixStream> {
     let mut stream = connect(socket)?;
-    // So little fits into the socket at once.
-    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n").as_bytes())?;
+    request(&mut stream, method, path)?;
     Ok(stream)
+}
+
+fn request(stream: &mut UnixStream, method: &str, path: &str) -> io::Result<()> {
+    // So little fits into the socket at once.
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\nHost: coracle\r\n\r\n").as_bytes())
 }
 
 /// What an answer says that is no success.

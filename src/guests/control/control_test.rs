@@ -86,6 +86,10 @@ fn what_a_guest_does_is_counted() {
     assert_eq!(answer.body["disks"]["read"], 512);
 }
 
+fn reach(path: &std::path::Path, patience: Duration) -> io::Result<UnixStream> {
+    call_agent(connect(path)?, patience)
+}
+
 fn status(control: &Control, method: &str, path: &str) -> u16 {
     control
         .answer(&Request {
@@ -171,11 +175,11 @@ fn a_pause_that_waits_for_a_disk_keeps_nobody_else_waiting() {
             let its_path = path.clone();
             let asked = std::thread::spawn(move || ask(&its_path, "PUT", request, patience).unwrap());
             // Until the guest's process knows.
-            while request == "/pause" && call_agent(&path, patience).is_ok() {}
+            while request == "/pause" && reach(&path, patience).is_ok() {}
             asked
         })
         .into();
-    let refused = call_agent(&path, patience).unwrap_err().to_string();
+    let refused = reach(&path, patience).unwrap_err().to_string();
     assert!(refused.contains("paused"), "{refused}");
     assert_eq!(ask(&path, "GET", "/guest", patience).unwrap()["state"], "running");
     let attached = attach(&path, patience).unwrap();
@@ -292,7 +296,7 @@ fn who_asks_waits_only_as_long_as_it_wants_to() {
 fn a_connection_becomes_the_agents_unless_there_is_none_or_it_hears_nothing() {
     let (_directory, path, machine) = server();
     let refused = |words: &str| {
-        let error = call_agent(&path, PATIENCE).unwrap_err().to_string();
+        let error = reach(&path, PATIENCE).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     };
     refused("only the built-in guest has one");
@@ -300,7 +304,7 @@ fn a_connection_becomes_the_agents_unless_there_is_none_or_it_hears_nothing() {
     ask(&path, "PUT", "/pause", PATIENCE).unwrap();
     refused("coracle unpause");
     ask(&path, "PUT", "/resume", PATIENCE).unwrap();
-    let mut host = call_agent(&path, PATIENCE).unwrap();
+    let mut host = reach(&path, PATIENCE).unwrap();
     host.set_nonblocking(false).unwrap();
     // Nobody reads what is said to the agent, or what it says, in between.
     host.write_all(b"for the agent").unwrap();
