@@ -13,6 +13,7 @@
 #              =intel for one of them), beside containers
 # make bench-program   measures a program in a guest, from the start of coracle to the program's end, beside crun
 # make bench-disk   measures what a disk costs, beside QEMU microvm and fio
+# make bench-vsock  measures what a socket between guest and host costs, beside QEMU microvm with the host kernel's vhost
 #
 # Each first installs what is missing. What was built before is not built again.
 
@@ -26,7 +27,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test test-processors race torture check guest fuzz fuzz-seeds bench bench-boot bench-program bench-disk build
+.PHONY: help run test test-processors race torture check guest fuzz fuzz-seeds bench bench-boot bench-program bench-disk bench-vsock build
 .PHONY: prepared crates nested formats programs release tests
 
 help:
@@ -83,6 +84,9 @@ bench-program: build
 
 bench-disk: build
 	cargo bench --quiet --bench disk
+
+bench-vsock: build
+	cargo bench --quiet --bench vsock
 
 build: prepared
 	@$(PARALLEL) release

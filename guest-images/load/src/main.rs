@@ -2,11 +2,14 @@
 //!
 //! A pattern is KIND:BYTES:DEPTH:COUNT, as `randread:4096:32:8000`: that many transfers of so many bytes, DEPTH of them
 //! at a time. Of each it prints `begin PATTERN`, then `end PATTERN NANOSECONDS` for all of them together.
+//!
+//! Or it does what programs of the host say over the vsock port PORT: `load sockets PORT`.
 
 mod aio;
 mod buffer;
 mod init;
 mod pattern;
+mod sockets;
 
 use std::error::Error;
 use std::fs::{File, OpenOptions};
@@ -32,9 +35,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let Some(device) = arguments.next() else {
-        eprintln!("usage: load DEVICE KIND:BYTES:DEPTH:COUNT...");
+        eprintln!("usage: load DEVICE KIND:BYTES:DEPTH:COUNT... | load sockets PORT");
         return ExitCode::from(2);
     };
+    if device == "sockets" {
+        let port = arguments.next().and_then(|port| port.parse().ok());
+        if let Err(error) = sockets::serve(port.unwrap_or(0)) {
+            println!("failed: {error}");
+        }
+        return ExitCode::FAILURE;
+    }
     for pattern in arguments {
         if let Err(error) = run(&device, &pattern) {
             println!("failed {pattern} on {device}: {error}");
