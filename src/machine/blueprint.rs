@@ -12,6 +12,7 @@ use super::open_files::BootFiles;
 use crate::boot::{self, CommandLine, Initrd, Kernel, Protocol, parameters};
 use crate::config::Config;
 use crate::timeline::{Phase, Timeline};
+use crate::virtio::entropy;
 use crate::x86::acpi::{self, VirtioMmioWindow};
 use crate::x86::{layout, mp_table, pvh, zero_page};
 
@@ -42,7 +43,14 @@ impl Blueprint {
         guest: &Arc<GuestMemoryMmap>,
         timeline: &Timeline,
     ) -> Result<Self, Error> {
-        let devices = devices::place(config)?;
+        let entropy = entropy::host_is_ready();
+        if !entropy {
+            log::warn!(
+                "the guest has no entropy device, because this host's kernel has no random numbers yet: it has just started, and \
+                 its processor makes none; a guest that is started later has one"
+            );
+        }
+        let devices = devices::place(config, entropy)?;
 
         let kernel = boot::load_kernel(&files.kernel, guest)?;
         let initrd = files

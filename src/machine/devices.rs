@@ -31,12 +31,13 @@ pub struct TooMany {
     wanted: usize,
 }
 
-/// Gives each device of `config` its place. The entropy device comes last, so that it does not change the names that a guest
-/// gives to disks.
-pub fn place(config: &Config) -> Result<Vec<Placed>, TooMany> {
+/// Gives each device of `config` its place. The entropy device, if there is to be one, comes last, so that it does not change the
+/// names that a guest gives to disks.
+pub fn place(config: &Config, entropy: bool) -> Result<Vec<Placed>, TooMany> {
     let disks = (0..config.disks.len()).map(Device::Disk);
     let vsock = config.vsock.iter().map(|_| Device::Vsock);
-    let devices: Vec<_> = disks.chain(vsock).chain([Device::Entropy]).collect();
+    let entropy = entropy.then_some(Device::Entropy);
+    let devices: Vec<_> = disks.chain(vsock).chain(entropy).collect();
     if devices.len() > layout::VIRTIO_DEVICE_MAX {
         let wanted = devices.len();
         return Err(TooMany { wanted });
@@ -70,9 +71,16 @@ mod tests {
     }
 
     #[test]
+    fn a_host_without_random_numbers_leaves_out_the_entropy_device() {
+        let placed = place(&with_disks(1), false).unwrap();
+        let devices: Vec<_> = placed.iter().map(|placed| placed.device).collect();
+        assert_eq!(devices, [Device::Disk(0)]);
+    }
+
+    #[test]
     fn each_device_has_a_window_and_a_line_of_its_own() {
         // As many as there are places.
-        let placed = place(&with_disks(layout::VIRTIO_DEVICE_MAX - 1)).unwrap();
+        let placed = place(&with_disks(layout::VIRTIO_DEVICE_MAX - 1), true).unwrap();
         for pair in placed.windows(2) {
             let [one, next] = [pair[0].window, pair[1].window];
             assert_eq!(one.address + one.size, next.address);
@@ -89,7 +97,7 @@ mod tests {
 
     #[test]
     fn one_too_many_is_an_error_that_says_how_many_fit() {
-        let error = place(&with_disks(layout::VIRTIO_DEVICE_MAX))
+        let error = place(&with_disks(layout::VIRTIO_DEVICE_MAX), true)
             .unwrap_err()
             .to_string();
         assert!(
@@ -97,6 +105,6 @@ mod tests {
             "{error}"
         );
         // A configuration is refused before that.
-        place(&with_disks(DISKS_MAX)).unwrap();
+        place(&with_disks(DISKS_MAX), true).unwrap();
     }
 }

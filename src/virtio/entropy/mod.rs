@@ -185,11 +185,17 @@ fn fill(memory: &GuestMemoryMmap, chain: Chain, limit: u16) -> Result<u32, Queue
     }
 }
 
+/// Whether the host's kernel has random numbers. Soon after its start it may not, and once it has, it always will. A device of a
+/// host without any would hold up the vCPU that asks.
+pub fn host_is_ready() -> bool {
+    fill_random(&mut [0]).is_ok()
+}
+
 /// Fills `bytes`, [`REQUEST_MAX`] at most, by the system call itself: a library might open /dev/urandom, which a confined process
 /// cannot.
 fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
     // SAFETY: the call writes at most as many bytes as there are.
-    match unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } {
+    match unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) } {
         -1 => Err(io::Error::last_os_error()),
         count if count as usize == bytes.len() => Ok(()),
         _ => Err(io::ErrorKind::UnexpectedEof.into()),

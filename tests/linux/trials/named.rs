@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use libc::SIGTERM;
 
@@ -12,7 +14,7 @@ use crate::run::Finished;
 
 crate::group!["named":
     a_detached_guest_is_found_by_its_name_and_ended,
-    a_stock_guest_powers_off_by_its_button,
+    a_stock_guest_outlives_a_long_pause_and_powers_off_by_its_button,
     what_was_written_is_whole_after_a_stop_also_of_a_paused_guest,
     a_guest_that_hangs_is_ended_after_the_time_given,
     sigterm_asks_a_guest_in_the_foreground_and_the_second_one_ends_it,
@@ -38,18 +40,21 @@ fn a_detached_guest_is_found_by_its_name_and_ended() {
 }
 
 /// PID 1 of a guest that powers off when its power button is pressed, as a distribution's does: Debian's own drivers find the
-/// button by ACPI, and tell of it as of a key.
+/// button by ACPI, and tell of it as of a key. Its kernel's watchdog reports a processor that does nothing for two seconds.
 const INIT: &str = "#!/bin/busybox sh
 export PATH=/bin
 mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+echo 1 >/proc/sys/kernel/watchdog_thresh
+echo watchdog $(cat /proc/sys/kernel/soft_watchdog /proc/sys/kernel/watchdog_thresh)
 for module in evdev button; do insmod /modules/$module.ko; done
 echo waiting for the button
 dd if=/dev/input/event0 of=/dev/null bs=24 count=1
-echo the button was pressed
+echo the button was pressed, and $(dmesg | grep -c 'soft lockup') processors stood still
 poweroff -f
 ";
 
-fn a_stock_guest_powers_off_by_its_button() {
+fn a_stock_guest_outlives_a_long_pause_and_powers_off_by_its_button() {
     let harbour = Harbour::new();
     // What follows in an initrd replaces what is before.
     let mut initrd = fs::read(place::stock().join("stock-initrd")).unwrap();
@@ -65,9 +70,15 @@ fn a_stock_guest_powers_off_by_its_button() {
     started.assert_powered_off();
     assert_eq!(started.console(), "stock\n");
     let mut following = harbour.coracle(&["logs", "-f", "stock"]).start();
+    following.wait_for("watchdog 1 1");
     following.wait_for("waiting for the button");
+    assert_eq!(harbour.say(&["pause", "stock"]), "stock\n");
+    thread::sleep(Duration::from_secs(5));
+    assert_eq!(harbour.say(&["unpause", "stock"]), "stock\n");
+    // The watchdog looks more often than that.
+    thread::sleep(Duration::from_secs(1));
     assert_eq!(harbour.say(&["stop", "stock"]), "stock\n");
-    following.wait_for("the button was pressed");
+    following.wait_for("the button was pressed, and 0 processors stood still");
     following.end().assert_powered_off();
     assert_eq!(harbour.say(&["wait", "stock"]), "0\n");
 }
