@@ -2,6 +2,7 @@
 
 mod attach;
 mod completions;
+mod cp;
 mod doctor;
 mod environment;
 mod exec;
@@ -71,6 +72,7 @@ pub struct Cli {
 enum Command {
     Run(Box<run::Args>),
     Exec(exec::Args),
+    Cp(cp::Args),
     Ps(ps::Args),
     Attach(attach::Args),
     Logs(logs::Args),
@@ -205,6 +207,7 @@ impl Cli {
         match &self.command {
             Command::Run(args) => run::execute(args, started),
             Command::Exec(args) => exec::execute(args),
+            Command::Cp(args) => cp::execute(args),
             Command::Ps(args) => ps::execute(args),
             Command::Attach(args) => attach::execute(args),
             Command::Logs(args) => logs::execute(args),

@@ -1,11 +1,13 @@
 //! A program in a guest, as whoever started it here sees it: a [`Session`] carries this process' stdin, stdout, stderr and
 //! signals to it and from it, over a connection to the agent in the guest (crates/agent-protocol).
 
+mod copy;
 mod input;
 mod output;
 mod power_off;
 mod session;
 
+pub use copy::{Copy, CopyEnded};
 pub use input::Stdin;
 pub use power_off::{power_off, power_off_request};
 pub use session::{Ended, Session};

@@ -330,7 +330,7 @@ impl Session {
                         }
                     }
                     ToHost::Started => self.tell_start.take().into_iter().for_each(|tell| tell()),
-                    ToHost::OutputEnd(_) | ToHost::PowersOff => {}
+                    ToHost::OutputEnd(_) | ToHost::PowersOff | ToHost::Done => {}
                     ToHost::Exited(status) => self.ended = Some(Ended::Exited(status)),
                     ToHost::Killed(signal) => self.ended = Some(Ended::Killed(signal)),
                     ToHost::Failed(failure) => self.ended = Some(Ended::NotStarted(failure)),

@@ -18,6 +18,7 @@ mod trials {
     pub mod attached;
     pub mod confinement;
     pub mod console;
+    pub mod cp;
     pub mod cpus;
     pub mod disks;
     pub mod ends;
@@ -114,6 +115,7 @@ fn trials() -> Vec<Trial> {
         trials::hardware::trials(),
         trials::program::trials(),
         trials::exec::trials(),
+        trials::cp::trials(),
         trials::sockets::trials(),
         trials::failures::trials(),
         trials::ends::trials(),

@@ -3,7 +3,7 @@
 use crate::{Error, Message};
 
 /// The version of the messages. A peer with another one is refused.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The first bytes of each side, in every version; the version follows them.
 const MAGIC: [u8; 6] = *b"CrclAg";

@@ -7,7 +7,9 @@
 //! [`ToAgent::Run`] only once it has the agent's hello ([`Channel::wait_for_peer`]): so nothing runs that nobody waits for.
 //!
 //! Instead of [`ToAgent::Run`] the host may send [`ToAgent::PowerOff`], which the agent answers by [`ToHost::PowersOff`] or
-//! [`ToHost::Failed`].
+//! [`ToHost::Failed`]; or [`ToAgent::SetClock`] or [`ToAgent::AddEntropy`], which it answers by [`ToHost::Done`] or
+//! [`ToHost::Failed`]; or [`ToAgent::CopyIn`] or [`ToAgent::CopyOut`], which start a program of the agent's own, with streams and an
+//! end as any other.
 //!
 //! A message is a frame (`frame.rs`): its length, the message in postcard's encoding, and the bytes of a stream for those
 //! messages that carry some. Messages are only added at the end of [`ToAgent`] and [`ToHost`], and never change; what a
@@ -25,7 +27,10 @@ mod message;
 
 pub use channel::{AgentChannel, Channel, HostChannel};
 pub use frame::{FRAME_MAX, Incoming, VERSION, hello, put};
-pub use message::{DATA_MAX, Failure, Message, Program, Reason, Stream, ToAgent, ToHost, WindowSize};
+pub use message::{
+    CopyIn, CopyOut, CopySource, DATA_MAX, Failure, Message, Program, Reason, Stream, ToAgent, ToHost,
+    WindowSize, copy_status,
+};
 
 /// The port of the agent. When Coracle starts a guest for one program, the agent calls this port of the host. Any program in
 /// the guest may call it; the agent is PID 1 and calls before it starts another, so the host's first caller is the agent.

@@ -13,6 +13,12 @@ const SIGNAL_MAX: u8 = 64;
 const TEXT_MAX: usize = 1024;
 /// Linux: `HOST_NAME_MAX`.
 const HOST_NAME_MAX: usize = 64;
+/// Linux: `PATH_MAX`, without the zero at the end.
+const PATH_MAX: usize = 4095;
+/// Linux: `NAME_MAX`.
+const NAME_MAX: usize = 255;
+/// A kernel's pool of entropy holds less.
+const ENTROPY_MAX: usize = 1024;
 
 /// What can be sent.
 pub trait Message: Serialize + DeserializeOwned {
@@ -39,6 +45,15 @@ pub enum ToAgent {
     Resize(WindowSize),
     /// Powers the guest off in order. It comes in place of [`ToAgent::Run`].
     PowerOff,
+    /// Unpacks an archive, which is the input of the program that does so. It comes in place of [`ToAgent::Run`].
+    CopyIn(CopyIn),
+    /// Packs an archive, which is the output of the program that does so. It comes in place of [`ToAgent::Run`].
+    CopyOut(CopyOut),
+    /// Sets the guest's clock (`CLOCK_REALTIME`). It comes in place of [`ToAgent::Run`], and is answered by [`ToHost::Done`].
+    SetClock { seconds: u64, nanoseconds: u32 },
+    /// Adds random bytes, which the message carries, to the entropy of the guest's kernel. It comes in place of [`ToAgent::Run`],
+    /// and is answered by [`ToHost::Done`].
+    AddEntropy,
 }
 
 /// From the agent to the host.
@@ -60,6 +75,8 @@ pub enum ToHost {
     Started,
     /// The guest has begun to power off. It is the last message.
     PowersOff,
+    /// What was asked for is done. It is the last message.
+    Done,
 }
 
 /// An output stream. With a terminal there is only `Out`.
@@ -93,6 +110,43 @@ pub struct Program {
     pub terminal: Option<WindowSize>,
 }
 
+/// Where what is in an archive (tar) goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyIn {
+    /// As the person gave it. One that is relative begins at the root.
+    pub path: Vec<u8>,
+    pub source: CopySource,
+    /// Files get the owners that the archive names, by number. Otherwise they are root's.
+    pub owners: bool,
+}
+
+/// What is in an archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CopySource {
+    /// A file with this name.
+    File(Vec<u8>),
+    /// A directory with this name, or what is in it alone.
+    Directory { name: Vec<u8>, contents: bool },
+    /// Anything.
+    Archive,
+}
+
+/// What is to be packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyOut {
+    /// As the person gave it. One that is relative begins at the root.
+    pub path: Vec<u8>,
+    /// If the path is that of a symbolic link, what it leads to is packed.
+    pub follows: bool,
+}
+
+/// Exit statuses of the programs that copy. Any other is a failure for another reason; what they write to their standard error says
+/// why.
+pub mod copy_status {
+    /// What is to be packed is not there, or the directory for what is to be unpacked.
+    pub const NOT_FOUND: u8 = 2;
+}
+
 /// Why a program did not start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -114,12 +168,18 @@ pub enum Reason {
 
 impl Message for ToAgent {
     fn check(&self, data: &[u8]) -> Result<(), Error> {
-        check_data(matches!(self, Self::Input), data)?;
+        check_data(matches!(self, Self::Input | Self::AddEntropy), data)?;
         match self {
             Self::Run(program) => program.check(),
             Self::Room { bytes, .. } => check_window(*bytes),
             Self::Signal(number) => check_signal(*number),
             Self::Resize(size) => size.check(),
+            Self::CopyIn(copy) => copy.check(),
+            Self::CopyOut(copy) => check_path(&copy.path),
+            Self::SetClock { nanoseconds, .. } => {
+                within(*nanoseconds < 1_000_000_000, "a time that does not exist")
+            }
+            Self::AddEntropy => within(data.len() <= ENTROPY_MAX, "too many random bytes"),
             Self::Input | Self::InputEnd | Self::Closed { .. } | Self::PowerOff => Ok(()),
         }
     }
@@ -132,9 +192,12 @@ impl Message for ToHost {
             Self::Failed(Failure { text, .. }) => within(text.len() <= TEXT_MAX, "a text that is too long"),
             Self::Wants(bytes) => check_window(*bytes),
             Self::Killed(number) => check_signal(*number),
-            Self::Output(_) | Self::OutputEnd(_) | Self::Exited(_) | Self::Started | Self::PowersOff => {
-                Ok(())
-            }
+            Self::Output(_)
+            | Self::OutputEnd(_)
+            | Self::Exited(_)
+            | Self::Started
+            | Self::PowersOff
+            | Self::Done => Ok(()),
         }
     }
 }
@@ -177,6 +240,21 @@ impl Program {
     }
 }
 
+impl CopyIn {
+    fn check(&self) -> Result<(), Error> {
+        check_path(&self.path)?;
+        match &self.source {
+            CopySource::File(name) | CopySource::Directory { name, .. } => {
+                let is_name = (1..=NAME_MAX).contains(&name.len())
+                    && !name.iter().any(|byte| matches!(byte, 0 | b'/'))
+                    && !matches!(&name[..], b"." | b"..");
+                within(is_name, "a name that no file can have")
+            }
+            CopySource::Archive => Ok(()),
+        }
+    }
+}
+
 impl WindowSize {
     fn check(&self) -> Result<(), Error> {
         within(
@@ -194,6 +272,13 @@ fn check_data(may_carry: bool, data: &[u8]) -> Result<(), Error> {
         ),
         false => within(data.is_empty(), "bytes behind it"),
     }
+}
+
+fn check_path(path: &[u8]) -> Result<(), Error> {
+    within(
+        (1..=PATH_MAX).contains(&path.len()) && !path.contains(&0),
+        "a path that no file can have",
+    )
 }
 
 fn check_window(bytes: u32) -> Result<(), Error> {

@@ -10,6 +10,7 @@ mod cmdline;
 mod demonstration;
 mod end;
 mod mounts;
+mod no_stack_guard;
 mod root;
 mod say;
 mod start;

@@ -9,7 +9,7 @@ use nix::poll::PollFlags;
 
 use super::streams::would_block;
 
-/// What is asked for when nothing says how much the program reads: what a pipe's first page holds.
+/// What is asked for when nothing says how much a program of the person's reads: what a pipe's first page holds.
 const PAGE: u32 = 4096;
 /// The key that ends a terminal's input at the start of a line, and elsewhere passes on what is typed of the line.
 const CTRL_D: u8 = 4;
@@ -24,8 +24,8 @@ mod ioctl {
 enum Kind {
     /// A pipe that tells when its reader waits.
     AskedPipe,
-    /// A pipe that does not: up to a page is asked for ahead of the program.
-    Pipe,
+    /// A pipe that does not: up to so much is asked for ahead of the program.
+    Pipe(u32),
     /// A terminal, to which a person types ahead of the program.
     Terminal,
 }
@@ -50,8 +50,17 @@ impl Input {
         let kind = match asked(end.as_fd()) {
             _ if is_terminal => Kind::Terminal,
             Ok(_) => Kind::AskedPipe,
-            Err(_) => Kind::Pipe,
+            Err(_) => Kind::Pipe(PAGE),
         };
+        Self::of_kind(end, kind)
+    }
+
+    /// For a program that reads all, and wants to wait for none of it.
+    pub fn ahead(end: File) -> Self {
+        Self::of_kind(end, Kind::Pipe(WINDOW))
+    }
+
+    fn of_kind(end: File, kind: Kind) -> Self {
         Self {
             end: Some(end),
             kind,
@@ -69,7 +78,7 @@ impl Input {
             // Only whether the program has closed its end.
             _ if self.is_asked => PollFlags::empty(),
             Kind::AskedPipe => PollFlags::POLLPRI,
-            Kind::Pipe | Kind::Terminal => PollFlags::POLLOUT,
+            Kind::Pipe(_) | Kind::Terminal => PollFlags::POLLOUT,
         };
         self.end.as_ref().map(|end| (end.as_fd(), flags))
     }
@@ -86,7 +95,8 @@ impl Input {
         }
         let count = match self.kind {
             Kind::AskedPipe => asked(end.as_fd()).unwrap_or(0),
-            Kind::Pipe | Kind::Terminal => PAGE,
+            Kind::Pipe(ahead) => ahead,
+            Kind::Terminal => PAGE,
         };
         self.is_asked = count > 0;
         self.is_asked.then_some(count.min(WINDOW))
@@ -138,7 +148,8 @@ impl Input {
         }
     }
 
-    fn close(&mut self) {
+    /// No more is to come. The program reads the end behind what was written.
+    pub fn close(&mut self) {
         self.end = None;
         self.waiting = Vec::new();
     }

@@ -3,7 +3,9 @@
 //!
 //! It calls the host and runs the one program that the guest is for ([`call_host`]), or it waits for calls ([`Service`]).
 
+mod copy;
 mod input;
+mod kernel;
 mod output;
 mod search;
 mod service;

@@ -6,14 +6,16 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use coracle_agent_protocol::{AgentChannel, Program, Stream, ToAgent, ToHost};
+use coracle_agent_protocol::{AgentChannel, Failure, Program, Reason, Stream, ToAgent, ToHost};
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, sethostname};
 
+use super::copy::{self, Copy};
 use super::input::Input;
+use super::kernel;
 use super::output::Output;
 use super::start::{Started, resize, start};
 use super::streams::make_nonblocking;
@@ -53,10 +55,13 @@ pub struct Session {
     buffer: Vec<u8>,
 }
 
-/// The program. If it has not ended, dropping it kills it and all in its group.
+/// The program. If it has not ended, dropping it kills it and all in its group. A copy is not killed: it ends as its streams do,
+/// and removes what it has not written whole.
 struct Running {
     pid: Pid,
     pidfd: OwnedFd,
+    /// It is the agent's own, and ends with its streams.
+    is_copy: bool,
     has_terminal: bool,
     input: Input,
     outputs: [Option<Output>; 2],
@@ -99,17 +104,27 @@ impl Session {
             }
             let mut has_started = false;
             while let Some((message, data)) = self.connection.next()? {
-                match (message, &mut self.program) {
-                    (ToAgent::Run(program), None) => match Running::start(&program) {
-                        Ok(running) => {
-                            self.program = Some(running);
-                            has_started = true;
-                        }
-                        Err(failure) => return Ok(Ended::Program(failure)),
-                    },
+                let started = match (message, &mut self.program) {
+                    (message, Some(running)) => {
+                        running.obey(message, data)?;
+                        continue;
+                    }
+                    (ToAgent::Run(program), None) => Running::start(&program),
+                    (ToAgent::CopyIn(copy), None) => Running::copy(Copy::In(&copy)),
+                    (ToAgent::CopyOut(copy), None) => Running::copy(Copy::Out(&copy)),
+                    (ToAgent::SetClock { seconds, nanoseconds }, None) => {
+                        return Ok(done(kernel::set_clock(seconds, nanoseconds)));
+                    }
+                    (ToAgent::AddEntropy, None) => return Ok(done(kernel::add_entropy(data))),
                     (ToAgent::PowerOff, None) => return Ok(Ended::PowerOff),
-                    (message, Some(running)) => running.obey(message, data)?,
                     (_, None) => return Err(io::ErrorKind::InvalidData.into()),
+                };
+                match started {
+                    Ok(running) => {
+                        self.program = Some(running);
+                        has_started = true;
+                    }
+                    Err(failure) => return Ok(Ended::Program(failure)),
                 }
             }
             if has_started {
@@ -200,6 +215,14 @@ impl Session {
     }
 }
 
+/// The end of a session for something that was done at once, or was not, as a sentence says.
+fn done(what: Result<(), String>) -> Ended {
+    Ended::Program(match what {
+        Ok(()) => ToHost::Done,
+        Err(why) => ToHost::Failed(Failure::new(Reason::Other, why)),
+    })
+}
+
 /// What is watched.
 enum Which {
     Connection,
@@ -240,25 +263,41 @@ impl Running {
             // Refused to all but root. The program runs all the same.
             let _ = sethostname(OsStr::from_bytes(name));
         }
+        let started = start(program).map_err(ToHost::Failed)?;
+        let has_terminal = program.terminal.is_some();
+        Ok(Self::of(started, has_terminal, |input| {
+            Input::new(input, has_terminal)
+        }))
+    }
+
+    /// Starts a process that copies.
+    fn copy(what: Copy) -> Result<Self, ToHost> {
+        let started = copy::start(what).map_err(ToHost::Failed)?;
+        let mut running = Self::of(started, false, Input::ahead);
+        running.is_copy = true;
+        Ok(running)
+    }
+
+    fn of(started: Started, has_terminal: bool, input: impl FnOnce(File) -> Input) -> Self {
         let Started {
             pid,
             pidfd,
-            input,
+            input: end,
             output,
             error,
-        } = start(program).map_err(ToHost::Failed)?;
-        let has_terminal = program.terminal.is_some();
-        Ok(Self {
+        } = started;
+        Self {
             pid,
             pidfd,
+            is_copy: false,
             has_terminal,
-            input: Input::new(input, has_terminal),
+            input: input(end),
             outputs: [
                 Some(Output::new(Stream::Out, output, has_terminal)),
                 error.map(|error| Output::new(Stream::Err, error, false)),
             ],
             end: None,
-        })
+        }
     }
 
     /// How the program ended, once all that it had written is read.
@@ -271,7 +310,12 @@ impl Running {
     fn obey(&mut self, message: ToAgent, data: &[u8]) -> io::Result<()> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         match message {
-            ToAgent::Run(_) | ToAgent::PowerOff => return Err(invalid()),
+            ToAgent::Run(_)
+            | ToAgent::PowerOff
+            | ToAgent::CopyIn(_)
+            | ToAgent::CopyOut(_)
+            | ToAgent::SetClock { .. }
+            | ToAgent::AddEntropy => return Err(invalid()),
             ToAgent::Input => self.input.take(data)?,
             ToAgent::InputEnd => self.input.end(),
             ToAgent::Room { stream, bytes } => {
@@ -346,7 +390,13 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.end.is_none() {
-            self.signal(libc::SIGKILL);
+            match self.is_copy {
+                true => {
+                    self.input.close();
+                    self.outputs = [None, None];
+                }
+                false => self.signal(libc::SIGKILL),
+            }
             // It cannot be in the way of that for long.
             let _ = waitpid(self.pid, None);
         }

@@ -120,14 +120,15 @@ pub fn start(program: &Program) -> Result<Started, Failure> {
 }
 
 /// Both ends of a program's streams.
-struct Streams {
-    input: File,
-    output: File,
-    error: Option<File>,
-    theirs: [OwnedFd; 3],
+pub struct Streams {
+    pub input: File,
+    pub output: File,
+    pub error: Option<File>,
+    /// What become the program's stdin, stdout and stderr.
+    pub theirs: [OwnedFd; 3],
 }
 
-fn pipes() -> nix::Result<Streams> {
+pub fn pipes() -> nix::Result<Streams> {
     let (stdin, input) = pipe2(OFlag::O_CLOEXEC)?;
     let (output, stdout) = pipe2(OFlag::O_CLOEXEC)?;
     let (error, stderr) = pipe2(OFlag::O_CLOEXEC)?;
