@@ -4,10 +4,10 @@
 mod copy;
 mod input;
 mod output;
-mod power_off;
+mod requests;
 mod session;
 
 pub use copy::{Copy, CopyEnded};
 pub use input::Stdin;
-pub use power_off::{power_off, power_off_request};
+pub use requests::{power_off, power_off_request, set_clock};
 pub use session::{Ended, Session};

@@ -1,9 +1,9 @@
-//! Asking the agent in a guest to power it off.
+//! Asking the agent in a guest for something that takes one message: to power it off, to set its clock.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use coracle_agent_protocol::{Failure, HostChannel, ToAgent, ToHost, hello, put};
 
@@ -21,14 +21,27 @@ pub fn power_off_request() -> Vec<u8> {
 /// Asks the agent at the other end to power the guest off, and waits until it says that this has begun. An error says why it has
 /// not.
 pub fn power_off(connection: UnixStream, deadline: Instant) -> io::Result<()> {
+    ask(connection, &ToAgent::PowerOff, &ToHost::PowersOff, deadline)
+}
+
+/// Has the agent at the other end set the guest's clock to the host's, and waits until that is done.
+pub fn set_clock(connection: UnixStream, deadline: Instant) -> io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, nanoseconds) = (now.as_secs(), now.subsec_nanos());
+    let request = ToAgent::SetClock { seconds, nanoseconds };
+    ask(connection, &request, &ToHost::Done, deadline)
+}
+
+/// Waits until the agent answers a request with `done`. An error says why it has not.
+fn ask(connection: UnixStream, request: &ToAgent, done: &ToHost, deadline: Instant) -> io::Result<()> {
     connection.set_nonblocking(true)?;
     let mut channel = HostChannel::new(connection);
-    let is_sent = channel.send(&ToAgent::PowerOff, &[]);
+    let is_sent = channel.send(request, &[]);
     debug_assert!(is_sent);
     loop {
         channel.write()?;
         match channel.next()? {
-            Some((ToHost::PowersOff, _)) => return Ok(()),
+            Some((answer, _)) if answer == *done => return Ok(()),
             Some((ToHost::Failed(Failure { text, .. }), _)) => {
                 return Err(io::Error::other(plain_text::clean(&text)));
             }
@@ -97,6 +110,29 @@ mod tests {
         older[6] = 1;
         let error = asked(&older).unwrap_err().to_string();
         assert!(error.contains("speaks version 1"), "{error}");
+    }
+
+    #[test]
+    fn the_clock_that_is_set_is_the_hosts() {
+        let (ours, agents) = UnixStream::pair().unwrap();
+        let agent = thread::spawn(move || {
+            let mut channel = coracle_agent_protocol::AgentChannel::new(agents);
+            let (seconds, nanoseconds) = loop {
+                assert!(channel.read().unwrap());
+                match channel.next().unwrap() {
+                    Some((ToAgent::SetClock { seconds, nanoseconds }, _)) => break (seconds, nanoseconds),
+                    Some(other) => panic!("{other:?}"),
+                    None => {}
+                }
+            };
+            assert!(channel.send(&ToHost::Done, &[]));
+            channel.write().unwrap();
+            UNIX_EPOCH + Duration::new(seconds, nanoseconds)
+        });
+        let before = SystemTime::now();
+        set_clock(ours, Instant::now() + Duration::from_secs(60)).unwrap();
+        let set = agent.join().unwrap();
+        assert!(before <= set && set <= SystemTime::now());
     }
 
     #[test]
