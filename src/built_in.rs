@@ -26,6 +26,11 @@ pub fn initrd() -> Option<Image> {
     INITRD.map(|bytes| image("the built-in initrd", bytes))
 }
 
+/// The bytes of the built-in initrd, unless the program was built without one.
+pub fn initrd_bytes() -> Option<&'static [u8]> {
+    INITRD
+}
+
 fn image(name: &'static str, bytes: &'static [u8]) -> Image {
     let file = in_program(bytes);
     if file.is_none() {

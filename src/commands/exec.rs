@@ -30,7 +30,7 @@ const HELP: &str = "\n\
 
 /// Run a command in a guest that runs
 ///
-/// The guest is one with a name (coracle ps lists them), and the built-in one: others have no agent that could run something.
+/// The guest is one with a name (coracle ps lists them), and the built-in one, or one with the agent in it (coracle agent).
 /// Standard output and standard error arrive apart. Without -i the command's standard input is empty.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+mod agent;
 mod attach;
 mod completions;
 mod cp;
@@ -73,6 +74,7 @@ enum Command {
     Run(Box<run::Args>),
     Exec(exec::Args),
     Cp(cp::Args),
+    Agent(agent::Args),
     Ps(ps::Args),
     Attach(attach::Args),
     Logs(logs::Args),
@@ -208,6 +210,7 @@ impl Cli {
             Command::Run(args) => run::execute(args, started),
             Command::Exec(args) => exec::execute(args),
             Command::Cp(args) => cp::execute(args),
+            Command::Agent(args) => agent::execute(args),
             Command::Ps(args) => ps::execute(args),
             Command::Attach(args) => attach::execute(args),
             Command::Logs(args) => logs::execute(args),

@@ -232,7 +232,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let has_name = args.name.is_some() || args.detach;
     // In a guest that can be found others may run programs.
     let serves = has_name && config.kernel.is_none() && config.initrd.is_none();
-    if serves {
+    if has_name {
         config.vsock.get_or_insert_default();
     }
     ignore_file_size_limit();

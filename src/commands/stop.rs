@@ -11,8 +11,8 @@ const ORDERLY_END: Duration = Duration::from_secs(5);
 
 /// Ask guests to power off, and end those that have not done so after a while
 ///
-/// The built-in guest is asked by its agent: it ends its programs and unmounts its disks. Any other is asked by its ACPI power
-/// button: a system with systemd shuts down then. One that cannot be asked, or does not heed it, is ended as if its power was cut,
+/// The built-in guest is asked by its agent: it ends its programs and unmounts its disks. So is any other with an agent (coracle agent),
+/// and one without by its ACPI power button: a system with systemd shuts down then. One that cannot be asked, or does not heed it, is ended as if its power was cut,
 /// and a line on stderr says so.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

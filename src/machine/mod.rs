@@ -216,6 +216,7 @@ impl Machine {
             power_button: (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ))),
             agent: opened.vsock.clone().filter(|vsock| vsock.expects_service()),
             counters: Counters::of(&opened.disks),
+            brings_agent: config.kernel.is_none() && config.initrd.is_none(),
         };
         timeline.mark(Phase::DevicesAttached);
 

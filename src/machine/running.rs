@@ -23,6 +23,8 @@ pub(super) struct Reached {
     /// The device that leads to the agent, if the guest has one.
     pub agent: Option<Arc<vsock::Backend>>,
     pub counters: Counters,
+    /// The guest is the built-in one, whose init starts the agent.
+    pub brings_agent: bool,
 }
 
 /// A machine whose vCPUs run. Any thread can pause, resume and end it and wait for its end. Dropping it ends it.
@@ -145,9 +147,9 @@ impl Running {
         self.reached.counters.read()
     }
 
-    /// Whether the guest is one that has an agent.
+    /// Whether the guest has an agent: it listens, or will, as the built-in guest's does.
     pub fn has_agent(&self) -> bool {
-        self.reached.agent.is_some()
+        self.reached.agent.is_some() && (self.reached.brings_agent || self.has_listening_agent())
     }
 
     /// Makes `host` the host's end of a connection to the agent in the guest, as soon as that listens. If it cannot be reached, or the

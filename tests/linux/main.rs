@@ -15,6 +15,7 @@ mod terminal;
 mod torture;
 
 mod trials {
+    pub mod agent;
     pub mod attached;
     pub mod confinement;
     pub mod console;
@@ -116,6 +117,7 @@ fn trials() -> Vec<Trial> {
         trials::program::trials(),
         trials::exec::trials(),
         trials::cp::trials(),
+        trials::agent::trials(),
         trials::sockets::trials(),
         trials::failures::trials(),
         trials::ends::trials(),

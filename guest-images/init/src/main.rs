@@ -3,7 +3,7 @@
 //! It says its first line (start.rs), mounts what a small system needs, sets the console up, runs one thing (a command, a
 //! shell or the demonstration), and powers the guest off when that ends. With `root=` or `init=` on the command line it
 //! changes to that root first, and gives its place as PID 1 to that init. As the command of a container the same binary
-//! does what a container allows, and exits.
+//! does what a container allows, and exits. In a guest with an init of its own it is the agent, if its argument is `--agent`.
 
 mod agent;
 mod cmdline;
@@ -25,7 +25,7 @@ use nix::fcntl::AtFlags;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::linkat;
 
-use agent::PowerOff;
+use agent::{PowerOff, Service};
 use cmdline::Settings;
 use say::{complain, say};
 use supervise::{End, Supervisor};
@@ -33,9 +33,14 @@ use supervise::{End, Supervisor};
 /// The names of busybox's commands, a line each.
 const APPLETS: &str = "/bin/.applets";
 const SHELL: &str = "/bin/sh";
+/// The argument that makes this program the agent.
+const AGENT: &str = "--agent";
 
 fn main() -> ExitCode {
     let boot_time = since_boot();
+    if is_agent() {
+        return serve();
+    }
 
     let supervisor = Supervisor::new();
     if end::is_first_process() {
@@ -139,6 +144,17 @@ fn run_in_root(
     }
     serve(PowerOff::Program);
     match supervisor.become_init(&init, command)? {}
+}
+
+/// Whether this is the agent of a guest with an init of its own (`coracle agent --install-into`).
+fn is_agent() -> bool {
+    !end::is_first_process() && std::env::args_os().nth(1).is_some_and(|word| word == AGENT)
+}
+
+fn serve() -> ExitCode {
+    let Err(why) = Service::start_when_possible(PowerOff::Program).and_then(Service::serve);
+    complain(format_args!("the agent ends: {why}"));
+    ExitCode::FAILURE
 }
 
 /// Makes a hard link in /bin for each of busybox's commands. In the initrd they would delay every boot; symbolic ones would

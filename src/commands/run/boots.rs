@@ -229,7 +229,8 @@ impl<'a> Boots<'a> {
                 if let Some(inherited) = self.inherited.take() {
                     inherited.leave().map_err(system("leave the directory"))?;
                 }
-                if self.serves {
+                // A guest with a kernel of the person's may have an agent, too.
+                if self.own.is_some() {
                     expect_agent(opened).map_err(system("reach the guest's agent"))?;
                     let agent = AgentAsked::new().map_err(system("reach the guest's agent"))?;
                     self.agent = Some(agent);
@@ -321,7 +322,7 @@ fn power_off(
     })
 }
 
-/// Has the socket device know the agent that init will start.
+/// Has the socket device know the agent that the guest may have.
 pub fn expect_agent(opened: &OpenFiles) -> io::Result<()> {
     let ports = ServicePorts {
         port: PORT,

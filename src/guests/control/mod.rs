@@ -166,7 +166,7 @@ impl Control {
                 Some(machine) if machine.has_agent() => Answer::upgrade(),
                 Some(_) => Answer::error(
                     409,
-                    "there is none: only the built-in guest has one (coracle run without --kernel and --initrd)",
+                    "none listens: the guest has not come so far, or has none (coracle agent --install-into puts one into a root file system)",
                 ),
                 None => Answer::error(409, "the guest is about to end"),
             },

@@ -264,7 +264,10 @@ fn a_guest_that_cannot_run_commands_is_an_error_that_says_what_to_do() {
         "--cmdline",
         "-- sleep 1000",
     ]);
-    refused("other", "only the built-in guest has one");
+    refused(
+        "other",
+        "none listens: the guest has not come so far, or has none",
+    );
 }
 
 /// How many run in a row: on the nested machine's clock each costs a second of real time.

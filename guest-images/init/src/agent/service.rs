@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
+use std::thread::sleep;
+use std::time::Duration;
 
 use coracle_agent_protocol::{Failure, Program, Reason, ToHost};
 use nix::errno::Errno;
@@ -22,6 +24,10 @@ use super::vsock::{Listener, tell_that_it_listens};
 const SESSIONS_MAX: usize = 256;
 /// After a call that could not be accepted, the next one is accepted after so many milliseconds, or when a session has ended.
 const LATER: u16 = 100;
+
+/// How long the agent sleeps until it looks for the device again, and how long at most: where there is none, it costs little.
+const FIRST_SLEEP: Duration = Duration::from_millis(100);
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 /// How the guest is powered off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,16 +49,35 @@ pub struct Service {
 impl Service {
     /// Listens, and tells the host. SIGCHLD is blocked from here on, and no other signal.
     pub fn start(power_off: PowerOff) -> io::Result<Self> {
+        let service = Self::listen(power_off)?;
+        tell_that_it_listens();
+        Ok(service)
+    }
+
+    fn listen(power_off: PowerOff) -> io::Result<Self> {
         let child = SigSet::from(Signal::SIGCHLD);
         child.thread_set_mask()?;
-        let service = Self {
+        Ok(Self {
             listener: Listener::new()?,
             child_ended: SignalFd::with_flags(&child, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?,
             sessions: 0,
             power_off,
-        };
-        tell_that_it_listens();
-        Ok(service)
+        })
+    }
+
+    /// As [`Service::start`], in a guest of the person's, whose kernel may not have loaded the device's driver yet.
+    pub fn start_when_possible(power_off: PowerOff) -> io::Result<Self> {
+        let mut patience = FIRST_SLEEP;
+        loop {
+            match Self::listen(power_off) {
+                Ok(service) if tell_that_it_listens() => return Ok(service),
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {}
+                Err(error) => return Err(error),
+            }
+            sleep(patience);
+            patience = (patience * 2).min(LONGEST_SLEEP);
+        }
     }
 
     /// Serves the host until the guest ends.

@@ -21,10 +21,13 @@ pub fn call_host() -> nix::Result<OwnedFd> {
     call(PORT)
 }
 
-/// Tells the host that the agent listens.
-pub fn tell_that_it_listens() {
-    // The call itself tells it.
-    let _ = call(READY_PORT);
+/// Tells the host that the agent listens. False if there is no device yet by which the host could be called.
+pub fn tell_that_it_listens() -> bool {
+    // The call itself tells it, and is refused.
+    !matches!(
+        call(READY_PORT),
+        Err(Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL | Errno::ESOCKTNOSUPPORT)
+    )
 }
 
 fn call(port: u32) -> nix::Result<OwnedFd> {
