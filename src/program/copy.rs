@@ -302,3 +302,7 @@ impl Read for Copy<'_> {
         Ok(count)
     }
 }
+
+#[cfg(test)]
+#[path = "copy_test.rs"]
+mod tests;
