@@ -299,7 +299,7 @@ fn a_connection_becomes_the_agents_unless_there_is_none_or_it_hears_nothing() {
         let error = reach(&path, PATIENCE).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     };
-    refused("only the built-in guest has one");
+    refused("none listens: the guest has not come so far, or has none");
     machine.has_agent.store(true, Ordering::Relaxed);
     ask(&path, "PUT", "/pause", PATIENCE).unwrap();
     refused("coracle unpause");
