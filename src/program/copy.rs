@@ -116,7 +116,7 @@ impl<'a> Copy<'a> {
                 return Ok(());
             }
             while !rest.is_empty() {
-                while !self.turn(Some(For::Writing(stdout.as_fd())))? {}
+                self.wait_for(For::Writing(stdout.as_fd()))?;
                 // SAFETY: the rest is readable for its whole length.
                 let count = unsafe { libc::write(stdout.as_raw_fd(), rest.as_ptr().cast(), rest.len()) };
                 match usize::try_from(count) {
@@ -163,6 +163,31 @@ impl<'a> Copy<'a> {
         }
     }
 
+    /// Waits until `other` is ready, and meanwhile does what there is to do. An error says that the copy has ended. One that has
+    /// succeeded may have sent more than was passed on, so that is no error.
+    fn wait_for(&mut self, other: For) -> io::Result<()> {
+        loop {
+            if !self.has_succeeded() {
+                if self.turn(Some(other))? {
+                    return Ok(());
+                }
+                continue;
+            }
+            let [is_sent, is_ready] = wait([Some(For::Reading(self.signals.as_fd())), Some(other)], None)?;
+            if is_sent {
+                self.obey_signals();
+            }
+            if is_ready {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The process that copies in the guest has done its part.
+    fn has_succeeded(&self) -> bool {
+        matches!(self.ended, Some(CopyEnded::Exited(0)))
+    }
+
     /// Waits for something to do, and does it. Returns whether `other` is ready. An error says that the copy has ended.
     fn turn(&mut self, other: Option<For>) -> io::Result<bool> {
         if self.ended.is_some() {
@@ -198,7 +223,8 @@ impl<'a> Copy<'a> {
     fn obey_signals(&mut self) {
         while let Some(request) = self.signals.take() {
             match request {
-                Request::End(number) => self.end(CopyEnded::Signal(number)),
+                // Also if the guest has done its part.
+                Request::End(number) => self.ended = Some(CopyEnded::Signal(number)),
                 Request::Suspend => suspend(),
                 Request::Resume | Request::Resize => {}
             }
@@ -289,7 +315,7 @@ impl Read for Copy<'_> {
     /// The end of what the agent has packed is an end only if it has packed all.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.received.is_empty() {
-            if let Some(CopyEnded::Exited(0)) = self.ended {
+            if self.has_succeeded() {
                 return Ok(0);
             }
             self.turn(None)?;
