@@ -1,11 +1,11 @@
 //! Trees of files as tar archives: the pax interchange format of POSIX.1-2017 (pax, "Extended Description"), with GNU tar's format
 //! 1.0 for sparse files. Whoever reads one may be at the mercy of whoever wrote it: a guest, or a file from anywhere.
 //!
-//! - [`pack`] writes a file or a directory as an archive. It follows no symbolic link inside.
+//! - [`pack()`] writes a file or a directory as an archive. It follows no symbolic link inside.
 //! - [`Reader`] gives the entries of an archive, and keeps little memory whatever they say.
 //! - [`Unpacker`] puts entries into a directory, and nothing anywhere else: it opens every directory on the way by its name alone,
 //!   and follows no symbolic link. A file gets its name when it is whole.
-//! - [`destination`] finds where a copy goes, by Docker's rules.
+//! - [`destination()`] finds where a copy goes, by Docker's rules.
 //!
 //! The fields of headers are those of the crate `tar`. Its own reader is not used: it keeps names of any length in memory, and
 //! takes a file that is cut off for a shorter one.
