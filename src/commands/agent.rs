@@ -28,6 +28,7 @@ const UNIT_TEXT: &str = "\
 [Unit]
 Description=Coracle's agent: coracle exec, cp and stop, from the host
 ConditionVirtualization=vm
+StartLimitIntervalSec=0
 
 [Service]
 ExecStartPre=-/sbin/modprobe -q vmw_vsock_virtio_transport
@@ -35,6 +36,8 @@ ExecStart=/usr/lib/coracle/agent --agent
 StandardOutput=null
 Restart=always
 RestartSec=1
+KillMode=process
+OOMPolicy=continue
 
 [Install]
 WantedBy=multi-user.target

@@ -213,6 +213,20 @@ fn unpack(copy: &mut Copy, path: &Path, to: &Path, owners: bool) -> io::Result<(
     let Some(first) = reader.next_entry()? else {
         return Err(io::Error::new(ErrorKind::InvalidData, "the guest sent nothing"));
     };
+    let refused = |why: &str| Err(io::Error::new(ErrorKind::InvalidInput, why));
+    let is_directory = first.kind == Kind::Directory;
+    match first.kind {
+        // The next copy to the same place would follow it.
+        Kind::Symlink(_) => {
+            return refused(
+                "it is a symbolic link in the guest, which is not copied: -L copies what it leads to",
+            );
+        }
+        Kind::Device { .. } | Kind::Fifo | Kind::Other(_) => {
+            return refused("it is a device, a pipe or a socket in the guest, which is not copied");
+        }
+        Kind::Directory | Kind::File { .. } | Kind::HardLink(_) => {}
+    }
     let source = match (&first.kind, path.file_name()) {
         (Kind::Directory, name) => Source::Directory {
             name: name.unwrap_or_default().into(),
@@ -236,6 +250,12 @@ fn unpack(copy: &mut Copy, path: &Path, to: &Path, owners: bool) -> io::Result<(
     let mut unpacker = Unpacker::new(place.directory, place.top, policy, &mut warn);
     unpacker.put(first, &mut reader)?;
     while let Some(entry) = reader.next_entry()? {
+        if !is_directory {
+            return Err(io::Error::new(
+                ErrorKind::InvalidData,
+                "the guest sent more than the file that was asked for",
+            ));
+        }
         unpacker.put(entry, &mut reader)?;
     }
     unpacker.finish()

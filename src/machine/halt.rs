@@ -164,6 +164,11 @@ impl Watcher<'_> {
         let awaited = self.watch.awaits(self.index);
         let now = coarse();
         let is_late = match (has_ticked, awaited) {
+            // How long a process was stopped in so long a time nobody knows.
+            (true, _) if self.interval == IDLE_TICK => {
+                self.ticked = now;
+                true
+            }
             (true, _) => now.saturating_sub(mem::replace(&mut self.ticked, now)) >= self.interval + LATE_TICK,
             (false, Some(opened)) => now.saturating_sub(opened) >= LATE_REPORT,
             (false, None) => return Interruption::Foreign,

@@ -141,8 +141,9 @@ impl<'a> Copy<'a> {
             }
             // What is read behind the archive's end is nothing.
             self.drop_received();
-            // Why it has ended is told below.
-            let _ = self.turn(None);
+            if let Err(error) = self.turn(None) {
+                self.end(CopyEnded::Agent(error));
+            }
         }
         let said = String::from_utf8_lossy(&self.said).into_owned();
         (self.ended, said, self.copied)

@@ -145,8 +145,13 @@ impl<W: Write> Packer<'_, W> {
                 opens: OPEN,
                 device: found.st_dev,
             };
-            let found =
-                fstatat(place.directory, place.file, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(cannot_read)?;
+            let found = match fstatat(place.directory, place.file, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Err(Errno::ENOENT) => {
+                    (self.warn)(&format!("left out: {} was removed meanwhile", shown(&name)));
+                    continue;
+                }
+                found => found.map_err(cannot_read)?,
+            };
             self.put(&place, &found, &name, depth + 1)?;
         }
         Ok(())

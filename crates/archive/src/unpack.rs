@@ -32,8 +32,8 @@ const PRIVATE: Mode = Mode::S_IRWXU;
 pub struct Policy {
     /// Files get the owners that the archive names, by number. Otherwise they are the user's own.
     pub owners: bool,
-    /// The archive is trusted as far as its files are, where they belong: its device nodes are made, and its files may be
-    /// set-user-ID.
+    /// The archive is trusted as far as its files are, where they belong: its device nodes are made, and if its files keep their
+    /// owners, they may be set-user-ID.
     pub is_trusted: bool,
 }
 
@@ -239,7 +239,12 @@ impl<'a> Unpacker<'a> {
     }
 
     fn mode(&self, entry: &Entry) -> Mode {
-        let allowed = if self.policy.is_trusted { 0o7777 } else { 0o777 };
+        // A file that is set-user-ID is so for one owner.
+        let allowed = match (self.policy.is_trusted, self.policy.owners) {
+            (true, true) => 0o7777,
+            (true, false) => 0o1777,
+            (false, _) => 0o777,
+        };
         Mode::from_bits_truncate(entry.mode() & allowed)
     }
 
@@ -343,13 +348,10 @@ impl<'a> Unpacker<'a> {
         entry: &Entry,
     ) -> io::Result<()> {
         let number = makedev(major.into(), minor.into());
-        let beside = self.beside(|here, beside| mknodat(here, beside, kind, Mode::S_IRUSR, number))?;
-        let dressed = self.own(&beside, entry).and_then(|()| {
-            let flags = nix::sys::stat::FchmodatFlags::FollowSymlink;
-            // It is no symbolic link: it was just made.
-            nix::sys::stat::fchmodat(self.here(), beside.as_str(), self.mode(entry), flags)
-        });
-        self.take_place(&beside, name, dressed.map_err(io::Error::from))
+        let mode = self.mode(entry);
+        let beside = self.beside(|here, beside| mknodat(here, beside, kind, mode, number))?;
+        let owned = self.own(&beside, entry);
+        self.take_place(&beside, name, owned.map_err(io::Error::from))
     }
 
     /// Gives what has this name the owner of an entry.
@@ -386,7 +388,9 @@ impl<'a> Unpacker<'a> {
         let here = self.here();
         let placed = made.and_then(|()| Ok(renameat(here, beside, here, name)?));
         // Of two names of one file, rename(2) leaves both. Otherwise this one is gone, unless something failed.
-        let _ = unlinkat(here, beside, UnlinkatFlags::NoRemoveDir);
+        if placed.is_err() || beside.as_bytes() != name {
+            let _ = unlinkat(here, beside, UnlinkatFlags::NoRemoveDir);
+        }
         placed
     }
 }

@@ -187,8 +187,10 @@ impl<'a> Boots<'a> {
 
     /// Asks the guest to power off, by its agent or by its power button. False if nobody there would hear it.
     fn ask(&mut self, running: &Running) -> bool {
-        let has_agent =
-            running.has_listening_agent() && self.agent.as_ref().is_some_and(|agent| agent.theirs.is_some());
+        // Any program of a guest may say that it is the agent, but only a kernel has the button. The built-in one has none.
+        let has_agent = !running.has_connected_power_button()
+            && running.has_listening_agent()
+            && self.agent.as_ref().is_some_and(|agent| agent.theirs.is_some());
         // A guest that is paused hears nothing.
         if !has_agent && !running.has_connected_power_button() || !self.resume() {
             return false;

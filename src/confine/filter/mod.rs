@@ -124,13 +124,20 @@ pub fn narrow(kind: Kind) {
     KIND.set(Some(kind));
 }
 
+/// Notes that the calling thread has the restrictions of the one that started it.
+pub fn inherited(kind: Kind) {
+    if END.get().is_some() {
+        KIND.set(Some(kind));
+    }
+}
+
 /// Restricts the calling process, which has one thread and is not restricted yet, to connections with programs of the host on
 /// behalf of a guest. What it may not do ends it.
 pub fn restrict_connector() -> Layer {
     layer(install(&compiled::CONNECTOR, None))
 }
 
-/// Whether the calling thread may start others.
+/// Whether the calling thread may start others of another kind.
 pub fn may_start_threads() -> bool {
     matches!(KIND.get(), None | Some(Kind::Main | Kind::MainWithRestarts))
 }

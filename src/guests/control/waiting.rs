@@ -7,6 +7,7 @@ use std::thread;
 
 use super::server::{CONNECTIONS, Connection};
 use super::{Control, hold};
+use crate::confine::filter;
 
 /// The connections, and whether the thread runs: it does as long as there are any.
 #[derive(Default)]
@@ -33,9 +34,10 @@ impl Waiting {
         drop(queue);
         let (waiting, its_control) = (self.clone(), control.clone());
         // It inherits the filter of the thread that starts it, and that all signals are blocked.
-        let started = thread::Builder::new()
-            .name("pause".into())
-            .spawn(move || waiting.answer_all(&its_control));
+        let started = thread::Builder::new().name("pause".into()).spawn(move || {
+            filter::inherited(filter::Kind::Control);
+            waiting.answer_all(&its_control)
+        });
         if let Err(error) = started {
             log::warn!("the control socket's thread has to wait for a pause itself: {error}");
             self.answer_all(control);

@@ -136,8 +136,10 @@ fn root_runs_a_guest_with_disks_as_another_user() {
 fn a_guest_that_reboots_stays_confined() {
     let scratch = scratch();
     let (first, second) = (ext4(&scratch, "first"), sparse(&scratch, "second", 1 << 20));
+    // One with a name counts its exits, also after a reboot.
     confined(&first, &second)
-        .args(["--on-reboot", "restart"])
+        .args(["--on-reboot", "restart", "--name", "again"])
+        .variable("XDG_RUNTIME_DIR", scratch.path())
         .script(&format!(
             "{WORK}; mount /dev/vda /mnt; if [ -e /mnt/again ]; then umount /mnt; \
              else touch /mnt/again; umount /mnt; reboot -f; fi"

@@ -109,8 +109,11 @@ fn a_copy_goes_where_dockers_does() {
     );
     say(&harbour, "ln -s other /tmp/link");
     let to = harbour.path().join("to");
-    copy(&harbour, &["web:/tmp/link", text(&to)]);
-    assert_eq!(fs::read_link(&to).unwrap(), Path::new("other"));
+    cp(&harbour, &["web:/tmp/link", text(&to)])
+        .end()
+        .assert_code(125)
+        .assert_explains("-L copies what it leads to");
+    assert!(fs::symlink_metadata(&to).is_err());
     let followed = harbour.path().join("followed");
     copy(&harbour, &["-L", "web:/tmp/link", text(&followed)]);
     assert_eq!(fs::read(followed.join("inner")).unwrap(), b"x");

@@ -13,7 +13,7 @@ use coracle_archive::{Destination, Policy, Reader, Source, Unpacker, destination
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::SigSet;
-use nix::unistd::{ForkResult, Pid, fork, setsid};
+use nix::unistd::{ForkResult, Pid, fork, setsid, syncfs};
 
 use super::start::{Started, Streams, pipes};
 
@@ -109,9 +109,11 @@ fn copy_in(copy: &CopyIn, archive: File, warn: &mut dyn FnMut(&str)) -> io::Resu
         CopySource::Archive => Source::Archive,
     };
     let Destination { directory, top } = destination(&from_root(&copy.path), &source)?;
+    let file_system = directory.try_clone()?;
     let policy = Policy {
         owners: copy.owners,
-        is_trusted: true,
+        // An archive may be another guest's.
+        is_trusted: copy.owners || copy.source != CopySource::Archive,
     };
     let mut reader = Reader::new(BufReader::with_capacity(BUFFER, archive));
     let mut unpacker = Unpacker::new(directory, top, policy, warn);
@@ -119,6 +121,8 @@ fn copy_in(copy: &CopyIn, archive: File, warn: &mut dyn FnMut(&str)) -> io::Resu
         unpacker.put(entry, &mut reader)?;
     }
     unpacker.finish()?;
+    // Who is told that the copy is made may end the guest at once.
+    syncfs(&file_system)?;
     // Archives are filled up at their end.
     let mut rest = reader.into_inner();
     let mut buffer = [0; 4096];

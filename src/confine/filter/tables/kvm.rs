@@ -25,6 +25,7 @@ pub const SET_CPUID2: u32 = 0x4008_ae90;
 pub const GET_MP_STATE: u32 = 0x8004_ae98;
 pub const ENABLE_CAP: u32 = 0x4068_aea3;
 pub const KVMCLOCK_CTRL: u32 = 0x0000_aead;
+pub const GET_STATS_FD: u32 = 0x0000_aece;
 
 /// The byte of a request that says whose it is, and its value for KVM.
 pub const TYPE: u32 = 0xff00;

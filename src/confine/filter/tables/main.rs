@@ -84,4 +84,6 @@ pub const BUILDING_AGAIN: &[Call] = &[
     call!(SYS_ioctl, "a vCPU's registers", if Is(REQUEST, kvm::SET_REGS)),
     call!(SYS_ioctl, "a vCPU's special registers", if Is(REQUEST, kvm::SET_SREGS)),
     call!(SYS_ioctl, "a disk's notifications", if Is(REQUEST, kvm::IOEVENTFD)),
+    call!(SYS_ioctl, "KVM's counters, for coracle stats", if Is(REQUEST, kvm::GET_STATS_FD)),
+    call!(SYS_pread64, "KVM's counters, for coracle stats"),
 ];
