@@ -88,11 +88,22 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
             "coracle: there is no systemd in it: have the guest's own init start /usr/lib/coracle/agent --agent as root",
         );
     }
-    print(
-        "print the answer",
-        format!("/{AGENT}\n/etc/systemd/system/{UNIT}\n"),
-    )?;
+    if !is_root() {
+        tell(
+            "coracle: the files belong to you: have root own them before a guest uses them, which would run your program as its root \
+             (chown, or the same command as root)",
+        );
+    }
+    let unit = format!("etc/systemd/system/{UNIT}");
+    let [agent, unit] = [AGENT, &unit].map(|file| root.join(file).display().to_string());
+    print("print the answer", format!("{agent}\n{unit}\n"))?;
     Ok(0)
+}
+
+/// Whether files can be given to root.
+fn is_root() -> bool {
+    // SAFETY: a system call without pointers.
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// Init of the built-in guest, which is the agent as well.
@@ -133,8 +144,7 @@ fn install(directory: File, agent: &[u8]) -> io::Result<()> {
     writer.entry(&entry(&format!("{WANTED}/{UNIT}"), link, 0o777))?;
     let archive = writer.finish()?;
     let policy = Policy {
-        // SAFETY: a system call without pointers.
-        owners: unsafe { libc::geteuid() } == 0,
+        owners: is_root(),
         is_trusted: false,
     };
     let mut reader = Reader::new(&archive[..]);

@@ -213,19 +213,28 @@ fn unpack(copy: &mut Copy, path: &Path, to: &Path, owners: bool) -> io::Result<(
     let Some(first) = reader.next_entry()? else {
         return Err(io::Error::new(ErrorKind::InvalidData, "the guest sent nothing"));
     };
-    let refused = |why: &str| Err(io::Error::new(ErrorKind::InvalidInput, why));
+    let refused = |what: &str| {
+        let hint = match what {
+            "a symbolic link" => ": -L copies what it leads to",
+            _ => "",
+        };
+        let why = format!(
+            "{} is {what} in the guest, which is not copied{hint}",
+            path.display()
+        );
+        Err(io::Error::new(ErrorKind::InvalidInput, why))
+    };
     let is_directory = first.kind == Kind::Directory;
     match first.kind {
         // The next copy to the same place would follow it.
         Kind::Symlink(_) => {
-            return refused(
-                "it is a symbolic link in the guest, which is not copied: -L copies what it leads to",
-            );
+            return refused("a symbolic link");
         }
         Kind::Device { .. } | Kind::Fifo | Kind::Other(_) => {
-            return refused("it is a device, a pipe or a socket in the guest, which is not copied");
+            return refused("a device or a pipe");
         }
-        Kind::Directory | Kind::File { .. } | Kind::HardLink(_) => {}
+        Kind::HardLink(_) => return refused("another file's further name"),
+        Kind::Directory | Kind::File { .. } => {}
     }
     let source = match (&first.kind, path.file_name()) {
         (Kind::Directory, name) => Source::Directory {
@@ -292,10 +301,13 @@ fn carry(
         Some(CopyEnded::Exited(status)) if *status != 0 => lines.pop(),
         _ => None,
     };
-    lines.iter().for_each(|line| left_out.tell(line));
+    for line in lines {
+        left_out.tell(&format!("in guest '{name}': {line}"));
+    }
     match (ended, done) {
         (Some(CopyEnded::Exited(0)), Ok(())) => {
             if is_shown {
+                let to = plain_text::clean(to);
                 tell(format_args!("Successfully copied {} to {to}", size(count)));
             }
             Ok(0)
@@ -337,6 +349,12 @@ fn carry(
             tell(format_args!("coracle: the agent in guest '{name}' {why}"));
             Ok(exit_code::FAILED)
         }
+        (Some(CopyEnded::Exited(_)), Err(error)) if is_over(&error) => {
+            tell(format_args!(
+                "coracle: the agent in guest '{name}' has ended a copy that is not whole"
+            ));
+            Ok(exit_code::FAILED)
+        }
         (_, Err(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(exit_code::STDOUT_CLOSED),
         (_, Err(error)) => {
             let mut text = plain_text::clean(&error.to_string());
@@ -352,9 +370,14 @@ fn carry(
     }
 }
 
+/// Whether the error is [`Copy`]'s own, that there is nobody who would take or give more. Nobody's at stdout is the system's.
+fn is_over(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::BrokenPipe && error.raw_os_error().is_none()
+}
+
 /// Says why a copy failed on this side. Gives the exit code.
 fn failed(text: &str, error: &io::Error) -> u8 {
-    tell(format_args!("coracle: {text}"));
+    tell(format_args!("coracle: {}", plain_text::clean(text)));
     match error.kind() {
         ErrorKind::NotFound => exit_code::FILE_MISSING,
         _ => exit_code::FAILED,

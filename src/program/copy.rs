@@ -14,6 +14,9 @@ const SAID_MAX: usize = 8 << 10;
 /// Bytes that a pipe takes whole, and without blocking, once it is ready for writing: `PIPE_BUF`.
 const PIECE: usize = 4096;
 
+/// How long a machine takes to end after its connections have.
+const MACHINE_ENDS: Duration = Duration::from_secs(1);
+
 /// How a copy ended.
 #[derive(Debug)]
 pub enum CopyEnded {
@@ -236,8 +239,8 @@ impl<'a> Copy<'a> {
     fn hear(&mut self) {
         match self.channel.read() {
             Ok(true) => self.is_heard = true,
-            Ok(false) => return self.end(CopyEnded::Agent(ErrorKind::UnexpectedEof.into())),
-            Err(error) => return self.end(CopyEnded::Agent(error)),
+            Ok(false) => return self.lose(ErrorKind::UnexpectedEof.into()),
+            Err(error) => return self.lose(error),
         }
         let mut said = 0;
         loop {
@@ -279,6 +282,15 @@ impl<'a> Copy<'a> {
             let is_sent = self.channel.send(&ToAgent::Room { stream, bytes: said }, &[]);
             debug_assert!(is_sent);
         }
+    }
+
+    /// The connection has ended. It ends with the machine, whose end tells more.
+    fn lose(&mut self, error: io::Error) {
+        let is_over = wait([Some(For::Reading(self.machine))], Some(MACHINE_ENDS));
+        self.end(match is_over {
+            Ok([true]) => CopyEnded::Machine,
+            _ => CopyEnded::Agent(error),
+        });
     }
 
     /// What was told first counts.

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{
-    Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, makedev, mkdirat, mknodat, utimensat,
+    Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, makedev, mkdirat, mknodat, umask, utimensat,
 };
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
@@ -51,6 +51,8 @@ pub enum Top {
 pub struct Unpacker<'a> {
     top: Top,
     policy: Policy,
+    /// Permissions that the user's files do not have.
+    mask: Mode,
     /// The directory and those in it on the way to the last entry, of which each is in the one before. None has a name that leads
     /// out of the one before.
     open: Vec<Level>,
@@ -70,9 +72,13 @@ struct Level {
 
 impl<'a> Unpacker<'a> {
     pub fn new(directory: OwnedFd, top: Top, policy: Policy, warn: &'a mut dyn FnMut(&str)) -> Self {
+        // There is no other way to learn it than to change it.
+        let mask = umask(PRIVATE.complement());
+        umask(mask);
         Self {
             top,
             policy,
+            mask,
             open: vec![Level {
                 name: Vec::new(),
                 directory,
@@ -243,7 +249,8 @@ impl<'a> Unpacker<'a> {
         let allowed = match (self.policy.is_trusted, self.policy.owners) {
             (true, true) => 0o7777,
             (true, false) => 0o1777,
-            (false, _) => 0o777,
+            (false, true) => 0o777,
+            (false, false) => 0o777 & !self.mask.bits(),
         };
         Mode::from_bits_truncate(entry.mode() & allowed)
     }

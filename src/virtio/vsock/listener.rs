@@ -1,5 +1,6 @@
 //! Makes the socket at which programs of the host call the guest. One that a run left behind is replaced.
 
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -18,8 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is tried again after what was in the way has gone.
 const TRIES: usize = 8;
 const IN_USE: &str = " (another program listens there: choose another path)";
-const NOT_OURS: &str =
-    " (choose a folder that is yours; if it is, remove the file with that name and .lock behind it)";
+const NOT_OURS: &str = " (starts take turns by a file beside it, .coracle.NAME.lock, which is something else there: choose a folder that is yours, or remove it)";
 
 /// Makes the socket at `path`. One that nobody listens at any more is replaced, but nothing else is.
 pub fn listen(path: &Path) -> Result<UnixListener, OpenError> {
@@ -35,7 +35,9 @@ pub fn listen(path: &Path) -> Result<UnixListener, OpenError> {
     }
     let _turn = Turn::take(path).map_err(|error| match error.raw_os_error() {
         None => is_in_use(),
-        Some(libc::EACCES | libc::ELOOP) => failed(error, NOT_OURS),
+        Some(libc::EACCES | libc::ELOOP | libc::EISDIR | libc::ENXIO | libc::EEXIST) => {
+            failed(error, NOT_OURS)
+        }
         _ => failed(error, ""),
     })?;
     for _ in 0..TRIES {
@@ -69,7 +71,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, OpenError> {
 
 /// The lock by which starts that want the same path take turns, because one that finds a socket without a listener must not remove the
 /// one that another has made in its place since. It is of a file beside the path, so only who may make files there, and could take the
-/// path itself, can be in the way. Dropping it removes the file.
+/// path itself, can be in the way. Dropping it removes the file. A file of that name with something in it is not one of these.
 struct Turn {
     path: PathBuf,
     /// Locked as long as it is open.
@@ -79,9 +81,10 @@ struct Turn {
 impl Turn {
     /// Fails without an error of the system's if another start has it.
     fn take(socket: &Path) -> io::Result<Self> {
-        let mut path = socket.as_os_str().to_owned();
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let mut name = OsString::from(".coracle.");
+        name.push(socket.file_name().unwrap_or_default());
+        name.push(".lock");
+        let path = socket.with_file_name(name);
         for _ in 0..TRIES {
             // On NFS only a file that is open for writing can be locked (flock(2)).
             let mut options = File::options();
@@ -96,6 +99,9 @@ impl Turn {
             }
             // Who had it before may have removed the file after it was opened here.
             let (locked, named) = (file.metadata()?, fs::symlink_metadata(&path));
+            if !locked.is_file() || locked.len() > 0 || locked.nlink() > 1 {
+                return Err(io::Error::from_raw_os_error(libc::EEXIST));
+            }
             if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
                 return Ok(Self { path, _file: file });
             }
@@ -127,7 +133,7 @@ mod tests {
     use super::*;
 
     fn lock_of(path: &Path) -> PathBuf {
-        path.with_file_name("socket.lock")
+        path.with_file_name(".coracle.socket.lock")
     }
 
     #[test]
@@ -150,6 +156,18 @@ mod tests {
         File::create(lock_of(&path)).unwrap();
         listen(&path).unwrap();
         assert!(!lock_of(&path).exists());
+    }
+
+    #[test]
+    fn a_persons_file_in_place_of_the_lock_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        fs::write(lock_of(&path), "a person's").unwrap();
+        assert!(matches!(
+            listen(&path),
+            Err(OpenError::Socket { hint: NOT_OURS, .. })
+        ));
+        assert_eq!(fs::read(lock_of(&path)).unwrap(), b"a person's");
     }
 
     #[test]
