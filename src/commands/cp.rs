@@ -370,7 +370,7 @@ fn carry(
     }
 }
 
-/// Whether the error is [`Copy`]'s own, that there is nobody who would take or give more. Nobody's at stdout is the system's.
+/// Whether the error is the copy's own, that there is nobody who would take or give more. Nobody's at stdout is the system's.
 fn is_over(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe && error.raw_os_error().is_none()
 }
