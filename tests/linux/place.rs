@@ -21,7 +21,7 @@ const TRIALS_FAILED: i32 = 101;
 
 /// Seconds after which the nested machine is stopped. Each trial gives up long before. The full amounts take
 /// longer.
-const MACHINE_PATIENCE: u32 = 1800;
+const MACHINE_PATIENCE: u32 = 2700;
 const MACHINE_PATIENCE_FULL: u32 = 10_800;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
