@@ -7,17 +7,31 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::typed::as_typed;
 
-/// Reads lines of a key and a shell command, and lines of a key alone, which strike out all commands of that key. The
-/// input ends when the race does. The commands that are left are run then, and the race's directory is removed.
+/// Reads lines of a key and a shell command, and lines of a key alone, which strike out the key's command. The input ends
+/// when the race does. The commands that are left are run then, whatever still runs of the race's is killed, and the
+/// race's directory is removed.
+///
+/// What runs is not told but found, by its standard error, a file in the race's directory: a race may be killed between
+/// the start of a process and the line that would tell its number. A process that is being started holds the input open
+/// until it executes its program, so that none is missed.
 const SCRIPT: &str = r#"
 PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
 awk '
   { key = $1; sub(/^[^ ]+ ?/, "") }
   $0 == "" { delete undo[key]; next }
-  { undo[key] = undo[key] $0 "\n" }
-  END { for (key in undo) printf "%s", undo[key] }
+  { undo[key] = $0 }
+  END { for (key in undo) print undo[key] }
 ' | sh
-rm -rf "$1"
+export DIRECTORY="$1"
+ls -l /proc/[0-9]*/fd/2 2>/dev/null | awk '
+  index($0, " -> " ENVIRON["DIRECTORY"] "/") { sub(/\/fd\/2 -> .*/, ""); sub(/.* \/proc\//, ""); print }
+' | while read -r process; do
+  status=$(cat "/proc/$process/stat") || continue
+  # The fields after the program's name: state, parent, process group.
+  set -- ${status##*) }
+  kill -s KILL -- "-$3"
+done
+rm -rf "$DIRECTORY"
 "#;
 
 /// Dropping it runs the commands that are left, and waits until the process has ended.
@@ -46,11 +60,6 @@ impl Watcher {
     /// Has this command run after the race, unless `key`, a word, is forgotten before.
     pub fn undo_later(&self, key: &str, command: &[String]) {
         self.write(&format!("{key} {}\n", as_typed(command)));
-    }
-
-    /// Has this process group killed after the race, unless the number is forgotten before.
-    pub fn kill_later(&self, group: libc::pid_t) {
-        self.write(&format!("{group} kill -s KILL -- -{group}\n"));
     }
 
     pub fn forget(&self, key: impl std::fmt::Display) {
