@@ -90,25 +90,30 @@ impl Drop for Recording {
     }
 }
 
-fn record(mut reader: Reader, cast: &mut Cast<File>, orders: &Mutex<Orders>) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    loop {
+fn record(mut reader: Reader, cast: &mut Cast<impl Write>, orders: &Mutex<Orders>) -> io::Result<()> {
+    let (mut bytes, mut left) = (Vec::new(), u64::MAX);
+    while left > 0 {
         match reader.read(&mut bytes) {
-            Read::Bytes { .. } => cast.output(&bytes)?,
+            Read::Bytes { .. } => {
+                cast.output(&bytes)?;
+                left = left.saturating_sub(bytes.len() as u64);
+            }
             Read::Ended => return Ok(()),
             Read::Woken => {
                 let mut orders = orders.lock().unwrap_or_else(PoisonError::into_inner);
-                let (size, ends) = (orders.size.take(), orders.ends);
+                let size = orders.size.take();
+                if orders.ends {
+                    // What has been printed until now belongs to the recording.
+                    left = left.min(reader.unread());
+                }
                 drop(orders);
                 if let Some(size) = size {
                     cast.resize(size)?;
                 }
-                if ends {
-                    return Ok(());
-                }
             }
         }
     }
+    Ok(())
 }
 
 /// Makes the first file of these names that is not there yet.
@@ -216,6 +221,22 @@ mod tests {
         );
         let times: Vec<_> = lines[1..].iter().map(|line| line[0].as_f64().unwrap()).collect();
         assert!(times.is_sorted() && times[0] >= 0.0 && times[2] < 60.0);
+    }
+
+    #[test]
+    fn what_was_printed_before_the_end_was_ordered_is_recorded() {
+        let console = Console::default();
+        let reader = console.attach_to_what_comes(Pace::GuestWaits);
+        b"shown".iter().for_each(|&byte| console.sink().put(byte));
+        console.sink().pause();
+        reader.waker().wake();
+        let orders = Mutex::new(Orders {
+            size: None,
+            ends: true,
+        });
+        let mut written = Vec::new();
+        record(reader, &mut Cast::new(&mut written, (24, 80)).unwrap(), &orders).unwrap();
+        assert_eq!(lines(&written)[1][2], json!("shown"));
     }
 
     proptest! {

@@ -38,7 +38,7 @@ fn a_host_without_landlock_is_told_and_refused_where_all_is_required() {
             .without_call(libc::SYS_landlock_create_ruleset)
             .end()
     };
-    let ended = run(&[]).with_code(0);
+    let ended = run(&["--confine", "auto"]).with_code(0);
     let lines: Vec<_> = ended.stderr.lines().collect();
     assert!(
         matches!(lines[..], [line] if line.contains("less confined") && line.contains("no Landlock")),
@@ -52,13 +52,15 @@ fn a_host_without_landlock_is_told_and_refused_where_all_is_required() {
         assert_eq!(ended.stdout, b"");
         ended.saying(&["files       NOT ENFORCED", "no Landlock", "--confine auto"]);
     }
-    let shown = run(&["--dry-run"]).with_code(0).stdout;
+    let shown = run(&["--dry-run", "--confine", "auto"]).with_code(0).stdout;
     let shown = String::from_utf8(shown).unwrap();
     assert!(shown.contains("  files       NOT ENFORCED: "), "{shown}");
     assert!(shown.contains("  privileges  no capabilities"), "{shown}");
     let off = run(&["--dry-run", "--confine", "off"]).with_code(0).stdout;
     assert!(String::from_utf8(off).unwrap().ends_with("\nconfinement   off\n"));
-    let user = run(&["--dry-run", "--user", "4321"]).with_code(0).stdout;
+    let user = run(&["--dry-run", "--confine", "auto", "--user", "4321"])
+        .with_code(0)
+        .stdout;
     let user = String::from_utf8(user).unwrap();
     assert!(
         user.contains("\nuser          4321:4321, if root starts it\n"),
@@ -120,6 +122,7 @@ fn a_sandbox_that_kills_for_a_namespace_ends_no_run_that_can_do_without() {
     need_kvm();
     for call in [libc::SYS_unshare, libc::SYS_mount] {
         Coracle::run(&switch_off().linux64())
+            .args(&["--confine", "auto"])
             .where_call_kills(call)
             .end()
             .with_code(0)
@@ -141,7 +144,7 @@ fn what_a_run_would_enforce_is_told_under_a_parent_that_ignores_the_ends_of_its_
 fn where_no_thread_can_try_the_layers_that_is_told() {
     need_kvm();
     let shown = Coracle::run(&switch_off().linux64())
-        .args(&["--dry-run"])
+        .args(&["--dry-run", "--confine", "auto"])
         .without_call(libc::SYS_clone3)
         .end()
         .with_code(0)

@@ -45,7 +45,7 @@ fn limited(options: &str, cpus: &str) -> Ended {
     let disk = format!("{},ro", disk.path().display());
     let limited = format!("ulimit {options}; exec \"$@\"");
     Coracle::run(&kernel())
-        .args(&["--memory", "32M", "--cpus", cpus])
+        .args(&["--memory", "32M", "--cpus", cpus, "--confine", "auto"])
         .args(&["--disk", &disk].repeat(16))
         .with_user_of_its_own()
         .through(&["sh", "-c", &limited, "sh"])
