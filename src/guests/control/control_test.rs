@@ -1,7 +1,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -13,6 +13,8 @@ use crate::console::Console;
 #[derive(Default)]
 struct Fake {
     is_paused: AtomicBool,
+    /// How often it was let go on.
+    resumed: AtomicU32,
     is_ending: AtomicBool,
     has_button: AtomicBool,
     is_pressed: AtomicBool,
@@ -33,6 +35,7 @@ impl Machine for Fake {
 
     fn resume(&self) {
         self.is_paused.store(false, Ordering::Relaxed);
+        self.resumed.fetch_add(1, Ordering::Relaxed);
     }
 
     fn has_power_button(&self) -> bool {
@@ -195,6 +198,36 @@ fn a_pause_that_waits_for_a_disk_keeps_nobody_else_waiting() {
         "they are carried out in order"
     );
     drop(attached);
+}
+
+#[test]
+fn a_guest_is_not_left_paused_for_somebody_who_has_gone() {
+    let (_directory, path, machine) = server();
+    let impatience = Duration::from_millis(100);
+    let state = || ask(&path, "GET", "/guest", PATIENCE).unwrap()["state"].clone();
+    let disk = machine.disk.lock().unwrap();
+    ask(&path, "PUT", "/pause", impatience).unwrap_err();
+    drop(disk);
+    let deadline = Instant::now() + PATIENCE;
+    while machine.resumed.load(Ordering::Relaxed) == 0 {
+        assert!(Instant::now() < deadline, "it stands still for nobody");
+    }
+    assert_eq!(state(), "running");
+    // Who sends nothing more may wait for the answer still.
+    let mut asker = UnixStream::connect(&path).unwrap();
+    asker.write_all(b"PUT /pause HTTP/1.1\r\n\r\n").unwrap();
+    asker.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    asker.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(state(), "paused");
+    // Now it stands still for that one.
+    let disk = machine.disk.lock().unwrap();
+    ask(&path, "PUT", "/pause", impatience).unwrap_err();
+    drop(disk);
+    // Answered after the one before.
+    ask(&path, "PUT", "/pause", PATIENCE).unwrap();
+    assert_eq!(machine.resumed.load(Ordering::Relaxed), 1);
 }
 
 /// A server, and the directory of its socket.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /guest` | says whether the guest runs or is paused, and whether it can be asked to power off: it has an agent or a button |
 //! | `GET /activity` | counts what the guest has made its machine do: exits by their kind, and bytes read from and written to disks |
-//! | `PUT /pause` | answers when no vCPU and no device works for the guest any more; other requests are answered meanwhile |
+//! | `PUT /pause` | answers when no vCPU and no device works for the guest any more; other requests are answered meanwhile. If nobody waits for the answer then, the guest goes on |
 //! | `PUT /resume` | lets the guest go on |
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
 //! | `PUT /end` | ends the guest at once, as if its power was cut, and does not wait for that |
@@ -114,8 +114,13 @@ impl Control {
 
     /// Carries a request out. One that [`Request::may_wait`] waits for the disks, and no other one waits for it.
     pub fn answer(&self, request: &Request) -> Answer {
+        self.answer_while(request, &|| true)
+    }
+
+    /// Carries a request out. A guest is not left paused for somebody who `waits` no longer for that.
+    fn answer_while(&self, request: &Request, waits: &dyn Fn() -> bool) -> Answer {
         match (request.method, request.path) {
-            ("PUT", "/pause") => return self.pause(),
+            ("PUT", "/pause") => return self.pause(waits),
             ("PUT", "/resume") => return self.go_on(hold(&self.pausing)),
             _ => (),
         }
@@ -179,23 +184,26 @@ impl Control {
         }
     }
 
-    fn pause(&self) -> Answer {
-        let _pausing = hold(&self.pausing);
-        let machine = {
+    fn pause(&self, waits: &dyn Fn() -> bool) -> Answer {
+        let pausing = hold(&self.pausing);
+        let (machine, was_paused) = {
             let mut state = self.lock();
             state.is_pausing = true;
-            state.machine.clone()
+            (state.machine.clone(), state.is_paused)
         };
         let is_done = machine.is_some_and(|machine| machine.pause());
         let mut state = self.lock();
         state.is_pausing = false;
-        match is_done {
-            true => {
-                self.set_paused(&mut state, true);
-                Answer::ok(json!({}))
-            }
-            false => Answer::error(409, "the guest is about to end"),
+        if !is_done {
+            return Answer::error(409, "the guest is about to end");
         }
+        if !was_paused && !waits() {
+            drop(state);
+            self.go_on(pausing);
+            return Answer::error(409, "nobody waited for the pause");
+        }
+        self.set_paused(&mut state, true);
+        Answer::ok(json!({}))
     }
 
     fn go_on(&self, _pausing: MutexGuard<()>) -> Answer {

@@ -183,8 +183,15 @@ impl Connection {
     /// Answers a request that is whole.
     pub fn answer(self, control: &Control) {
         if let Parsed::Whole(request) = Parsed::of(&self.bytes) {
-            self.send(&control.answer(&request).bytes());
+            let answer = control.answer_while(&request, &|| !self.is_closed());
+            self.send(&answer.bytes());
         }
+    }
+
+    /// Whether the other end is gone. One that sends nothing more may still read.
+    fn is_closed(&self) -> bool {
+        let hung_up = wait([Some(For::HangUp(self.socket.as_fd()))], Some(Duration::ZERO));
+        matches!(hung_up, Ok([true]))
     }
 
     /// An answer is short, so the socket takes all of it, unless the other end is gone.
