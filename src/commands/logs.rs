@@ -1,16 +1,17 @@
 //! `coracle logs`: prints what a guest has printed on its console.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime};
 
 use super::{Error, named, print, system};
-use crate::console::{For, wait};
+use crate::console::{Colours, For, wait};
 use crate::guests::{Guest, TimesReader};
 
 /// Print what a guest has printed on its console
 ///
-/// The last megabyte is kept, also after the guest's end until coracle rm. The bytes are the guest's, unchanged.
+/// The last megabyte is kept, also after the guest's end until coracle rm. On a terminal, text and colours are shown, and nothing by which
+/// a guest would change it or ask it something; a file or a pipe gets the guest's bytes, unchanged.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -77,6 +78,7 @@ fn show(guest: &Guest, args: &Args) -> Result<(), Error> {
         true => Some(Stamps::new(guest.log_times()?)),
         false => None,
     };
+    let mut colours = io::stdout().is_terminal().then(Colours::default);
     // Both before what is there is read: what comes after that is then noticed.
     let process = match follow {
         true => guest.process()?,
@@ -94,6 +96,10 @@ fn show(guest: &Guest, args: &Args) -> Result<(), Error> {
             let text = match &mut stamps {
                 Some(stamps) => stamps.put(log.position(), &bytes).map_err(system(WHAT))?,
                 None => bytes,
+            };
+            let text = match &mut colours {
+                Some(colours) => colours.show(&text),
+                None => text,
             };
             print("print the log", text)?;
         }

@@ -1,6 +1,7 @@
 //! The guest's console ([`Console`]), to which code attaches and from which it detaches, and a [`Session`], which attaches stdin
 //! and stdout to it: they may be a person's terminal.
 
+mod colours;
 mod escape;
 mod far;
 mod guest_modes;
@@ -23,6 +24,7 @@ mod stream;
 mod terminal;
 mod wait;
 
+pub use colours::Colours;
 pub(crate) use escape::{Command, Escape, PROGRAM_KEYS};
 pub use far::{Far, FarKeyboard, show as show_far};
 pub(crate) use guest_modes::GuestModes;

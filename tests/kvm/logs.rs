@@ -3,6 +3,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::named::Harbour;
+use crate::support::screen::{shown_in_all, unread};
+use crate::support::terminal::Terminal;
 
 guest!(
     greet_and_float,
@@ -113,6 +115,30 @@ fn a_log_knows_when_its_lines_were_printed() {
     assert!(
         first < second && first.ends_with("Z ") && first.starts_with("20"),
         "{stamped:?}"
+    );
+}
+
+guest!(
+    draw_ask_and_power_off,
+    "
+    say \"\\033[?1049h\\033[6n\\033[1mchanged\\n\"
+    power_off
+"
+);
+
+#[test]
+fn a_terminal_gets_the_text_and_colours_of_a_log_and_a_pipe_every_byte() {
+    let harbour = Harbour::new();
+    let kernel = draw_ask_and_power_off().linux64();
+    harbour.run(&kernel, &["--name", "web"]).end().with_code(0);
+    let terminal = Terminal::open(24, 80);
+    let shown = harbour.coracle(&["logs", "web"]).on_terminal(&terminal);
+    shown.start().end_unread().with_code(0).in_silence();
+    assert_eq!(shown_in_all(&terminal), "\x1b[1mchanged\x1b[m\r\n");
+    assert_eq!(unread(&terminal), 0);
+    assert_eq!(
+        harbour.say(&["logs", "web"]),
+        "\x1b[?1049h\x1b[6n\x1b[1mchanged\n"
     );
 }
 
