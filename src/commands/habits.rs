@@ -1,27 +1,37 @@
-//! Answers to arguments that people type out of habit, because other programs take them, and that `coracle run` does not
-//! have.
+//! Answers to arguments that people type out of habit, because other programs take them, and that Coracle does not have.
 
 use std::path::Path;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// Flags of other programs, and what a person can do today to get the same effect.
-const FLAGS: &[(&[&str], &str)] = &[
-    (&["--volume", "--mount"], NO_SHARED_FOLDERS),
+/// Commands, flags that other programs' commands of this name have, and what a person can do today to get the same effect.
+const FLAGS: &[(&str, &[&str], &str)] = &[
+    ("run", &["--volume", "--mount"], NO_SHARED_FOLDERS),
     (
+        "run",
         &["-p", "--publish", "-P", "--publish-all", "--network", "--net"],
         "does not exist, because guests have no network yet",
+    ),
+    (
+        "exec",
+        &["-d", "--detach"],
+        "is done by a shell in the guest: coracle exec NAME sh -c 'COMMAND >/tmp/log 2>&1 &' returns, and COMMAND goes on",
+    ),
+    (
+        "cp",
+        &["-r", "-R", "--recursive"],
+        "is not needed: a directory is copied with all that is in it",
     ),
 ];
 
 const NO_SHARED_FOLDERS: &str = "cannot be done, because guests cannot share folders of the host yet: put the files onto a \
                                  disk image (--disk FILE) or into an initrd (--initrd FILE)";
 
-/// One line about the argument of `coracle run` that clap did not expect; nothing where clap's own message is better.
-/// `arguments` are those of the process, with the name of the program.
+/// One line about the argument that clap did not expect; nothing where clap's own message is better. `arguments` are those of the
+/// process, with the name of the program.
 pub fn answer(error: &clap::Error, arguments: &[String]) -> Option<String> {
-    let is_run = arguments.iter().skip(1).find(|word| !word.starts_with('-'))? == "run";
-    if !is_run || error.kind() != ErrorKind::UnknownArgument {
+    let command = arguments.iter().skip(1).find(|word| !word.starts_with('-'))?;
+    if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
@@ -29,10 +39,11 @@ pub fn answer(error: &clap::Error, arguments: &[String]) -> Option<String> {
     };
     if argument.starts_with('-') {
         let flag = argument.split('=').next()?;
-        let (_, answer) = FLAGS.iter().find(|(flags, _)| flags.contains(&flag))?;
+        let is_it = |entry: &&(&str, &[&str], _)| entry.0 == command && entry.1.contains(&flag);
+        let (_, _, answer) = FLAGS.iter().find(is_it)?;
         return Some(format!("{flag} {answer}"));
     }
-    Some(word(argument))
+    (command == "run").then(|| word(argument))
 }
 
 /// About a word that is no flag.

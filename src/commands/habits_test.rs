@@ -33,6 +33,10 @@ fn what_people_type_out_of_habit_is_answered_with_what_is_possible() {
         (&["-v", "run", "ubuntu"], "'ubuntu' is neither"),
         (&["run", "/dev/null"], "'/dev/null' needs a flag"),
         (&["run", "\u{1b}[2J"], "'\\u{1b}[2J' is neither"),
+        (&["exec", "-d", "web", "sleep", "9"], "COMMAND goes on"),
+        (&["exec", "-itd", "web", "sh"], "COMMAND goes on"),
+        (&["cp", "-r", "site", "web:/srv"], "a directory is copied"),
+        (&["cp", "-ra", "site", "web:/srv"], "a directory is copied"),
     ] {
         let answer = answer_to(arguments).unwrap_or_else(|| panic!("{arguments:?} is not answered"));
         assert!(answer.contains(words), "{arguments:?}: {answer}");
@@ -48,6 +52,8 @@ fn what_clap_answers_well_is_left_to_it() {
         &["rum"],
         &["doctor", "-it"],
         &["race", "debian:12"],
+        &["cp", "-d", "a", "b"],
+        &["cp", "a", "b", "c"],
         &[],
     ] {
         assert_eq!(answer_to(arguments), None, "{arguments:?}");
@@ -56,15 +62,16 @@ fn what_clap_answers_well_is_left_to_it() {
 
 #[test]
 fn no_flag_that_exists_is_answered_as_if_it_did_not() {
-    let mut command = <Cli as clap::CommandFactory>::command();
-    command.build();
-    let run = command.find_subcommand("run").expect("there is the command run");
-    for argument in run.get_arguments() {
-        let long = argument.get_long().map(|name| format!("--{name}"));
-        let short = argument.get_short().map(|name| format!("-{name}"));
-        for flag in long.iter().chain(&short) {
-            let is_listed = FLAGS.iter().any(|(flags, _)| flags.contains(&flag.as_str()));
-            assert!(!is_listed, "{flag} exists");
+    let mut all = <Cli as clap::CommandFactory>::command();
+    all.build();
+    for (name, flags, _) in FLAGS {
+        let command = all.find_subcommand(name).expect("there is this command");
+        for argument in command.get_arguments() {
+            let long = argument.get_long().map(|name| format!("--{name}"));
+            let short = argument.get_short().map(|name| format!("-{name}"));
+            for flag in long.iter().chain(&short) {
+                assert!(!flags.contains(&flag.as_str()), "{name} {flag} exists");
+            }
         }
     }
 }
