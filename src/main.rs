@@ -13,6 +13,29 @@ use coracle::machine::share_heap;
 #[global_allocator]
 static ALLOCATOR: NotingAllocator = NotingAllocator;
 
+/// Is called before the standard library starts, which has a stdout that was closed write to `/dev/null`: what a command prints
+/// would be lost without an error.
+#[used]
+// SAFETY: the C library calls each function in this section once, before main, and ignores what it returns.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_ALL: extern "C" fn() = keep_closed_stdout_closed;
+
+/// Puts something in the place of a stdout that is closed which refuses what is written, as that does, and which no file can take
+/// that is opened later.
+extern "C" fn keep_closed_stdout_closed() {
+    // SAFETY: system calls that touch no memory but the constant string, and descriptors that nothing else uses yet.
+    unsafe {
+        if libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) != -1 {
+            return;
+        }
+        let refusing = libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY);
+        if refusing != libc::STDOUT_FILENO {
+            libc::dup2(refusing, libc::STDOUT_FILENO);
+            libc::close(refusing);
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let started = monotonic();
     end_on_panic(exit_code::BUG);

@@ -28,7 +28,9 @@ mod stop;
 mod wait;
 
 use std::env;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -261,8 +263,9 @@ pub fn print_refusal(error: &clap::Error) -> u8 {
 
 /// Prints `text` on stdout; `what` says in an error what could not be done.
 fn print(what: &'static str, text: impl AsRef<[u8]>) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
+    // The standard library's own says nothing of a stdout that is closed.
+    let stdout = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    match stdout.and_then(|mut stdout| stdout.write_all(text.as_ref())) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::StdoutClosed),
         printed => printed.map_err(system(what)),
     }

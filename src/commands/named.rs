@@ -11,29 +11,31 @@ pub fn find(name: &str) -> Result<(Place, Guest), Error> {
     Ok((place, guest))
 }
 
-/// Does something with each of these guests, and prints what it answers, a line for each. One that fails does not keep the others
-/// from it.
+/// Does something with each of these guests, and prints what it answers, a line for each. Neither one that fails nor a stdout that
+/// takes nothing keeps the others from it.
 pub fn for_each(
     names: &[String],
     act: impl Fn(&Place, &Guest) -> Result<String, Error>,
 ) -> Result<u8, Error> {
     let mut code = 0;
+    let mut printed = Ok(());
     for name in names {
         match find(name).and_then(|(place, guest)| act(&place, &guest)) {
-            Ok(answer) => print("print the answer", format!("{answer}\n"))?,
+            Ok(answer) => printed = printed.and(print("print the answer", format!("{answer}\n"))),
             Err(error) => {
                 tell(format_args!("coracle: {error}"));
                 code = exit_code::FAILED;
             }
         }
     }
-    Ok(code)
+    printed.map(|()| code)
 }
 
-/// Does something with all guests. One that cannot be looked at does not keep the others from it: it is told of, and the exit code
-/// is that of a failure.
+/// Does something with all guests. Neither one that cannot be looked at, which is told of and makes the exit code that of a failure,
+/// nor another error keeps the others from it.
 pub fn for_all(mut act: impl FnMut(&Place, Guest) -> Result<(), Error>) -> Result<u8, Error> {
     let mut code = 0;
+    let mut done = Ok(());
     let Some(place) = Place::open()? else {
         return Ok(code);
     };
@@ -44,10 +46,10 @@ pub fn for_all(mut act: impl FnMut(&Place, Guest) -> Result<(), Error>) -> Resul
                 tell(format_args!("coracle: {error}"));
                 code = exit_code::FAILED;
             }
-            acted => acted?,
+            acted => done = done.and(acted),
         }
     }
-    Ok(code)
+    done.map(|()| code)
 }
 
 /// Rows as text, each column as wide as its longest cell.

@@ -244,6 +244,8 @@ impl Writer {
                         error.kind(),
                         io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
                     ) => {}
+                // Whoever closes stdout wants a guest, and not its console.
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }

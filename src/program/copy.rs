@@ -127,7 +127,11 @@ impl<'a> Copy<'a> {
                     Err(_) => match io::Error::last_os_error() {
                         error if error.kind() == ErrorKind::Interrupted => {}
                         error if error.kind() == ErrorKind::WouldBlock => {}
-                        error => return Err(error),
+                        error if error.kind() == ErrorKind::BrokenPipe => return Err(error),
+                        error => {
+                            let why = format!("cannot write to stdout: {error}");
+                            return Err(io::Error::new(error.kind(), why));
+                        }
                     },
                 }
             }

@@ -45,6 +45,8 @@ mod named;
 mod nowhere;
 /// Machines that are paused and resumed by whoever holds them.
 mod pauses;
+/// A stdout that is closed or full.
+mod refusing_stdout;
 /// Registers of a processor: model-specific ones, and those of its local APIC.
 mod registers;
 /// Guests that reboot and boot again.
