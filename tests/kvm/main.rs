@@ -33,6 +33,8 @@ mod idle;
 mod interrupts;
 /// The parent that keeps the terminal of a run.
 mod keeper;
+/// Every step of a command at which it can be killed.
+mod kill_points;
 /// What commands that are killed leave of named guests, and directories that no guest made.
 mod left_behind;
 /// Limits of the process that are too low for a machine.
@@ -63,6 +65,8 @@ mod stops;
 mod terminals;
 /// Disks, driven by a driver that somebody else wrote.
 mod third_party;
+/// Many guests with names at a time.
+mod thousands;
 /// Where the time of a run goes.
 mod timings;
 /// A disk, driven by hand.

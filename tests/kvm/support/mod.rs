@@ -24,6 +24,9 @@ pub mod screen;
 /// A pseudo-terminal.
 #[path = "../../linux/terminal.rs"]
 pub mod terminal;
+/// A program that is killed at a system call.
+#[path = "../../linux/traced.rs"]
+pub mod traced;
 
 pub use command::Coracle;
 pub use elf::{Guest, Kernel};
