@@ -38,6 +38,7 @@ mod trials {
     pub mod sockets;
     pub mod terminals;
     pub mod timings;
+    pub mod users;
 }
 
 use std::any::Any;
@@ -119,6 +120,7 @@ fn trials() -> Vec<Trial> {
         trials::cp::trials(),
         trials::agent::trials(),
         trials::sockets::trials(),
+        trials::users::trials(),
         trials::failures::trials(),
         trials::ends::trials(),
         trials::confinement::trials(),

@@ -48,12 +48,12 @@ const WORK: &str = "mkdir -p /mnt; mount /dev/vda /mnt; cat /mnt/README; head -c
                     echo hello >/mnt/new; umount /mnt; echo work done";
 
 /// /dev/kvm, which anybody may open until this is dropped.
-struct OpenKvm(Permissions);
+pub struct OpenKvm(Permissions);
 
 impl OpenKvm {
     const PATH: &str = "/dev/kvm";
 
-    fn new() -> Self {
+    pub fn new() -> Self {
         let before = fs::metadata(Self::PATH).unwrap().permissions();
         fs::set_permissions(Self::PATH, Permissions::from_mode(0o666)).unwrap();
         Self(before)
@@ -66,7 +66,7 @@ impl Drop for OpenKvm {
     }
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     // SAFETY: the call has no preconditions.
     unsafe { libc::geteuid() == 0 }
 }
