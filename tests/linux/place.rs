@@ -141,22 +141,15 @@ pub fn runs_linux() -> bool {
 pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
     let root = Path::new(ROOT);
     do_or_say(Command::new(root.join("guest-images/build")))?;
-    // Cargo built a `coracle` for this test without optimizations. The trials run the release build, as users do.
-    let mut cargo = cargo();
-    cargo
-        .args([
-            "build",
-            "--release",
-            "--quiet",
-            "--bins",
-            "--package",
-            "coracle",
-            "--package",
-            "coracle-records",
-            "--manifest-path",
-        ])
-        .arg(root.join("Cargo.toml"));
-    do_or_say(cargo)?;
+    // Cargo built a `coracle` for this test without optimizations. The trials run the release build, as users do. In one call
+    // the packages would share the features of their dependencies, and `coracle` would be another build than that of
+    // `cargo build --release`.
+    for package in ["coracle", "coracle-records"] {
+        let mut cargo = cargo();
+        cargo.args(["build", "--release", "--quiet", "--bins", "--package", package]);
+        cargo.arg("--manifest-path").arg(root.join("Cargo.toml"));
+        do_or_say(cargo)?;
+    }
     let ours = env::current_exe().map_err(|why| format!("cannot find this program: {why}"))?;
     strip(&ours, &linux_tests())?;
     if !DISK_PROGRAMS.iter().all(|program| Path::new(program).exists()) {
@@ -213,10 +206,10 @@ fn strip(program: &Path, to: &Path) -> Result<(), String> {
     do_or_say(strip)
 }
 
-/// Builds the tests of tests/kvm.
+/// Builds the tests of tests/kvm, with the features of dependencies that `cargo test --workspace` has built them with.
 fn make_kvm_tests() -> Result<(), String> {
     let mut cargo = cargo();
-    cargo.args(["test", "--no-run", "--quiet", "--test", "kvm"]);
+    cargo.args(["test", "--no-run", "--quiet", "--workspace", "--test", "kvm"]);
     cargo.args(["--message-format", "json", "--manifest-path"]);
     cargo.arg(Path::new(ROOT).join("Cargo.toml"));
     let output = cargo
