@@ -18,7 +18,8 @@ guest!(
     "
     say \"afloat\"
 2:
-    pause
+    sti
+    hlt
     jmp 2b
 "
 );
