@@ -143,8 +143,8 @@ fn an_initrd_that_is_not_unpacked_whole_is_told_after_a_power_off() {
     let initrd = images::raw(&scratch, "initrd", &archive);
     let finished = Coracle::run()
         .args(["--initrd", initrd.to_str().unwrap()])
-        // More than the end of the console that is looked at after the run.
-        .script("seq 1 5000; echo the end")
+        // 11 KB, more than the end of the console that is looked at after the run.
+        .script("seq 1 2500; echo the end")
         .end();
     finished
         .assert_code(0)
@@ -199,12 +199,12 @@ fn a_guest_whose_init_eats_all_memory_is_106() {
 
 fn a_guest_told_to_panic_when_memory_runs_out_is_106() {
     Coracle::run()
-        .args(["--memory", "64M"])
+        .args(["--memory", "48M"])
         .script("echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero")
         .end()
         .assert_code(106)
         .assert_explains("the guest kernel panicked: out of memory\n")
-        .assert_explains("likely: the guest has 64 MiB of memory\n");
+        .assert_explains("likely: the guest has 48 MiB of memory\n");
 }
 
 /// The built-in guest with this script in place of its init.

@@ -69,21 +69,25 @@ fn topology(count: u32) {
         .args(["--cpus", &count.to_string()])
         .args(["--initrd", initrd_with_processor(&scratch).to_str().unwrap()])
         .script(
-            "/processor; cd /sys/devices/system/cpu; for cpu in cpu[0-9]*; do cd $cpu/topology; \
+            "/processor; echo count $(nproc); cd /sys/devices/system/cpu; echo online $(cat online); for cpu in cpu[0-9]*; do cd $cpu/topology; \
              echo $cpu: package $(cat physical_package_id), core $(cat core_id), threads $(cat thread_siblings_list), \
              package of $(cat core_siblings_list).; cd ../..; done",
         )
         .end();
     finished.assert_powered_off();
+    let all = if count > 1 {
+        format!("0-{}", count - 1)
+    } else {
+        "0".into()
+    };
+    finished
+        .assert_prints(&format!("count {count}\n"))
+        .assert_prints(&format!("online {all}\n"));
+    // `/processor` has run on each of them.
     let cpus = leaves(&finished);
     assert_eq!(cpus.len(), count as usize, "{finished}");
     for (cpu, leaves) in (0..).zip(&cpus) {
         assert_topology(cpu, count, leaves);
-        let all = if count > 1 {
-            format!("0-{}", count - 1)
-        } else {
-            "0".into()
-        };
         finished.assert_prints(&format!(
             "\ncpu{cpu}: package 0, core {cpu}, threads {cpu}, package of {all}.\n"
         ));
