@@ -76,9 +76,9 @@ fn a_stock_guest_outlives_a_long_pause_and_powers_off_by_its_button() {
     following.wait_for("watchdog 1 1");
     following.wait_for("waiting for the button");
     // The watchdog looks more than twice a second.
-    thread::sleep(Duration::from_millis(700));
+    thread::sleep(Duration::from_millis(500));
     assert_eq!(harbour.say(&["pause", "stock"]), "stock\n");
-    thread::sleep(Duration::from_secs(5));
+    thread::sleep(Duration::from_secs(3));
     assert_eq!(harbour.say(&["unpause", "stock"]), "stock\n");
     thread::sleep(Duration::from_millis(500));
     assert_eq!(harbour.say(&["stop", "stock"]), "stock\n");
