@@ -28,7 +28,7 @@ const TOLD_MAX: usize = 20;
 /// Copy files or directories between a guest that runs and this host
 ///
 /// NAME:PATH is in a guest that has a name, and begins at its root; anything else is a path of this host. Modes, times, symbolic links, hard
-/// links and holes are copied, too. Each file is written beside its place, and gets its name when it is whole.
+/// links and holes are copied, too. Each file gets its name when it is whole.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Cursor, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use crate::aside::{Aside, NAME};
 use crate::*;
 
 const OURS: Policy = Policy {
@@ -283,9 +285,9 @@ fn no_link_is_followed_whoever_made_it() {
         let links = [entry("h", Kind::HardLink(target.into()))];
         assert!(outside.unpack(&links).is_err(), "{target:?}");
     }
-    // The link itself, which is in the directory, may have another name.
+    // A link that the copy has made may have another name.
     outside
-        .unpack(&[entry("h", Kind::HardLink("there".into()))])
+        .unpack(&[link("there"), entry("h", Kind::HardLink("l".into()))])
         .unwrap();
     assert!(outside.unpack(&[entry("h/evil", file(4))]).is_err());
     assert!(
@@ -296,6 +298,57 @@ fn no_link_is_followed_whoever_made_it() {
             ])
             .is_err()
     );
+}
+
+#[test]
+fn a_hard_link_is_of_a_file_that_the_copy_has_made() {
+    let outside = Outside::new();
+    let inside = outside.inside();
+    fs::write(inside.join("one"), "kept").unwrap();
+    fs::hard_link(inside.join("one"), inside.join("other")).unwrap();
+    let link = |target: &str| entry("link", Kind::HardLink(target.into()));
+    for entries in [
+        &[link("one")][..],
+        &[link("there")],
+        // The file under its other name is the user's still.
+        &[entry("one", file(4)), link("other")],
+    ] {
+        let error = outside.unpack(entries).unwrap_err();
+        assert!(error.to_string().contains("this copy has not made"), "{error}");
+        assert!(!inside.join("link").exists());
+    }
+    fs::write(inside.join("link"), "replaced").unwrap();
+    for _ in 0..2 {
+        outside.unpack(&[entry("one", file(4)), link("one")]).unwrap();
+        assert_eq!(fs::metadata(inside.join("link")).unwrap().nlink(), 2);
+    }
+    assert_eq!(fs::read(inside.join("other")).unwrap(), b"kept");
+}
+
+#[test]
+fn what_a_copy_that_was_killed_has_left_is_removed_by_the_next_one_that_needs_its_name() {
+    let outside = Outside::new();
+    let inside = outside.inside();
+    let entries = [entry("f", file(4)), entry("l", Kind::Symlink("f".into()))];
+    outside.unpack(&entries).unwrap();
+    for _ in 0..2 {
+        symlink("../outside/secret", inside.join(NAME)).unwrap();
+        outside.unpack(&entries).unwrap();
+    }
+    // While another copy uses the name, and where it cannot be removed, others have another one.
+    let other = Aside::new(File::open(&inside).unwrap().as_fd()).unwrap();
+    fs::write(inside.join(other.name()), "the other's").unwrap();
+    unpack(&archive(&entries, b"more"), &inside, Top::Keep).unwrap();
+    assert_eq!(fs::read(inside.join(NAME)).unwrap(), b"the other's");
+    other.rename(b"f").unwrap();
+    fs::create_dir(inside.join(NAME)).unwrap();
+    unpack(&archive(&entries, b"more"), &inside, Top::Keep).unwrap();
+    fs::remove_dir(inside.join(NAME)).unwrap();
+    outside.check();
+    assert_eq!(fs::read(inside.join("f")).unwrap(), b"more");
+    // No archive brings what would be taken for something that was left.
+    let brought = [entry(NAME, file(4)), entry(".coracle-cp-1/x", file(4))];
+    assert_eq!(outside.unpack(&brought).unwrap().len(), 2);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! The fields of headers are those of the crate `tar`. Its own reader is not used: it keeps names of any length in memory, and
 //! takes a file that is cut off for a shorter one.
 
+mod aside;
 mod destination;
 mod entry;
 mod pack;

@@ -1,5 +1,6 @@
 //! Puts the entries of an archive into a directory.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -7,13 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{
-    Mode, SFlag, UtimensatFlags, fchmod, fstatat, futimens, makedev, mkdirat, mknodat, umask, utimensat,
+    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, makedev, mkdirat, mknodat,
+    umask, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 
+use crate::aside::{self, Aside};
 use crate::entry::{Entry, Kind, Piece, names};
 use crate::{Reader, failed, refused, shown};
 
@@ -26,6 +29,8 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_CLOEXEC);
 /// The mode of a directory that is being filled.
 const PRIVATE: Mode = Mode::S_IRWXU;
+/// Files that are known to be this copy's, of which there can be hard links. They take 50 MiB at most.
+const KNOWN_MAX: usize = 1 << 20;
 
 /// What an archive may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +61,8 @@ pub struct Unpacker<'a> {
     /// The directory and those in it on the way to the last entry, of which each is in the one before. None has a name that leads
     /// out of the one before.
     open: Vec<Level>,
-    /// Where a name is made that is not an entry's yet.
-    made: u64,
+    /// What was made of an archive that is not trusted, by its file system and its inode. All else may be the user's.
+    made: HashSet<(u64, u64)>,
     buffer: Vec<u8>,
     /// Is told of what is left out.
     warn: &'a mut dyn FnMut(&str),
@@ -84,7 +89,7 @@ impl<'a> Unpacker<'a> {
                 directory,
                 is_for: None,
             }],
-            made: 0,
+            made: HashSet::new(),
             buffer: vec![0; READ],
             warn,
         }
@@ -102,6 +107,13 @@ impl<'a> Unpacker<'a> {
                 )),
             };
         };
+        if names.iter().any(|name| name.starts_with(aside::NAME.as_bytes())) {
+            (self.warn)(&format!(
+                "left out: {} has the name of files that are not whole",
+                shown(&names.join(&b'/'))
+            ));
+            return Ok(());
+        }
         self.enter(parents)?;
         match &entry.kind {
             Kind::Directory => self
@@ -255,78 +267,75 @@ impl<'a> Unpacker<'a> {
         Mode::from_bits_truncate(entry.mode() & allowed)
     }
 
-    /// Writes a file beside its place, and gives it its name when it is whole.
+    /// Writes a file that has no name, and gives it its name when it is whole.
     fn file<R: Read>(
         &mut self,
         name: &[u8],
         reader: &mut Reader<R>,
-        sizes: (u64, Option<&[Piece]>),
-        entry: &Entry,
-    ) -> io::Result<()> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let mut opened = None;
-        let beside = self.beside(|here, beside| {
-            opened = Some(openat(here, beside, flags, mode)?);
-            Ok(())
-        })?;
-        let written = match opened {
-            Some(file) => self.fill(file.into(), reader, sizes, entry),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        self.take_place(&beside, name, written)
-    }
-
-    fn fill<R: Read>(
-        &mut self,
-        mut file: File,
-        reader: &mut Reader<R>,
         (size, pieces): (u64, Option<&[Piece]>),
         entry: &Entry,
     ) -> io::Result<()> {
-        let whole = [Piece {
-            offset: 0,
-            length: size,
-        }];
-        for piece in pieces.unwrap_or(&whole) {
-            file.seek(SeekFrom::Start(piece.offset))?;
-            let mut left = piece.length;
-            while left > 0 {
-                let most = left.min(self.buffer.len() as u64) as usize;
-                let count = reader.read_data(&mut self.buffer[..most])?;
-                if count == 0 {
-                    return Err(refused("its data is shorter than was said"));
-                }
-                file.write_all(&self.buffer[..count])?;
-                left -= count as u64;
+        let here = self.open[self.open.len() - 1].directory.as_fd();
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let (file, aside) = match openat(here, ".", flags | OFlag::O_TMPFILE, mode) {
+            Ok(file) => (file, None),
+            // Not every file system has files without a name, and before Linux 3.11 none has.
+            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT) => {
+                let aside = Aside::new(here)?;
+                let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+                (openat(here, aside.name(), flags, mode)?, Some(aside))
             }
+            Err(why) => return Err(why.into()),
+        };
+        let file = File::from(file);
+        fill(&file, reader, size, pieces, &mut self.buffer)?;
+        self.dress(&file, entry)?;
+        match aside {
+            Some(aside) => aside.rename(name)?,
+            None => match aside::link_open(&file, here, name) {
+                Err(Errno::EEXIST) => {
+                    let aside = Aside::new(here)?;
+                    aside::link_open(&file, here, aside.name().as_bytes())?;
+                    aside.rename(name)?;
+                }
+                linked => linked?,
+            },
         }
-        if pieces.is_some() {
-            file.set_len(size)?;
+        let found = fstat(&file)?;
+        self.note(found);
+        Ok(())
+    }
+
+    /// Notes what was made.
+    fn note(&mut self, found: FileStat) {
+        if self.policy.is_trusted {
+            return;
         }
-        Ok(self.dress(&file, entry)?)
+        if self.made.len() == KNOWN_MAX {
+            self.made.clear();
+        }
+        self.made.insert((found.st_dev, found.st_ino));
     }
 
     fn symlink(&mut self, name: &[u8], target: &[u8], entry: &Entry) -> io::Result<()> {
         if target.is_empty() || target.len() > crate::PATH_MAX || target.contains(&0) {
             return Err(refused("no symbolic link can lead there"));
         }
-        let beside = self.beside(|here, beside| symlinkat(target, here, beside))?;
+        let here = self.here();
+        let aside = Aside::new(here)?;
+        symlinkat(target, here, aside.name())?;
+        self.own(aside.name(), entry)?;
         let time = modified(entry);
-        let dressed = self.own(&beside, entry).and_then(|()| {
-            utimensat(
-                self.here(),
-                beside.as_str(),
-                &time,
-                &time,
-                UtimensatFlags::NoFollowSymlink,
-            )
-        });
-        self.take_place(&beside, name, dressed.map_err(io::Error::from))
+        utimensat(here, aside.name(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
+        let found = fstatat(here, aside.name(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        aside.rename(name)?;
+        self.note(found);
+        Ok(())
     }
 
     /// A further name for a file in the directory. The way there follows no symbolic link.
-    fn link(&mut self, name: &[u8], target: &[u8]) -> io::Result<()> {
+    fn link(&self, name: &[u8], target: &[u8]) -> io::Result<()> {
         let target = self.placed(names(target)?);
         let Some((file, parents)) = target.split_last() else {
             return Err(refused("it is to be a directory's"));
@@ -341,24 +350,22 @@ impl<'a> Unpacker<'a> {
         if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
             return Err(refused("it is to be a directory's"));
         }
-        let from = from.try_clone()?;
-        let beside =
-            self.beside(|here, beside| linkat(&from, file.as_slice(), here, beside, AtFlags::empty()))?;
-        self.take_place(&beside, name, Ok(()))
+        if !self.policy.is_trusted && !self.made.contains(&(found.st_dev, found.st_ino)) {
+            return Err(refused("it is to be of a file that this copy has not made"));
+        }
+        let here = self.here();
+        let aside = Aside::new(here)?;
+        linkat(from, file.as_slice(), here, aside.name(), AtFlags::empty())?;
+        Ok(aside.rename(name)?)
     }
 
-    fn node(
-        &mut self,
-        name: &[u8],
-        kind: SFlag,
-        (major, minor): (u32, u32),
-        entry: &Entry,
-    ) -> io::Result<()> {
+    fn node(&self, name: &[u8], kind: SFlag, (major, minor): (u32, u32), entry: &Entry) -> io::Result<()> {
         let number = makedev(major.into(), minor.into());
-        let mode = self.mode(entry);
-        let beside = self.beside(|here, beside| mknodat(here, beside, kind, mode, number))?;
-        let owned = self.own(&beside, entry);
-        self.take_place(&beside, name, owned.map_err(io::Error::from))
+        let here = self.here();
+        let aside = Aside::new(here)?;
+        mknodat(here, aside.name(), kind, self.mode(entry), number)?;
+        self.own(aside.name(), entry)?;
+        Ok(aside.rename(name)?)
     }
 
     /// Gives what has this name the owner of an entry.
@@ -375,31 +382,6 @@ impl<'a> Unpacker<'a> {
             AtFlags::AT_SYMLINK_NOFOLLOW,
         )
     }
-
-    /// Makes something under a name that nothing has yet, and returns the name.
-    fn beside(&mut self, mut make: impl FnMut(BorrowedFd, &str) -> nix::Result<()>) -> io::Result<String> {
-        let process = std::process::id();
-        loop {
-            self.made += 1;
-            let name = format!(".coracle-cp-{process}-{}", self.made);
-            match make(self.here(), &name) {
-                // One that was killed has left it.
-                Err(Errno::EEXIST) => {}
-                made => return made.map(|()| name).map_err(io::Error::from),
-            }
-        }
-    }
-
-    /// Gives what was made its name, in the place of whatever has it; or removes it, if it was not made whole.
-    fn take_place(&self, beside: &str, name: &[u8], made: io::Result<()>) -> io::Result<()> {
-        let here = self.here();
-        let placed = made.and_then(|()| Ok(renameat(here, beside, here, name)?));
-        // Of two names of one file, rename(2) leaves both. Otherwise this one is gone, unless something failed.
-        if placed.is_err() || beside.as_bytes() != name {
-            let _ = unlinkat(here, beside, UnlinkatFlags::NoRemoveDir);
-        }
-        placed
-    }
 }
 
 impl Drop for Unpacker<'_> {
@@ -411,4 +393,35 @@ impl Drop for Unpacker<'_> {
 
 fn modified(entry: &Entry) -> TimeSpec {
     TimeSpec::new(entry.modified.seconds, entry.modified.nanoseconds.into())
+}
+
+/// Puts an entry's data into a file.
+fn fill<R: Read>(
+    mut file: &File,
+    reader: &mut Reader<R>,
+    size: u64,
+    pieces: Option<&[Piece]>,
+    buffer: &mut [u8],
+) -> io::Result<()> {
+    let whole = [Piece {
+        offset: 0,
+        length: size,
+    }];
+    for piece in pieces.unwrap_or(&whole) {
+        file.seek(SeekFrom::Start(piece.offset))?;
+        let mut left = piece.length;
+        while left > 0 {
+            let most = left.min(buffer.len() as u64) as usize;
+            let count = reader.read_data(&mut buffer[..most])?;
+            if count == 0 {
+                return Err(refused("its data is shorter than was said"));
+            }
+            file.write_all(&buffer[..count])?;
+            left -= count as u64;
+        }
+    }
+    if pieces.is_some() {
+        file.set_len(size)?;
+    }
+    Ok(())
 }

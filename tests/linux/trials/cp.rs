@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::harbour::Harbour;
 use crate::images::noise;
+use crate::place;
 use crate::run::{Coracle, Finished};
 
 crate::group!["cp":
@@ -17,6 +18,7 @@ crate::group!["cp":
     a_disk_that_is_full_leaves_what_was_there_and_nothing_half,
     a_client_that_is_killed_leaves_nothing_half,
     a_hostile_guests_links_lead_nowhere,
+    a_stdout_that_takes_nothing_is_an_error,
 ];
 
 /// `coracle cp OPTIONS FROM TO`.
@@ -273,13 +275,13 @@ fn a_client_that_is_killed_leaves_nothing_half() {
     say(&harbour, "echo before >/tmp/k/file");
     let mut run = cp(&harbour, &["-", "web:/tmp/k"]).with_input().start();
     let typing = run.paste(archive[..archive.len() / 2].to_vec());
-    let script = "until ls -A /tmp/k/k | grep -q coracle-cp; do sleep 0.05; done";
-    shell(&harbour, script);
+    // It has no name.
+    let is_open = "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q '/tmp/k/k/.*(deleted)'";
+    say(&harbour, &format!("until {is_open}; do sleep 0.05; done"));
     run.kill();
     drop(typing);
-    let script =
-        "while ls -A /tmp/k/k | grep -q coracle-cp; do sleep 0.05; done; ls -A /tmp/k/k; cat /tmp/k/file";
-    assert_eq!(say(&harbour, script), "before\n");
+    let script = format!("while {is_open}; do sleep 0.05; done; ls -A /tmp/k/k; cat /tmp/k/file");
+    assert_eq!(say(&harbour, &script), "before\n");
 }
 
 fn a_hostile_guests_links_lead_nowhere() {
@@ -305,4 +307,25 @@ fn a_hostile_guests_links_lead_nowhere() {
     copy(&harbour, &["web:/tmp/d", text(&to)]);
     assert_eq!(fs::read(to.join("d/file")).unwrap(), b"new\n");
     assert_eq!(fs::read(outside.join("kept")).unwrap(), b"kept");
+}
+
+fn a_stdout_that_takes_nothing_is_an_error() {
+    let harbour = Harbour::with_web(&[]);
+    for (to, why) in [
+        ("&-", "Bad file descriptor"),
+        ("/dev/full", "No space left on device"),
+    ] {
+        for (words, what) in [
+            ("cp web:/root -", "cannot write to stdout"),
+            ("exec web echo lost", "cannot write the program's output"),
+        ] {
+            Coracle::program("sh")
+                .args(["-c", &format!("exec \"$0\" {words} >{to}")])
+                .args([place::coracle()])
+                .variable("XDG_RUNTIME_DIR", harbour.path())
+                .end()
+                .assert_code(125)
+                .assert_explains(&format!("coracle: {what}: {why}"));
+        }
+    }
 }
