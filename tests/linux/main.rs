@@ -36,6 +36,7 @@ mod trials {
     pub mod program;
     pub mod race;
     pub mod sockets;
+    pub mod systemd;
     pub mod terminals;
     pub mod timings;
     pub mod users;
@@ -45,6 +46,8 @@ use std::any::Any;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
+
+use machines::Machine;
 
 /// How many trials run at once. One, because a nested machine has one processor.
 const AT_ONCE: usize = 1;
@@ -90,7 +93,13 @@ fn run() -> Result<ExitCode, String> {
                 let mut machines = machines::all()?;
                 machines.retain(|machine| wanted.iter().any(|(number, name)| machine.runs(*number, name)));
                 let words: Vec<_> = std::env::args_os().skip(1).collect();
-                return Ok(place::run_inside(&machines, &words));
+                let has_systemd = |machine: Machine| {
+                    place::is_full_asked()
+                        && wanted
+                            .iter()
+                            .any(|(number, name)| name.starts_with("systemd") && machine.runs(*number, name))
+                };
+                return Ok(place::run_inside(&machines, &words, has_systemd));
             }
         }
     }
@@ -103,6 +112,7 @@ fn trials() -> Vec<Trial> {
         trials::console::trials(),
         trials::kernels::trials(),
         trials::load::trials(),
+        trials::systemd::trials(),
         trials::memory::trials(),
         trials::named::trials(),
         trials::attached::trials(),

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use crate::machines::{INSIDE, Machine};
+use crate::machines::{self, INSIDE, Machine};
 
 /// `full` in this variable makes trials do as much in the nested machine as on a host whose KVM runs Linux.
 const EXTENT: &str = "CORACLE_LINUX_TESTS";
@@ -40,6 +40,9 @@ pub const FORMATS: [&str; 7] = [
 /// Programs with which trials make disks, make them fail, and check them after a guest has run.
 const DISK_PROGRAMS: [&str; 4] = ["/sbin/e2fsck", "/sbin/debugfs", "/sbin/mke2fs", "/sbin/dmsetup"];
 
+/// What reads the journal of a guest with systemd.
+pub const JOURNALCTL: &str = "/usr/bin/journalctl";
+
 pub fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
 }
@@ -49,7 +52,7 @@ pub fn is_full() -> bool {
     !is_inside() || is_full_asked()
 }
 
-fn is_full_asked() -> bool {
+pub fn is_full_asked() -> bool {
     env::var_os(EXTENT).is_some_and(|extent| extent == "full")
 }
 
@@ -126,6 +129,15 @@ pub fn stock() -> PathBuf {
     }
 }
 
+/// The disk of tests/nested/systemd-disk, of which `stock` has the kernel and the initrd.
+pub fn systemd_disk() -> PathBuf {
+    match machines::current() {
+        None => stock().join("systemd.ext4"),
+        Some(Machine::Amd(_)) => "/dev/vda".into(),
+        Some(Machine::Intel | Machine::IntelAlone) => "/dev/sda".into(),
+    }
+}
+
 /// Whether this host's KVM runs Linux.
 pub fn runs_linux() -> bool {
     Command::new(coracle())
@@ -175,6 +187,11 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
         image.args(["create", "-q", "-f", "qcow2"]);
         image.arg(stock().join("empty.qcow2")).arg("128M");
         do_or_say(image)?;
+    }
+    if wanted("systemd") && (runs_linux() || is_full_asked()) {
+        let mut systemd = Command::new(root.join("tests/nested/systemd-disk"));
+        systemd.args([stock(), coracle()]);
+        do_or_say(systemd)?;
     }
     if wanted("kernels") {
         let mut formats = Command::new(root.join("guest-images/build"));
@@ -234,8 +251,12 @@ fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Runs this program with these arguments inside these machines at once.
-pub fn run_inside(machines: &[Machine], arguments: &[OsString]) -> ExitCode {
+/// Runs this program with these arguments inside these machines at once, of which one may write to the disk with systemd.
+pub fn run_inside(
+    machines: &[Machine],
+    arguments: &[OsString],
+    has_systemd: impl Fn(Machine) -> bool,
+) -> ExitCode {
     eprintln!(
         "Linux guests: this host's KVM does not run Linux, so they run in {} nested machines",
         machines.len()
@@ -243,7 +264,10 @@ pub fn run_inside(machines: &[Machine], arguments: &[OsString]) -> ExitCode {
     let failed = thread::scope(|scope| {
         let machines: Vec<_> = machines
             .iter()
-            .map(|machine| scope.spawn(move || run_share(*machine, arguments)))
+            .map(|&machine| {
+                let has_systemd = has_systemd(machine);
+                scope.spawn(move || run_share(machine, arguments, has_systemd))
+            })
             .collect();
         // Each machine's output is printed when it has ended, so that their lines are not mixed.
         machines
@@ -259,7 +283,7 @@ pub fn run_inside(machines: &[Machine], arguments: &[OsString]) -> ExitCode {
 }
 
 /// Runs a machine's share of the trials, and prints their output when the machine has ended.
-fn run_share(share: Machine, arguments: &[OsString]) -> bool {
+fn run_share(share: Machine, arguments: &[OsString], has_systemd: bool) -> bool {
     let patience = match env::var(EXTENT).as_deref() {
         Ok("full") => MACHINE_PATIENCE_FULL,
         _ => MACHINE_PATIENCE,
@@ -267,15 +291,25 @@ fn run_share(share: Machine, arguments: &[OsString]) -> bool {
     // A trial of the formats is not among those of the Intel machine, which is slow to load files.
     let formats = FORMATS.iter().filter(|_| share != Machine::Intel);
     let images = formats.map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")));
-    let stock = ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"]
-        .map(|name| (stock().join(name), format!("/stock/{name}")));
+    let stocked = ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"];
+    let of_systemd: &[_] = match has_systemd {
+        true => &["systemd-kernel", "systemd-initrd"],
+        false => &[],
+    };
+    let stocked = stocked.iter().chain(of_systemd);
+    let stocked = stocked.map(|name| (stock().join(name), format!("/stock/{name}")));
     // The tests of tests/kvm look for `coracle` where Cargo puts it for them. Here it is the release build.
     let kvm_tests = [
         (kvm_tests(), "/kvm-tests".into()),
         (coracle(), env!("CARGO_BIN_EXE_coracle").into()),
     ];
-    let files = put(images.chain(stock).chain(kvm_tests));
-    let mut machine = machine(share, Some(patience), &files, arguments);
+    let mut options = put(images.chain(stocked).chain(kvm_tests));
+    if has_systemd {
+        let programs = [(JOURNALCTL.into(), JOURNALCTL.into())].into_iter();
+        options.extend(put(programs));
+        options.extend(["--disk".into(), systemd_disk().into_os_string()]);
+    }
+    let mut machine = machine(share, Some(patience), &options, arguments);
     let begin = Instant::now();
     let output = match machine.output() {
         Ok(output) => output,
