@@ -45,7 +45,7 @@ impl Machine for Fake {
         Activity {
             exits: [("exits".into(), u64::MAX), ("io exits".into(), 1)].into(),
             disks_read: u64::MAX,
-            disks_written: 0,
+            ..Activity::default()
         }
     }
 }

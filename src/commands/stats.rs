@@ -22,6 +22,9 @@ const REASONS: [(&str, &str); 4] = [
     ("halt_exits", "halt"),
     ("irq_exits", "irq"),
 ];
+/// Where the counts of what goes into a guest and out of it are in what its process says.
+const DISKS: [&str; 2] = ["/disks/read", "/disks/written"];
+const SOCKETS: [&str; 2] = ["/sockets/received", "/sockets/sent"];
 /// Moves a terminal's cursor to the first line, and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
@@ -29,9 +32,9 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 ///
 /// CPU is the time of the whole process, VCPUS that of each vCPU, in percent of one of the host's processors. EXITS is how often a
 /// second the processor leaves the guest, and some of the reasons: port I/O (io), MMIO, halts, interrupts of the host (irq). DISKS is
-/// what the guest reads from its disks and writes to them. MEMORY is what the
-/// process has of the host's memory, and what the guest may have of it at most; what guests share, such as the built-in kernel,
-/// counts for each of them.
+/// what the guest reads from its disks and writes to them, SOCKETS what it receives and sends through its socket device (exec,
+/// cp, --vsock). MEMORY is what the process has of the host's memory, and what the guest may have of it at most; what guests
+/// share, such as the built-in kernel, counts for each of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -91,7 +94,8 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         };
         let before: Vec<_> = guests.iter().map(|guest| look(guest).ok().flatten()).collect();
         thread::sleep(INTERVAL);
-        let mut rows = vec![["NAME", "CPU", "VCPUS", "EXITS", "DISKS", "MEMORY"].map(str::to_owned)];
+        let mut rows =
+            vec![["NAME", "CPU", "VCPUS", "EXITS", "DISKS", "SOCKETS", "MEMORY"].map(str::to_owned)];
         for (guest, before) in guests.iter().zip(before) {
             // A guest that ended meanwhile is left out.
             if let (Some(before), Ok(Some(now))) = (before, look(guest)) {
@@ -188,7 +192,7 @@ fn time_of(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks.saturating_mul(1000) / a_second))
 }
 
-fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 6] {
+fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 7] {
     let passed = (now.at - before.at).as_secs_f64();
     let percent = |before: Duration, now: Duration| {
         format!(
@@ -207,7 +211,8 @@ fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 6] {
         percent(before.time, now.time),
         vcpus.collect::<Vec<_>>().join(" "),
         exits(before, now).unwrap_or_else(unknown),
-        disks(before, now).unwrap_or_else(unknown),
+        transfer(before, now, DISKS).unwrap_or_else(unknown),
+        transfer(before, now, SOCKETS).unwrap_or_else(unknown),
         format!("{} / {} MiB", now.memory >> 20, most >> 20),
     ]
 }
@@ -238,11 +243,11 @@ fn exits(before: &Look, now: &Look) -> Option<String> {
     })
 }
 
-/// What the guest reads and writes in a second.
-fn disks(before: &Look, now: &Look) -> Option<String> {
+/// What goes into the guest, and out of it, in a second.
+fn transfer(before: &Look, now: &Look, [into, out]: [&str; 2]) -> Option<String> {
     let megabytes = |pointer| rate(before, now, pointer).map(|rate| rate / 1e6);
-    let (read, written) = (megabytes("/disks/read")?, megabytes("/disks/written")?);
-    Some(format!("{read:.1} / {written:.1} MB/s"))
+    let (into, out) = (megabytes(into)?, megabytes(out)?);
+    Some(format!("{into:.1} / {out:.1} MB/s"))
 }
 
 #[cfg(test)]
@@ -285,11 +290,12 @@ mod tests {
         );
         // One that a look lacks is not shown.
         assert_eq!(exits(&before, &now).as_deref(), Some("10/s: io 2"));
-        assert_eq!(disks(&before, &now).as_deref(), Some("1.5 / 0.0 MB/s"));
+        assert_eq!(transfer(&before, &now, DISKS).as_deref(), Some("1.5 / 0.0 MB/s"));
+        assert_eq!(transfer(&before, &now, SOCKETS), None);
         // A guest that lies, or says nothing.
         let nothing = look(3, serde_json::json!({"exits": -1, "disks": {"read": "much"}}));
         assert_eq!(exits(&now, &nothing), None);
-        assert_eq!(disks(&now, &nothing), None);
+        assert_eq!(transfer(&now, &nothing, DISKS), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::kvm::{Statistics, Vcpu};
-use crate::virtio::block;
+use crate::virtio::{block, vsock};
 
 /// Counts since the machine's start.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,10 @@ pub struct Activity {
     pub disks_read: u64,
     /// Bytes that it has written to them.
     pub disks_written: u64,
+    /// Bytes that it has received through its socket device.
+    pub sockets_received: u64,
+    /// Bytes that it has sent through it.
+    pub sockets_sent: u64,
 }
 
 /// Where the counts are.
@@ -23,13 +27,15 @@ pub struct Counters {
     /// KVM's, of each vCPU. Empty unless somebody may ask.
     vcpus: Vec<Statistics>,
     disks: Vec<Arc<block::Backend>>,
+    vsock: Option<Arc<vsock::Backend>>,
 }
 
 impl Counters {
-    pub fn of(disks: &[Arc<block::Backend>]) -> Self {
+    pub fn of(disks: &[Arc<block::Backend>], vsock: Option<&Arc<vsock::Backend>>) -> Self {
         Self {
             vcpus: Vec::new(),
             disks: disks.to_vec(),
+            vsock: vsock.cloned(),
         }
     }
 
@@ -51,6 +57,10 @@ impl Counters {
         for traffic in self.disks.iter().map(|disk| disk.traffic()) {
             activity.disks_read += traffic.read();
             activity.disks_written += traffic.written();
+        }
+        if let Some(traffic) = self.vsock.as_ref().map(|vsock| vsock.traffic()) {
+            activity.sockets_received = traffic.read();
+            activity.sockets_sent = traffic.written();
         }
         activity
     }

@@ -215,7 +215,7 @@ impl Machine {
             // The ACPI tables tell of it.
             power_button: (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ))),
             agent: opened.vsock.clone().filter(|vsock| vsock.expects_service()),
-            counters: Counters::of(&opened.disks),
+            counters: Counters::of(&opened.disks, opened.vsock.as_ref()),
             brings_agent: config.kernel.is_none() && config.initrd.is_none(),
         };
         timeline.mark(Phase::DevicesAttached);

@@ -32,6 +32,7 @@ mod recent_memory;
 mod split_queue;
 /// What a device holds, as plain data.
 pub mod state;
+mod traffic;
 /// Streams of bytes between programs of the guest and of the host.
 pub mod vsock;
 

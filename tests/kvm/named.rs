@@ -291,7 +291,7 @@ fn what_a_guest_uses_is_shown() {
         .map(str::trim)
         .filter(|cell| !cell.is_empty())
         .collect();
-    let [name, cpu, vcpus, exits, disks, memory] = row[..] else {
+    let [name, cpu, vcpus, exits, disks, sockets, memory] = row[..] else {
         panic!("{shown}")
     };
     let (busy, idle) = vcpus.split_once(' ').expect("there are two vCPUs");
@@ -311,7 +311,7 @@ fn what_a_guest_uses_is_shown() {
     // Each byte that it prints is an exit.
     let exits = exits.split_once("/s").expect("exits a second");
     assert!(exits.0.parse::<u32>().is_ok_and(|exits| exits > 0), "{shown}");
-    assert_eq!(disks, "0.0 / 0.0 MB/s");
+    assert_eq!([disks, sockets], ["0.0 / 0.0 MB/s"; 2]);
     assert!(
         memory
             .parse::<u32>()

@@ -59,6 +59,7 @@ impl Machine for Fake {
     fn activity(&self) -> Activity {
         Activity {
             disks_read: 512,
+            sockets_sent: 3,
             ..Activity::default()
         }
     }
@@ -87,6 +88,7 @@ fn what_a_guest_does_is_counted() {
         rest: b"",
     });
     assert_eq!(answer.body["disks"]["read"], 512);
+    assert_eq!(answer.body["sockets"]["sent"], 3);
 }
 
 fn reach(path: &std::path::Path, patience: Duration) -> io::Result<UnixStream> {

@@ -3,7 +3,7 @@
 //! | request | what it does |
 //! |---|---|
 //! | `GET /guest` | says whether the guest runs or is paused, and whether it can be asked to power off: it has an agent or a button |
-//! | `GET /activity` | counts what the guest has made its machine do: exits by their kind, and bytes read from and written to disks |
+//! | `GET /activity` | counts what the guest has made its machine do: exits by their kind, bytes read from and written to disks, and bytes received and sent through its socket device |
 //! | `PUT /pause` | answers when no vCPU and no device works for the guest any more; other requests are answered meanwhile. If nobody waits for the answer then, the guest goes on |
 //! | `PUT /resume` | lets the guest go on |
 //! | `PUT /power-button` | presses the guest's power button, and does not wait for what the guest makes of it |
@@ -136,10 +136,13 @@ impl Control {
                         exits,
                         disks_read,
                         disks_written,
+                        sockets_received,
+                        sockets_sent,
                     } = machine.activity();
                     Answer::ok(json!({
                         "exits": exits,
                         "disks": {"read": disks_read, "written": disks_written},
+                        "sockets": {"received": sockets_received, "sent": sockets_sent},
                     }))
                 }
                 None => Answer::error(409, "the guest is between boots, or about to end"),

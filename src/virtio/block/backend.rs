@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::Begun;
-use super::traffic::Traffic;
 use super::worker::{Job, Worker};
 use super::{Disk, ImageError};
 use crate::config;
 use crate::virtio::QueuePosition;
+use crate::virtio::traffic::Traffic;
 
 pub struct Backend {
     /// One for each queue, once somebody has asked for [`Backend::notifiers`]. Declared before the disk, so that the threads have

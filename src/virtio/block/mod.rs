@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::log_limit::LogLimit;
 use super::state::{DeviceState, of_another_kind};
+use super::traffic::Traffic;
 use super::{Activation, QueuePosition, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 pub use backend::Backend;
@@ -17,7 +18,6 @@ use image::{Image, Raw};
 pub use image::{ImageError, OpenError, check_each_once};
 pub use preview::Preview;
 use queue::Begun;
-use traffic::Traffic;
 use worker::Job;
 
 mod backend;
@@ -31,7 +31,6 @@ mod queue;
 mod request;
 mod ring;
 mod sync;
-mod traffic;
 mod uring;
 mod worker;
 

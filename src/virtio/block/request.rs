@@ -5,6 +5,7 @@ use std::fmt;
 use virtio_bindings::virtio_blk::*;
 
 use super::chain::Chain;
+use crate::virtio::traffic::Traffic;
 
 /// The size of a sector in bytes. It does not depend on the disk's block size (section 5.2).
 pub const SECTOR_SIZE: u64 = 512;
@@ -70,6 +71,16 @@ pub enum Refusal {
 }
 
 impl Request {
+    /// Adds the data that it will move. A refused request is none.
+    #[inline]
+    pub fn count_in(&self, traffic: &Traffic) {
+        match self.operation {
+            Operation::Read => traffic.count_read(self.length),
+            Operation::Write => traffic.count_written(self.length),
+            Operation::Flush | Operation::Identify | Operation::Discard | Operation::WriteZeroes { .. } => {}
+        }
+    }
+
     /// Takes the request's header from `chain`, and the range of a DISCARD or WRITE_ZEROES. Data stays in the chain.
     #[inline]
     pub fn parse(chain: &mut Chain, limits: &Limits) -> Result<Self, Refusal> {

@@ -39,7 +39,7 @@ pub fn serve_batch<'m>(queue: &mut DiskQueue<'m>, chain: &mut Chain<'m>) -> Resu
         }
         let result = match Request::parse(chain, queue.disk.image.limits()) {
             Ok(request) => {
-                queue.disk.traffic.count(&request);
+                request.count_in(&queue.disk.traffic);
                 let durable = queue.writes_through();
                 execute(queue.disk, &request, chain, durable, queue.stop())
             }

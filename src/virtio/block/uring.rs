@@ -183,7 +183,7 @@ impl Engine<'_, '_, '_> {
             }
             match Request::parse(&mut slot.chain, self.queue.disk.image.limits()) {
                 Ok(request) => {
-                    self.queue.disk.traffic.count(&request);
+                    request.count_in(&self.queue.disk.traffic);
                     slot.request = Some(request);
                     slot.durable = self.queue.writes_through();
                     self.free.pop();

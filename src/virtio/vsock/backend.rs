@@ -22,6 +22,7 @@ use crate::confine::filter;
 use crate::threads;
 use crate::virtio::buffers::Buffers;
 use crate::virtio::log_limit::LogLimit;
+use crate::virtio::traffic::Traffic;
 use crate::virtio::{ActiveQueue, QueuePosition, VirtioInterrupt};
 
 /// In bytes. The thread's calls are not nested deeply.
@@ -87,6 +88,7 @@ pub struct Backend {
     /// Whether a service is expected, and whether it listens.
     expects_service: AtomicBool,
     has_service: Arc<AtomicBool>,
+    traffic: Arc<Traffic>,
     worker: Mutex<Worker>,
 }
 
@@ -140,6 +142,7 @@ impl Backend {
             commands,
             expects_service: AtomicBool::new(false),
             has_service,
+            traffic: muxer.traffic(),
             worker: Mutex::new(Worker {
                 muxer: Some(muxer),
                 thread: None,
@@ -151,6 +154,11 @@ impl Backend {
     /// The guest's address.
     pub fn cid(&self) -> u32 {
         self.cid
+    }
+
+    /// What the guest has received and sent so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Calls `port` of the guest. `host` becomes the host's end of the connection, and no byte of it is read before the guest

@@ -84,6 +84,8 @@ fn a_program_of_the_host_reaches_a_port_of_the_guest() {
         (data.as_slice(), header.fwd_cnt),
         (b"from the host".as_slice(), 14)
     );
+    let traffic = backend.traffic();
+    assert_eq!((traffic.read(), traffic.written()), (5 + 13, 14));
 }
 
 #[test]

@@ -65,7 +65,11 @@ impl Muxer {
             Some(Operation::ReadWrite) => {
                 let is_whole = u64::from(header.length) <= data.length();
                 data.truncate(header.length.into());
-                connection.may_guest_send() && is_whole && connection.receive(data).is_ok()
+                let is_taken = connection.may_guest_send() && is_whole && connection.receive(data).is_ok();
+                if is_taken {
+                    self.traffic.count_written(header.length.into());
+                }
+                is_taken
             }
             Some(Operation::Shutdown) => {
                 connection.end_by_guest(header.flags);

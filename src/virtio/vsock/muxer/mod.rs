@@ -19,6 +19,7 @@ use super::packet::Ports;
 use super::service::{Service, ServicePorts};
 use super::table::{Id, Table};
 use crate::virtio::log_limit::LogLimit;
+use crate::virtio::traffic::Traffic;
 
 mod from_guest;
 mod to_guest;
@@ -62,6 +63,8 @@ pub struct Muxer {
     pub owes_transport_reset: bool,
     events: Vec<EpollEvent>,
     log: Arc<LogLimit>,
+    /// What the guest receives and sends.
+    traffic: Arc<Traffic>,
 }
 
 impl Muxer {
@@ -99,7 +102,12 @@ impl Muxer {
             owes_transport_reset: false,
             events: vec![EpollEvent::default(); EVENTS],
             log,
+            traffic: Arc::default(),
         })
+    }
+
+    pub fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
     }
 
     /// Waits for the driver's notifications of a queue, too.

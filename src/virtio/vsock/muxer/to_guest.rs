@@ -84,6 +84,7 @@ impl Muxer {
                 match connection.read(room) {
                     Read::Nothing => queues.give_room_back(),
                     Read::Data(count) => {
+                        self.traffic.count_read(count.into());
                         let header = connection.packet(self.cid, Operation::ReadWrite);
                         let is_full = queues.send_data(count, header)?;
                         connection.sent(Operation::ReadWrite);
