@@ -1,5 +1,6 @@
 //! Guests that have a name, apart from those of anybody else.
 
+use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -40,6 +41,12 @@ impl Harbour {
         let finished = self.coracle(arguments).end();
         finished.assert_powered_off();
         finished.console()
+    }
+
+    /// The number of the guest's process.
+    pub fn process_of_web(&self) -> u64 {
+        let inspected: serde_json::Value = serde_json::from_str(&self.say(&["inspect", "web"])).unwrap();
+        inspected[0]["process"].as_u64().unwrap()
     }
 }
 
