@@ -57,6 +57,7 @@ torture: prepared
 	@$(PARALLEL) release tests
 	cargo test --quiet --test linux -- --torture $(ROUNDS) $(CUTS) $(SEED)
 	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- load::
+	cargo test --quiet --workspace --test kvm -- --ignored kill_points:: thousands::
 
 check:
 	cargo fmt --all --check

@@ -103,6 +103,9 @@ fn show(guest: &Guest, args: &Args) -> Result<(), Error> {
             };
             print("print the log", text)?;
         }
+        if let Some(colours) = &mut colours {
+            print("print the log", colours.pause())?;
+        }
         let Some(process) = process.as_ref().filter(|_| !has_ended) else {
             return Ok(());
         };

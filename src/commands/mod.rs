@@ -29,7 +29,7 @@ mod wait;
 
 use std::env;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -240,24 +240,27 @@ pub fn print_refusal(error: &clap::Error) -> u8 {
     let arguments: Vec<_> = env::args_os()
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
+    const WHAT: &str = "print what was asked for";
+    let is_asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     let printed = match habits::answer(error, &arguments) {
         Some(answer) => {
             tell(format_args!("coracle: {answer}"));
             Ok(())
         }
-        None => error.print(),
+        // The other way says nothing of a stdout that is closed.
+        None if is_asked_for && !io::stdout().is_terminal() => print(WHAT, error.render().to_string()),
+        None => error.print().map_err(system(WHAT)),
     };
-    match (error.kind(), printed) {
-        (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, Ok(())) => 0,
-        (ErrorKind::DisplayHelp | ErrorKind::DisplayVersion, Err(error)) => match error.kind() {
-            io::ErrorKind::BrokenPipe => exit_code::STDOUT_CLOSED,
-            _ => {
-                tell(format_args!("coracle: cannot print what was asked for: {error}"));
-                exit_code::FAILED
+    match (is_asked_for, printed) {
+        (true, Ok(())) => 0,
+        (true, Err(error)) => {
+            if !matches!(error, Error::StdoutClosed) {
+                tell(format_args!("coracle: {error}"));
             }
-        },
+            error.exit_code()
+        }
         // A refusal goes to stderr. If it cannot be printed there, the exit code is all that tells.
-        _ => exit_code::FAILED,
+        (false, _) => exit_code::FAILED,
     }
 }
 

@@ -26,11 +26,15 @@ impl Colours {
     pub fn show(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut shown = Vec::with_capacity(bytes.len());
         for &byte in bytes {
-            self.modes.watch(&[byte]);
-            // It ends what was before it.
-            if byte == 0x1b {
+            // It ends what was before it. So does the end of a line: a guest that died in the middle of a sequence, or a log whose
+            // start is gone, would hide what comes after.
+            if matches!(byte, 0x1b | b'\n') {
                 self.part.clear();
             }
+            if byte == b'\n' {
+                self.modes = GuestModes::default();
+            }
+            self.modes.watch(&[byte]);
             if self.part.len() <= LONGEST {
                 self.part.push(byte);
             }
@@ -44,6 +48,14 @@ impl Colours {
         shown
     }
 
+    /// What is to be shown before somebody else prints: the rest of the line has no colours.
+    pub fn pause(&mut self) -> &'static [u8] {
+        match mem::take(&mut self.are_on) {
+            true => RESET,
+            false => b"",
+        }
+    }
+
     fn end_part(&mut self, part: &[u8], shown: &mut Vec<u8>) {
         match part {
             [0x1b, b'[', parameters @ .., b'm']
@@ -54,8 +66,8 @@ impl Colours {
             }
             // Another sequence, or an 8-bit control character, alone or as U+0080 to U+009F.
             [0x1b, ..] | [0x80..=0x9f, ..] | [0xc2, 0x80..=0x9f, ..] => (),
-            [b'\n'] if mem::take(&mut self.are_on) => {
-                shown.extend(RESET);
+            [b'\n'] => {
+                shown.extend(self.pause());
                 shown.push(b'\n');
             }
             _ => shown.extend(part.iter().filter(|byte| is_shown(**byte))),
@@ -105,9 +117,20 @@ mod tests {
             // One sequence ends another, and so does what ends all.
             (b"\x1b[3\x1b[31mred\x1b[\x18n", b"\x1b[31mredn"),
             (b"\xff\xe2\x05a", b"\xff\xe2a"),
+            // So does the end of a line.
+            (b"a\x1b]0;title\nKernel panic\n\x1b[1\nb", b"a\nKernel panic\n\nb"),
         ] {
             assert_eq!(shown(printed), expected, "{:?}", String::from_utf8_lossy(printed));
         }
+    }
+
+    #[test]
+    fn colours_end_before_somebody_else_prints() {
+        let mut colours = Colours::default();
+        assert_eq!(colours.show(b"\x1b[31mlogin: "), b"\x1b[31mlogin: ");
+        assert_eq!(colours.pause(), b"\x1b[m");
+        assert_eq!(colours.pause(), b"");
+        assert_eq!(colours.show(b"root\n"), b"root\n");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Guests that have a name, apart from those of anybody else.
 
-use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;

@@ -192,6 +192,9 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
         let mut systemd = Command::new(root.join("tests/nested/systemd-disk"));
         systemd.args([stock(), coracle()]);
         do_or_say(systemd)?;
+        if !Path::new(JOURNALCTL).exists() {
+            need(&["systemd"])?;
+        }
     }
     if wanted("kernels") {
         let mut formats = Command::new(root.join("guest-images/build"));

@@ -82,6 +82,7 @@ impl<'a> Process<'a> {
         }
         let begin = Instant::now();
         let mut child = command.spawn().map_err(cannot)?;
+        watcher.kill_later(child.id().cast_signed());
         Ok(Self {
             contestant,
             watcher,
@@ -137,6 +138,8 @@ impl<'a> Process<'a> {
     }
 
     fn reap(&mut self) -> (ExitStatus, f64, f64) {
+        // From here on the number may become another process's.
+        self.watcher.forget(self.pid);
         *self.ended.insert(wait4(self.pid))
     }
 
