@@ -81,6 +81,8 @@ fn check(into: &Path) {
         let metadata = fs::symlink_metadata(file.path()).unwrap();
         assert_eq!(metadata.mode() & 0o7000, 0, "privileges");
         assert!(metadata.is_file() || metadata.is_dir() || metadata.is_symlink());
-        assert!(!file.file_name().to_string_lossy().starts_with(".coracle-cp"), "it is not whole");
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        assert!(name != ".coracle-cp" && !name.starts_with(".coracle-cp-"), "it is not whole");
     }
 }

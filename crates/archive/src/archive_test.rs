@@ -14,8 +14,11 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::aside::{Aside, NAME};
+use crate::aside::is_reserved;
 use crate::*;
+
+#[path = "aside_test.rs"]
+mod aside_test;
 
 const OURS: Policy = Policy {
     owners: false,
@@ -26,12 +29,36 @@ fn packed(path: &Path, name: &str) -> Vec<u8> {
     pack(path, name.as_bytes(), false, Vec::new(), &mut |_| ()).unwrap()
 }
 
+/// How files are written until they are whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Without a name, as on most file systems.
+    Unnamed,
+    /// Under a random name, as on NFS or FAT.
+    Named,
+}
+
+const WAYS: [Way; 2] = [Way::Unnamed, Way::Named];
+
 /// Unpacks into a directory. Gives what was left out.
-fn unpack(archive: &[u8], into: &Path, top: Top) -> io::Result<Vec<String>> {
+fn unpack(way: Way, archive: &[u8], into: &Path, top: Top) -> io::Result<Vec<String>> {
+    unpack_with(way, archive, into, top, |_| ())
+}
+
+/// As `unpack`, with an unpacker that `change` has changed.
+fn unpack_with<R: Read>(
+    way: Way,
+    archive: R,
+    into: &Path,
+    top: Top,
+    change: impl FnOnce(&mut Unpacker),
+) -> io::Result<Vec<String>> {
     let mut left_out = Vec::new();
     let mut warn = |text: &str| left_out.push(text.to_owned());
     let mut reader = Reader::new(archive);
     let mut unpacker = Unpacker::new(File::open(into).unwrap().into(), top, OURS, &mut warn);
+    unpacker.tries_unnamed = way == Way::Unnamed;
+    change(&mut unpacker);
     while let Some(entry) = reader.next_entry()? {
         unpacker.put(entry, &mut reader)?;
     }
@@ -125,69 +152,74 @@ fn make_tree(root: &Path) {
 
 #[test]
 fn a_tree_comes_out_as_it_was_packed() {
-    let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    make_tree(from.path());
-    let archive = packed(from.path(), "top");
-    assert!(
-        archive.len() < 1 << 20,
-        "the holes are not in it: {}",
-        archive.len()
-    );
-    assert_eq!(unpack(&archive, to.path(), Top::Keep).unwrap(), [""; 0]);
-    let top = to.path().join("top");
-    assert_eq!(tree(&top), tree(from.path()));
-    let inode = |name| fs::metadata(top.join(name)).unwrap().ino();
-    assert_eq!(inode("tool"), inode("tool2"));
-    assert!(
-        fs::metadata(top.join("sparse")).unwrap().blocks() < 2048,
-        "the holes are holes"
-    );
-    // Once more over what is there, under another name, and without its own directory.
-    unpack(&archive, to.path(), Top::Rename("top".into())).unwrap();
-    assert_eq!(without_times(&top), without_times(from.path()));
-    let inside = TempDir::new().unwrap();
-    unpack(&archive, inside.path(), Top::LeaveOut).unwrap();
-    assert_eq!(tree(inside.path()), tree(from.path()));
+    for way in WAYS {
+        let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        make_tree(from.path());
+        let archive = packed(from.path(), "top");
+        assert!(
+            archive.len() < 1 << 20,
+            "the holes are not in it: {}",
+            archive.len()
+        );
+        assert_eq!(unpack(way, &archive, to.path(), Top::Keep).unwrap(), [""; 0]);
+        let top = to.path().join("top");
+        assert_eq!(tree(&top), tree(from.path()));
+        let inode = |name| fs::metadata(top.join(name)).unwrap().ino();
+        assert_eq!(inode("tool"), inode("tool2"));
+        assert!(
+            fs::metadata(top.join("sparse")).unwrap().blocks() < 2048,
+            "the holes are holes"
+        );
+        // Once more over what is there, under another name, and without its own directory.
+        unpack(way, &archive, to.path(), Top::Rename("top".into())).unwrap();
+        assert_eq!(without_times(&top), without_times(from.path()));
+        let inside = TempDir::new().unwrap();
+        unpack(way, &archive, inside.path(), Top::LeaveOut).unwrap();
+        assert_eq!(tree(inside.path()), tree(from.path()));
+    }
 }
 
 #[test]
 fn gnu_tar_reads_what_is_packed_and_what_it_packs_is_read() {
-    let (from, theirs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    make_tree(from.path());
-    let file = theirs.path().join("t.tar");
-    fs::write(&file, packed(from.path(), "top")).unwrap();
-    let run = |arguments: &[&str], directory: &Path| {
-        let mut tar = Command::new("tar");
-        tar.args(arguments).arg("-f").arg(&file).arg("-C").arg(directory);
-        tar
-    };
-    let unpacked = TempDir::new().unwrap();
-    assert!(run(&["-xp"], unpacked.path()).status().unwrap().success());
-    assert_eq!(tree(&unpacked.path().join("top")), tree(from.path()));
-    assert!(fs::metadata(unpacked.path().join("top/sparse")).unwrap().blocks() < 2048);
-    for format in ["--format=pax", "--format=gnu"] {
-        let ours = TempDir::new().unwrap();
-        let made = run(&["-cS", format], from.path()).arg(".").status().unwrap();
-        assert!(made.success());
-        unpack(&fs::read(&file).unwrap(), ours.path(), Top::Keep).unwrap();
-        assert_eq!(without_times(ours.path()), without_times(from.path()), "{format}");
-        assert!(fs::metadata(ours.path().join("sparse")).unwrap().blocks() < 2048);
+    for way in WAYS {
+        let (from, theirs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        make_tree(from.path());
+        let file = theirs.path().join("t.tar");
+        fs::write(&file, packed(from.path(), "top")).unwrap();
+        let run = |arguments: &[&str], directory: &Path| {
+            let mut tar = Command::new("tar");
+            tar.args(arguments).arg("-f").arg(&file).arg("-C").arg(directory);
+            tar
+        };
+        let unpacked = TempDir::new().unwrap();
+        assert!(run(&["-xp"], unpacked.path()).status().unwrap().success());
+        assert_eq!(tree(&unpacked.path().join("top")), tree(from.path()));
+        assert!(fs::metadata(unpacked.path().join("top/sparse")).unwrap().blocks() < 2048);
+        for format in ["--format=pax", "--format=gnu"] {
+            let ours = TempDir::new().unwrap();
+            let made = run(&["-cS", format], from.path()).arg(".").status().unwrap();
+            assert!(made.success());
+            unpack(way, &fs::read(&file).unwrap(), ours.path(), Top::Keep).unwrap();
+            assert_eq!(without_times(ours.path()), without_times(from.path()), "{format}");
+            assert!(fs::metadata(ours.path().join("sparse")).unwrap().blocks() < 2048);
+        }
     }
 }
 
 /// A directory for a copy, beside one that is not to be touched and that a link in the first leads to.
 struct Outside {
+    way: Way,
     place: TempDir,
 }
 
 impl Outside {
-    fn new() -> Self {
+    fn new(way: Way) -> Self {
         let place = TempDir::new().unwrap();
         fs::create_dir(place.path().join("into")).unwrap();
         fs::create_dir(place.path().join("outside")).unwrap();
         fs::write(place.path().join("outside/secret"), "kept").unwrap();
         symlink("../outside", place.path().join("into/there")).unwrap();
-        Self { place }
+        Self { way, place }
     }
 
     fn inside(&self) -> std::path::PathBuf {
@@ -195,7 +227,7 @@ impl Outside {
     }
 
     fn unpack(&self, entries: &[Entry]) -> io::Result<Vec<String>> {
-        let unpacked = unpack(&archive(entries, b"evil"), &self.inside(), Top::Keep);
+        let unpacked = unpack(self.way, &archive(entries, b"evil"), &self.inside(), Top::Keep);
         self.check();
         unpacked
     }
@@ -217,195 +249,197 @@ impl Outside {
         assert_eq!(fs::metadata(outside.join("secret")).unwrap().nlink(), 1);
         assert_eq!(fs::metadata(&outside).unwrap().mode() & 0o7777, 0o755);
         for name in names(&self.inside()) {
-            assert!(
-                !name.to_string_lossy().starts_with(".coracle-cp"),
-                "{name:?} is left"
-            );
+            assert!(!is_reserved(name.as_bytes()), "{name:?} is left");
         }
     }
 }
 
 #[test]
 fn no_name_leads_out_of_the_directory() {
-    let outside = Outside::new();
-    for path in ["../evil", "a/../../evil", "..", "a/.."] {
-        let error = outside.unpack(&[entry(path, file(4))]).unwrap_err();
-        assert!(error.to_string().contains("'..'"), "{error}");
+    for way in WAYS {
+        let outside = Outside::new(way);
+        for path in ["../evil", "a/../../evil", "..", "a/.."] {
+            let error = outside.unpack(&[entry(path, file(4))]).unwrap_err();
+            assert!(error.to_string().contains("'..'"), "{error}");
+        }
+        outside
+            .unpack(&[entry("/etc/evil", file(4)), entry("//x/./y", file(4))])
+            .unwrap();
+        assert_eq!(fs::read(outside.inside().join("etc/evil")).unwrap(), b"evil");
+        assert!(outside.inside().join("x/y").is_file());
+        for path in [
+            "a\0".to_owned() + &"b".repeat(100),
+            "a/".repeat(3000),
+            "a/".repeat(600),
+            "n".repeat(300),
+        ] {
+            assert!(
+                outside.unpack(&[entry(&path, file(4))]).is_err(),
+                "{} bytes",
+                path.len()
+            );
+        }
+        assert!(outside.unpack(&[entry(".", file(4))]).is_err());
+        outside.unpack(&[entry("./", Kind::Directory)]).unwrap();
     }
-    outside
-        .unpack(&[entry("/etc/evil", file(4)), entry("//x/./y", file(4))])
-        .unwrap();
-    assert_eq!(fs::read(outside.inside().join("etc/evil")).unwrap(), b"evil");
-    assert!(outside.inside().join("x/y").is_file());
-    for path in [
-        "a\0".to_owned() + &"b".repeat(100),
-        "a/".repeat(3000),
-        "a/".repeat(600),
-        "n".repeat(300),
-    ] {
-        assert!(
-            outside.unpack(&[entry(&path, file(4))]).is_err(),
-            "{} bytes",
-            path.len()
-        );
-    }
-    assert!(outside.unpack(&[entry(".", file(4))]).is_err());
-    outside.unpack(&[entry("./", Kind::Directory)]).unwrap();
 }
 
 #[test]
 fn no_link_is_followed_whoever_made_it() {
-    let outside = Outside::new();
-    for path in ["there/evil", "there/secret"] {
-        let error = outside.unpack(&[entry(path, file(4))]).unwrap_err();
-        assert!(error.to_string().contains("is not followed"), "{error}");
-    }
-    assert!(outside.unpack(&[entry("there", Kind::Directory)]).is_err());
-    let link = |target: &str| entry("l", Kind::Symlink(target.into()));
-    for target in ["../outside", "/", ".", "../outside/secret"] {
-        assert!(
-            outside.unpack(&[link(target), entry("l/evil", file(4))]).is_err(),
-            "{target}"
-        );
-        // A file takes the link's place, and not that of what it leads to.
-        outside.unpack(&[link(target), entry("l", file(4))]).unwrap();
-        assert_eq!(fs::read(outside.inside().join("l")).unwrap(), b"evil");
-    }
-    for target in ["", &"x".repeat(5000)] {
-        assert!(outside.unpack(&[link(target)]).is_err());
-    }
-    for target in [
-        "../outside/secret",
-        "there/secret",
-        "/../outside/secret",
-        "",
-        "none",
-        "a\0b",
-    ] {
-        let links = [entry("h", Kind::HardLink(target.into()))];
-        assert!(outside.unpack(&links).is_err(), "{target:?}");
-    }
-    // A link that the copy has made may have another name.
-    outside
-        .unpack(&[link("there"), entry("h", Kind::HardLink("l".into()))])
-        .unwrap();
-    assert!(outside.unpack(&[entry("h/evil", file(4))]).is_err());
-    assert!(
+    for way in WAYS {
+        let outside = Outside::new(way);
+        for path in ["there/evil", "there/secret"] {
+            let error = outside.unpack(&[entry(path, file(4))]).unwrap_err();
+            assert!(error.to_string().contains("is not followed"), "{error}");
+        }
+        assert!(outside.unpack(&[entry("there", Kind::Directory)]).is_err());
+        let link = |target: &str| entry("l", Kind::Symlink(target.into()));
+        for target in ["../outside", "/", ".", "../outside/secret"] {
+            assert!(
+                outside.unpack(&[link(target), entry("l/evil", file(4))]).is_err(),
+                "{target}"
+            );
+            // A file takes the link's place, and not that of what it leads to.
+            outside.unpack(&[link(target), entry("l", file(4))]).unwrap();
+            assert_eq!(fs::read(outside.inside().join("l")).unwrap(), b"evil");
+        }
+        for target in ["", &"x".repeat(5000)] {
+            assert!(outside.unpack(&[link(target)]).is_err());
+        }
+        for target in [
+            "../outside/secret",
+            "there/secret",
+            "/../outside/secret",
+            "",
+            "none",
+            "a\0b",
+        ] {
+            let links = [entry("h", Kind::HardLink(target.into()))];
+            assert!(outside.unpack(&links).is_err(), "{target:?}");
+        }
+        // A link that the copy has made may have another name.
         outside
-            .unpack(&[
-                entry("d", Kind::Directory),
-                entry("h2", Kind::HardLink("d".into()))
-            ])
-            .is_err()
-    );
+            .unpack(&[link("there"), entry("h", Kind::HardLink("l".into()))])
+            .unwrap();
+        assert!(outside.unpack(&[entry("h/evil", file(4))]).is_err());
+        assert!(
+            outside
+                .unpack(&[
+                    entry("d", Kind::Directory),
+                    entry("h2", Kind::HardLink("d".into()))
+                ])
+                .is_err()
+        );
+    }
 }
 
 #[test]
 fn a_hard_link_is_of_a_file_that_the_copy_has_made() {
-    let outside = Outside::new();
-    let inside = outside.inside();
-    fs::write(inside.join("one"), "kept").unwrap();
-    fs::hard_link(inside.join("one"), inside.join("other")).unwrap();
-    let link = |target: &str| entry("link", Kind::HardLink(target.into()));
-    for entries in [
-        &[link("one")][..],
-        &[link("there")],
-        // The file under its other name is the user's still.
-        &[entry("one", file(4)), link("other")],
-    ] {
-        let error = outside.unpack(entries).unwrap_err();
-        assert!(error.to_string().contains("this copy has not made"), "{error}");
-        assert!(!inside.join("link").exists());
+    for way in WAYS {
+        let outside = Outside::new(way);
+        let inside = outside.inside();
+        fs::write(inside.join("one"), "kept").unwrap();
+        fs::hard_link(inside.join("one"), inside.join("other")).unwrap();
+        let link = |target: &str| entry("link", Kind::HardLink(target.into()));
+        for entries in [
+            &[link("one")][..],
+            &[link("there")],
+            // The file under its other name is the user's still.
+            &[entry("one", file(4)), link("other")],
+        ] {
+            let error = outside.unpack(entries).unwrap_err();
+            assert!(error.to_string().contains("this copy has not made"), "{error}");
+            assert!(!inside.join("link").exists());
+        }
+        fs::write(inside.join("link"), "replaced").unwrap();
+        for _ in 0..2 {
+            outside.unpack(&[entry("one", file(4)), link("one")]).unwrap();
+            assert_eq!(fs::metadata(inside.join("link")).unwrap().nlink(), 2);
+        }
+        assert_eq!(fs::read(inside.join("other")).unwrap(), b"kept");
     }
-    fs::write(inside.join("link"), "replaced").unwrap();
-    for _ in 0..2 {
-        outside.unpack(&[entry("one", file(4)), link("one")]).unwrap();
-        assert_eq!(fs::metadata(inside.join("link")).unwrap().nlink(), 2);
-    }
-    assert_eq!(fs::read(inside.join("other")).unwrap(), b"kept");
 }
 
 #[test]
-fn what_a_copy_that_was_killed_has_left_is_removed_by_the_next_one_that_needs_its_name() {
-    let outside = Outside::new();
-    let inside = outside.inside();
-    let entries = [entry("f", file(4)), entry("l", Kind::Symlink("f".into()))];
-    outside.unpack(&entries).unwrap();
-    for _ in 0..2 {
-        symlink("../outside/secret", inside.join(NAME)).unwrap();
-        outside.unpack(&entries).unwrap();
+fn a_hard_link_is_of_one_of_the_first_files_of_a_copy() {
+    for way in WAYS {
+        let outside = Outside::new(way);
+        let unpack = |target: &str| {
+            let link = entry(&format!("{target}-link"), Kind::HardLink(target.into()));
+            let entries = ["1", "2", "3"].map(|name| entry(name, file(4)));
+            let archive = archive(&[&entries[..], &[link]].concat(), b"data");
+            let change = |unpacker: &mut Unpacker| unpacker.made_max = 2;
+            unpack_with(way, &archive[..], &outside.inside(), Top::Keep, change)
+        };
+        for target in ["1", "2"] {
+            unpack(target).unwrap();
+        }
+        let error = unpack("3").unwrap_err();
+        assert!(error.to_string().contains("only the first 2 files"), "{error}");
+        assert!(!outside.inside().join("3-link").exists());
+        outside.check();
     }
-    // While another copy uses the name, and where it cannot be removed, others have another one.
-    let other = Aside::new(File::open(&inside).unwrap().as_fd()).unwrap();
-    fs::write(inside.join(other.name()), "the other's").unwrap();
-    unpack(&archive(&entries, b"more"), &inside, Top::Keep).unwrap();
-    assert_eq!(fs::read(inside.join(NAME)).unwrap(), b"the other's");
-    other.rename(b"f").unwrap();
-    fs::create_dir(inside.join(NAME)).unwrap();
-    unpack(&archive(&entries, b"more"), &inside, Top::Keep).unwrap();
-    fs::remove_dir(inside.join(NAME)).unwrap();
-    outside.check();
-    assert_eq!(fs::read(inside.join("f")).unwrap(), b"more");
-    // No archive brings what would be taken for something that was left.
-    let brought = [entry(NAME, file(4)), entry(".coracle-cp-1/x", file(4))];
-    assert_eq!(outside.unpack(&brought).unwrap().len(), 2);
 }
 
 #[test]
 fn nothing_gets_privileges_and_no_device_is_made() {
-    let outside = Outside::new();
-    let mut suid = entry("suid", file(4));
-    suid.mode = 0o7755;
-    suid.uid = 12345;
-    let mut directory = entry("dir", Kind::Directory);
-    directory.mode = 0o7777;
-    let device = |is_block| Kind::Device {
-        is_block,
-        number: (8, 0),
-    };
-    let entries = [
-        suid,
-        directory,
-        entry("disk", device(true)),
-        entry("mem", device(false)),
-        entry("pipe", Kind::Fifo),
-    ];
-    let left_out = outside.unpack(&entries).unwrap();
-    assert_eq!(left_out.len(), 3, "{left_out:?}");
-    let metadata = fs::metadata(outside.inside().join("suid")).unwrap();
-    // As a directory of the user's own has it.
-    fs::create_dir(outside.inside().join("own")).unwrap();
-    let permissions = |name: &str| fs::metadata(outside.inside().join(name)).unwrap().mode() & 0o7777;
-    assert_eq!(metadata.mode() & 0o7777, permissions("own") & 0o755);
-    assert_ne!(metadata.uid(), 12345);
-    assert_eq!(permissions("dir"), permissions("own"));
-    assert!(!outside.inside().join("disk").exists() && !outside.inside().join("pipe").exists());
+    for way in WAYS {
+        let outside = Outside::new(way);
+        let mut suid = entry("suid", file(4));
+        suid.mode = 0o7755;
+        suid.uid = 12345;
+        let mut directory = entry("dir", Kind::Directory);
+        directory.mode = 0o7777;
+        let device = |is_block| Kind::Device {
+            is_block,
+            number: (8, 0),
+        };
+        let entries = [
+            suid,
+            directory,
+            entry("disk", device(true)),
+            entry("mem", device(false)),
+            entry("pipe", Kind::Fifo),
+        ];
+        let left_out = outside.unpack(&entries).unwrap();
+        assert_eq!(left_out.len(), 3, "{left_out:?}");
+        let metadata = fs::metadata(outside.inside().join("suid")).unwrap();
+        // As a directory of the user's own has it.
+        fs::create_dir(outside.inside().join("own")).unwrap();
+        let permissions = |name: &str| fs::metadata(outside.inside().join(name)).unwrap().mode() & 0o7777;
+        assert_eq!(metadata.mode() & 0o7777, permissions("own") & 0o755);
+        assert_ne!(metadata.uid(), 12345);
+        assert_eq!(permissions("dir"), permissions("own"));
+        assert!(!outside.inside().join("disk").exists() && !outside.inside().join("pipe").exists());
+    }
 }
 
 #[test]
 fn what_is_cut_off_gets_no_name_and_leaves_what_was_there() {
-    let outside = Outside::new();
-    fs::write(outside.inside().join("f"), "before").unwrap();
-    let whole = archive(&[entry("f", file(4))], b"evil");
-    for length in [0, 100, 511, 512, 514, 1024] {
-        let error = unpack(&whole[..length], &outside.inside(), Top::Keep).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
-        outside.check();
-        // The last one is cut off behind the file.
-        let expected: &[u8] = if length == 1024 { b"evil" } else { b"before" };
-        assert_eq!(
-            fs::read(outside.inside().join("f")).unwrap(),
-            expected,
-            "{length}"
+    for way in WAYS {
+        let outside = Outside::new(way);
+        fs::write(outside.inside().join("f"), "before").unwrap();
+        let whole = archive(&[entry("f", file(4))], b"evil");
+        for length in [0, 100, 511, 512, 514, 1024] {
+            let error = unpack(way, &whole[..length], &outside.inside(), Top::Keep).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+            outside.check();
+            // The last one is cut off behind the file.
+            let expected: &[u8] = if length == 1024 { b"evil" } else { b"before" };
+            assert_eq!(
+                fs::read(outside.inside().join("f")).unwrap(),
+                expected,
+                "{length}"
+            );
+        }
+        assert!(outside.unpack(&[entry("f", Kind::Directory)]).is_err());
+        assert!(
+            outside
+                .unpack(&[entry("d/x", file(4)), entry("d", file(4))])
+                .is_err()
         );
+        assert!(outside.inside().join("d/x").is_file());
     }
-    assert!(outside.unpack(&[entry("f", Kind::Directory)]).is_err());
-    assert!(
-        outside
-            .unpack(&[entry("d/x", file(4)), entry("d", file(4))])
-            .is_err()
-    );
-    assert!(outside.inside().join("d/x").is_file());
 }
 
 /// Gives one byte for ever, and counts.
@@ -422,50 +456,52 @@ impl Read for Endless {
 
 #[test]
 fn sizes_that_lie_cost_neither_memory_nor_time() {
-    use tar::{EntryType, Header};
-    let lying = |kind: EntryType, size: u64| {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(size);
-        header.set_mode(0o644);
-        for number in [Header::set_uid, Header::set_gid, Header::set_mtime] {
-            number(&mut header, 0);
+    for way in WAYS {
+        use tar::{EntryType, Header};
+        let lying = |kind: EntryType, size: u64| {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(size);
+            header.set_mode(0o644);
+            for number in [Header::set_uid, Header::set_gid, Header::set_mtime] {
+                number(&mut header, 0);
+            }
+            header.set_cksum();
+            header
+        };
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            let header = lying(kind, 1 << 40);
+            let mut reader = Reader::new(Cursor::new(header.as_bytes().to_vec()).chain(Endless(0)));
+            assert!(reader.next_entry().is_err(), "{kind:?}");
         }
-        header.set_cksum();
-        header
-    };
-    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
-        let header = lying(kind, 1 << 40);
-        let mut reader = Reader::new(Cursor::new(header.as_bytes().to_vec()).chain(Endless(0)));
-        assert!(reader.next_entry().is_err(), "{kind:?}");
+        let mut reader = Reader::new(Endless(0));
+        assert!(reader.next_entry().is_err());
+        let outside = Outside::new(way);
+        let sparse = |size, pieces: &[(u64, u64)]| {
+            let pieces = pieces
+                .iter()
+                .map(|&(offset, length)| Piece { offset, length })
+                .collect();
+            entry(
+                "s",
+                Kind::File {
+                    size,
+                    pieces: Some(pieces),
+                },
+            )
+        };
+        for lie in [
+            sparse(2, &[(0, 4)]),
+            sparse(u64::MAX, &[(u64::MAX - 4, 4)]),
+            sparse(100, &[(50, 2), (20, 2)]),
+            sparse(100, &[(0, 3), (2, 1)]),
+        ] {
+            assert!(outside.unpack(std::slice::from_ref(&lie)).is_err(), "{lie:?}");
+        }
+        // A hole takes no time, however long it is.
+        outside.unpack(&[sparse(1 << 40, &[(1 << 39, 4)])]).unwrap();
+        assert_eq!(fs::metadata(outside.inside().join("s")).unwrap().len(), 1 << 40);
     }
-    let mut reader = Reader::new(Endless(0));
-    assert!(reader.next_entry().is_err());
-    let outside = Outside::new();
-    let sparse = |size, pieces: &[(u64, u64)]| {
-        let pieces = pieces
-            .iter()
-            .map(|&(offset, length)| Piece { offset, length })
-            .collect();
-        entry(
-            "s",
-            Kind::File {
-                size,
-                pieces: Some(pieces),
-            },
-        )
-    };
-    for lie in [
-        sparse(2, &[(0, 4)]),
-        sparse(u64::MAX, &[(u64::MAX - 4, 4)]),
-        sparse(100, &[(50, 2), (20, 2)]),
-        sparse(100, &[(0, 3), (2, 1)]),
-    ] {
-        assert!(outside.unpack(std::slice::from_ref(&lie)).is_err(), "{lie:?}");
-    }
-    // A hole takes no time, however long it is.
-    outside.unpack(&[sparse(1 << 40, &[(1 << 39, 4)])]).unwrap();
-    assert_eq!(fs::metadata(outside.inside().join("s")).unwrap().len(), 1 << 40);
 }
 
 #[test]
@@ -569,10 +605,11 @@ proptest! {
     #[test]
     fn whatever_the_entries_are_nothing_outside_changes(
         entries in prop::collection::vec((any_name(), any_kind(), 0..0o10000u32), 0..8),
+        way in prop::sample::select(&WAYS[..]),
         top in prop_oneof![Just(Top::Keep), Just(Top::LeaveOut), Just(Top::Rename("t".into()))],
         damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
     ) {
-        let outside = Outside::new();
+        let outside = Outside::new(way);
         let entries: Vec<_> = entries
             .into_iter()
             .map(|(path, kind, mode)| Entry { mode, ..entry(&path, kind) })
@@ -582,7 +619,7 @@ proptest! {
             let index = index.index(archive.len());
             archive[index] = byte;
         }
-        let _ = unpack(&archive, &outside.inside(), top);
+        let _ = unpack(way, &archive, &outside.inside(), top);
         outside.check();
     }
 

@@ -4,21 +4,34 @@
 //! process that is killed in that moment leaves it behind. The next one that needs that name removes it, so nobody has to do that
 //! by hand. Who may use it is settled by a lock on the directory, which ends with its process: what has the name when somebody
 //! gets the lock was left behind.
+//!
+//! Other hosts that share the directory (NFS, sshfs) see no such lock. Their file systems have no files without a name (`O_TMPFILE`), and
+//! where those are missing, that name is never used: every copy has random ones, which no other copy removes.
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
-/// The name, and how those begin that are used where that one cannot be. No entry of an archive has such a name.
+/// The name that is used under the lock.
 pub const NAME: &str = ".coracle-cp";
+/// How the random names begin.
+const PREFIX: &str = ".coracle-cp-";
+/// Random names that are tried. Two of 64 bits are hardly ever the same.
+const TRIES: usize = 8;
 
-/// A name that nothing has in a directory. What gets it loses it again, unless it is renamed.
+/// Whether only copies use the name, for what is not whole. Some file systems take small and capital letters for the same.
+pub fn is_reserved(name: &[u8]) -> bool {
+    let start = name.get(..PREFIX.len());
+    name.eq_ignore_ascii_case(NAME.as_bytes())
+        || start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
+}
+
+/// Something that has been made under such a name. It loses that name again, unless it is renamed.
+#[derive(Debug)]
 pub struct Aside {
     /// Has the lock, if it is locked.
     directory: File,
@@ -26,26 +39,39 @@ pub struct Aside {
 }
 
 impl Aside {
-    pub fn new(directory: BorrowedFd) -> nix::Result<Self> {
+    /// Has `make` make something under a name. Where something else has that name, `make` must fail with `EEXIST` and change nothing.
+    /// `has_unnamed` says whether there are files without a name in the directory.
+    pub fn make<T>(
+        directory: BorrowedFd,
+        has_unnamed: bool,
+        mut make: impl FnMut(&str) -> nix::Result<T>,
+    ) -> nix::Result<(Self, T)> {
         // A lock is that of an open file, so this is one of its own.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let directory = File::from(openat(directory, ".", flags, Mode::empty())?);
-        // Another copy has it for a moment, somebody else as long as he likes, and NFS does not lock directories.
-        let is_locked = directory.try_lock().is_ok();
+        // Another copy has the lock for a moment, somebody else as long as he likes.
+        let is_locked = has_unnamed && directory.try_lock().is_ok();
         // In a directory like /tmp what is there may be another user's.
         let is_free = is_locked && matches!(unlink(&directory, NAME), Ok(()) | Err(Errno::ENOENT));
-        let name = match is_free {
+        let mut name = match is_free {
             true => NAME.into(),
-            false => unused_name(),
+            false => random_name()?,
         };
-        Ok(Self { directory, name })
+        for _ in 0..TRIES {
+            match make(&name) {
+                Err(Errno::EEXIST) => name = random_name()?,
+                Err(why) => return Err(why),
+                Ok(made) => return Ok((Self { directory, name }, made)),
+            }
+        }
+        Err(Errno::EEXIST)
     }
 
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Gives what has the name another one, in the place of whatever has that.
+    /// Gives what has been made another name, in the place of whatever has that.
     pub fn rename(self, name: &[u8]) -> nix::Result<()> {
         renameat(&self.directory, self.name(), &self.directory, name)
     }
@@ -55,6 +81,17 @@ impl Drop for Aside {
     fn drop(&mut self) {
         // It has been renamed, or something failed. Of two names of one file rename(2) leaves both.
         let _ = unlink(&self.directory, &self.name);
+    }
+}
+
+/// Opens a new file that has no name, if the directory's file system has such files.
+pub fn unnamed(directory: BorrowedFd) -> nix::Result<Option<File>> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_TMPFILE;
+    match openat(directory, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(file) => Ok(Some(file.into())),
+        // Not every file system has them, and before Linux 3.11 none has.
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT) => Ok(None),
+        Err(why) => Err(why),
     }
 }
 
@@ -80,9 +117,8 @@ fn unlink(directory: &File, name: &str) -> nix::Result<()> {
     unlinkat(directory, name, UnlinkatFlags::NoRemoveDir)
 }
 
-/// A name that no other process of this host uses.
-fn unused_name() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("{NAME}-{}-{count}", process::id())
+/// A name that nobody can know before.
+fn random_name() -> nix::Result<String> {
+    let number = getrandom::u64().map_err(|why| why.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
+    Ok(format!("{PREFIX}{number:016x}"))
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use crate::{Top, failed};
+use crate::{Top, aside, failed, shown};
 
 /// What is copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,22 @@ pub struct Destination {
 
 /// Finds where a copy goes to which somebody gave this path. Here symbolic links are followed.
 pub fn destination(path: &Path, source: &Source) -> io::Result<Destination> {
+    let found = place(path, source)?;
+    match &found.top {
+        Top::Rename(name) if aside::is_reserved(name.as_bytes()) => {
+            let why = format!(
+                "the name {} is kept for files that are not whole; give the copy another name",
+                shown(name.as_bytes())
+            );
+            let why = io::Error::new(ErrorKind::InvalidInput, why);
+            Err(failed("copy to", path.as_os_str().as_bytes(), why))
+        }
+        _ => Ok(found),
+    }
+}
+
+/// The directory, and what the first name becomes there, whatever it is.
+fn place(path: &Path, source: &Source) -> io::Result<Destination> {
     let bytes = path.as_os_str().as_bytes();
     let refused = |why: &str| failed("copy to", bytes, io::Error::new(ErrorKind::InvalidInput, why));
     let found = match fs::metadata(path) {

@@ -29,8 +29,8 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_CLOEXEC);
 /// The mode of a directory that is being filled.
 const PRIVATE: Mode = Mode::S_IRWXU;
-/// Files that are known to be this copy's, of which there can be hard links. They take 50 MiB at most.
-const KNOWN_MAX: usize = 1 << 20;
+/// Files that are remembered as this copy's, of which there can be hard links. They take 50 MiB at most.
+const MADE_MAX: usize = 1 << 20;
 
 /// What an archive may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,10 @@ pub struct Unpacker<'a> {
     open: Vec<Level>,
     /// What was made of an archive that is not trusted, by its file system and its inode. All else may be the user's.
     made: HashSet<(u64, u64)>,
+    /// How many of those there can be. Tests have fewer.
+    pub(crate) made_max: usize,
+    /// Whether it tries to have files without a name. Tests also do without.
+    pub(crate) tries_unnamed: bool,
     buffer: Vec<u8>,
     /// Is told of what is left out.
     warn: &'a mut dyn FnMut(&str),
@@ -71,6 +75,8 @@ pub struct Unpacker<'a> {
 struct Level {
     name: Vec<u8>,
     directory: OwnedFd,
+    /// Whether there are files without a name in it, if that is known.
+    has_unnamed: Option<bool>,
     /// What it is to get when it is filled, if it was made for an entry.
     is_for: Option<Entry>,
 }
@@ -87,9 +93,12 @@ impl<'a> Unpacker<'a> {
             open: vec![Level {
                 name: Vec::new(),
                 directory,
+                has_unnamed: None,
                 is_for: None,
             }],
             made: HashSet::new(),
+            made_max: MADE_MAX,
+            tries_unnamed: true,
             buffer: vec![0; READ],
             warn,
         }
@@ -107,7 +116,7 @@ impl<'a> Unpacker<'a> {
                 )),
             };
         };
-        if names.iter().any(|name| name.starts_with(aside::NAME.as_bytes())) {
+        if names.iter().any(|name| aside::is_reserved(name)) {
             (self.warn)(&format!(
                 "left out: {} has the name of files that are not whole",
                 shown(&names.join(&b'/'))
@@ -220,6 +229,7 @@ impl<'a> Unpacker<'a> {
         self.open.push(Level {
             name: name.to_vec(),
             directory,
+            has_unnamed: None,
             is_for: is_for.filter(|_| is_new),
         });
         Ok(())
@@ -232,6 +242,7 @@ impl<'a> Unpacker<'a> {
                 name,
                 directory,
                 is_for: Some(entry),
+                ..
             }) = self.open.pop()
             else {
                 continue;
@@ -275,28 +286,26 @@ impl<'a> Unpacker<'a> {
         (size, pieces): (u64, Option<&[Piece]>),
         entry: &Entry,
     ) -> io::Result<()> {
+        let unnamed = self.unnamed()?;
         let here = self.open[self.open.len() - 1].directory.as_fd();
-        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        let (file, aside) = match openat(here, ".", flags | OFlag::O_TMPFILE, mode) {
-            Ok(file) => (file, None),
-            // Not every file system has files without a name, and before Linux 3.11 none has.
-            Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT) => {
-                let aside = Aside::new(here)?;
-                let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
-                (openat(here, aside.name(), flags, mode)?, Some(aside))
+        let (file, aside) = match unnamed {
+            Some(file) => (file, None),
+            None => {
+                let flags =
+                    OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+                let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+                let (aside, file) = Aside::make(here, false, |name| openat(here, name, flags, mode))?;
+                (file.into(), Some(aside))
             }
-            Err(why) => return Err(why.into()),
         };
-        let file = File::from(file);
         fill(&file, reader, size, pieces, &mut self.buffer)?;
         self.dress(&file, entry)?;
         match aside {
             Some(aside) => aside.rename(name)?,
             None => match aside::link_open(&file, here, name) {
                 Err(Errno::EEXIST) => {
-                    let aside = Aside::new(here)?;
-                    aside::link_open(&file, here, aside.name().as_bytes())?;
+                    let link = |name: &str| aside::link_open(&file, here, name.as_bytes());
+                    let (aside, ()) = Aside::make(here, true, link)?;
                     aside.rename(name)?;
                 }
                 linked => linked?,
@@ -307,24 +316,40 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    /// Notes what was made.
+    /// Opens a new file that has no name, if there are such files in the directory that was opened last.
+    fn unnamed(&mut self) -> nix::Result<Option<File>> {
+        let file = match self.tries_unnamed {
+            true => aside::unnamed(self.here())?,
+            false => None,
+        };
+        if let Some(level) = self.open.last_mut() {
+            level.has_unnamed = Some(file.is_some());
+        }
+        Ok(file)
+    }
+
+    /// Whether there are files without a name in the directory that was opened last.
+    fn has_unnamed(&mut self) -> nix::Result<bool> {
+        match self.open[self.open.len() - 1].has_unnamed {
+            Some(known) => Ok(known),
+            None => Ok(self.unnamed()?.is_some()),
+        }
+    }
+
+    /// Notes what was made, while there is room.
     fn note(&mut self, found: FileStat) {
-        if self.policy.is_trusted {
-            return;
+        if !self.policy.is_trusted && self.made.len() < self.made_max {
+            self.made.insert((found.st_dev, found.st_ino));
         }
-        if self.made.len() == KNOWN_MAX {
-            self.made.clear();
-        }
-        self.made.insert((found.st_dev, found.st_ino));
     }
 
     fn symlink(&mut self, name: &[u8], target: &[u8], entry: &Entry) -> io::Result<()> {
         if target.is_empty() || target.len() > crate::PATH_MAX || target.contains(&0) {
             return Err(refused("no symbolic link can lead there"));
         }
+        let has_unnamed = self.has_unnamed()?;
         let here = self.here();
-        let aside = Aside::new(here)?;
-        symlinkat(target, here, aside.name())?;
+        let (aside, ()) = Aside::make(here, has_unnamed, |name| symlinkat(target, here, name))?;
         self.own(aside.name(), entry)?;
         let time = modified(entry);
         utimensat(here, aside.name(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
@@ -335,7 +360,8 @@ impl<'a> Unpacker<'a> {
     }
 
     /// A further name for a file in the directory. The way there follows no symbolic link.
-    fn link(&self, name: &[u8], target: &[u8]) -> io::Result<()> {
+    fn link(&mut self, name: &[u8], target: &[u8]) -> io::Result<()> {
+        let has_unnamed = self.has_unnamed()?;
         let target = self.placed(names(target)?);
         let Some((file, parents)) = target.split_last() else {
             return Err(refused("it is to be a directory's"));
@@ -351,19 +377,33 @@ impl<'a> Unpacker<'a> {
             return Err(refused("it is to be a directory's"));
         }
         if !self.policy.is_trusted && !self.made.contains(&(found.st_dev, found.st_ino)) {
-            return Err(refused("it is to be of a file that this copy has not made"));
+            return Err(match self.made.len() < self.made_max {
+                true => refused("it is to be of a file that this copy has not made"),
+                false => refused(format!(
+                    "only the first {} files of a copy can have further names, and it is to be of none of them",
+                    self.made_max
+                )),
+            });
         }
         let here = self.here();
-        let aside = Aside::new(here)?;
-        linkat(from, file.as_slice(), here, aside.name(), AtFlags::empty())?;
+        let link = |name: &str| linkat(from, file.as_slice(), here, name, AtFlags::empty());
+        let (aside, ()) = Aside::make(here, has_unnamed, link)?;
         Ok(aside.rename(name)?)
     }
 
-    fn node(&self, name: &[u8], kind: SFlag, (major, minor): (u32, u32), entry: &Entry) -> io::Result<()> {
+    fn node(
+        &mut self,
+        name: &[u8],
+        kind: SFlag,
+        (major, minor): (u32, u32),
+        entry: &Entry,
+    ) -> io::Result<()> {
         let number = makedev(major.into(), minor.into());
+        let mode = self.mode(entry);
+        let has_unnamed = self.has_unnamed()?;
         let here = self.here();
-        let aside = Aside::new(here)?;
-        mknodat(here, aside.name(), kind, self.mode(entry), number)?;
+        let make = |name: &str| mknodat(here, name, kind, mode, number);
+        let (aside, ()) = Aside::make(here, has_unnamed, make)?;
         self.own(aside.name(), entry)?;
         Ok(aside.rename(name)?)
     }
