@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::libc;
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -119,6 +120,9 @@ fn unlink(directory: &File, name: &str) -> nix::Result<()> {
 
 /// A name that nobody can know before.
 fn random_name() -> nix::Result<String> {
-    let number = getrandom::u64().map_err(|why| why.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-    Ok(format!("{PREFIX}{number:016x}"))
+    let mut bytes = [0; 8];
+    // SAFETY: the call writes the bytes of the array. So few come whole or not at all.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    Errno::result(count)?;
+    Ok(format!("{PREFIX}{:016x}", u64::from_ne_bytes(bytes)))
 }
