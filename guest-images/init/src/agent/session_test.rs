@@ -581,7 +581,14 @@ fn a_copy_whose_host_goes_away_removes_what_is_not_whole() {
             .map(|name| name.unwrap().file_name().into_string().unwrap())
             .collect()
     };
-    while names().len() < 2 {
+    // What is not whole has no name: a process has it open.
+    let is_begun = || {
+        let open = fs::read_dir("/proc").unwrap().flatten();
+        let open = open.filter_map(|process| fs::read_dir(process.path().join("fd")).ok());
+        let mut files = open.flatten().flatten();
+        files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.starts_with(&folder) && to != folder))
+    };
+    while !is_begun() {
         thread::yield_now();
     }
     // The process that copies has this end, too, as all that this test process has open.
