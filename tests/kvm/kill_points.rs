@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::named::Harbour;
+use crate::named::{Harbour, power_off_when_the_button_is_pressed};
 use crate::support::Kernel;
 use crate::support::running::PATIENCE;
 use crate::support::traced::run_until;
@@ -17,25 +17,6 @@ guest!(
 2:
     hlt
     jmp 2b
-"
-);
-
-guest!(
-    power_off_when_asked,
-    "
-    catch_interrupts 4f
-    enable_local_apic
-    route 3, 0x33
-    say \"afloat\\n\"
-2:
-    sti
-    hlt
-    jmp 2b
-4:
-    pop rax
-    cmp al, 0x33
-    jne 2b
-    power_off
 "
 );
 
@@ -143,7 +124,11 @@ fn runs_in_the_foreground(one_of: usize) {
 }
 
 fn is_asked_to_power_off(one_of: usize) {
-    is_killed_before_calls(one_of, &power_off_when_asked().linux64(), &["stop", "web"]);
+    is_killed_before_calls(
+        one_of,
+        &power_off_when_the_button_is_pressed().linux64(),
+        &["stop", "web"],
+    );
 }
 
 fn has_other_commands(one_of: usize) {

@@ -3,31 +3,12 @@ use std::thread;
 use std::time::Instant;
 
 use crate::kill_points::processes_with;
-use crate::named::Harbour;
-
-guest!(
-    end_when_asked,
-    "
-    catch_interrupts 4f
-    enable_local_apic
-    route 3, 0x33
-    say \"afloat\\n\"
-2:
-    sti
-    hlt
-    jmp 2b
-4:
-    pop rax
-    cmp al, 0x33
-    jne 2b
-    power_off
-"
-);
+use crate::named::{Harbour, power_off_when_the_button_is_pressed};
 
 /// Starts and stops so many guests in the background, so many at a time, and checks that nothing is left of them.
 fn come_and_go(count: usize, at_once: usize) {
     let harbour = Harbour::new();
-    let kernel = end_when_asked().linux64();
+    let kernel = power_off_when_the_button_is_pressed().linux64();
     let begin = Instant::now();
     thread::scope(|scope| {
         for worker in 0..at_once {

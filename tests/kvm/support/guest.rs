@@ -21,7 +21,7 @@ macro_rules! guest {
             ".popsection",
         );
 
-        fn $name() -> crate::support::Guest {
+        pub fn $name() -> crate::support::Guest {
             unsafe extern "C" {
                 #[link_name = concat!("guest_", stringify!($name))]
                 static START: u8;
