@@ -71,10 +71,14 @@ enum Outcome {
 
 type Outcomes = BTreeMap<u32, Outcome>;
 
-/// A program that a process starts with, which its threads inherit. It refuses the system calls of other architectures, too. `often` are numbers that the
-/// kernel is to remember although they are not below [`CACHED`].
-pub fn inherited<'c>(calls: impl Iterator<Item = &'c Call>, often: &[u32]) -> Vec<Instruction> {
+/// A program that a process starts with, which its threads inherit. It refuses the system calls of other architectures, too. The
+/// kernel is to remember the numbers below [`CACHED`] and those in `often`; without `often` it remembers none, and installs the
+/// program sooner.
+pub fn inherited<'c>(calls: impl Iterator<Item = &'c Call>, often: Option<&[u32]>) -> Vec<Instruction> {
     let outcomes = outcomes(calls);
+    let Some(often) = often else {
+        return soon_installed(&outcomes);
+    };
     let allowed_often =
         |number: &u32| often.contains(number) && outcomes.get(number) == Some(&Outcome::Allow);
     let mut program = Assembler::default();
@@ -94,11 +98,17 @@ pub fn inherited<'c>(calls: impl Iterator<Item = &'c Call>, often: &[u32]) -> Ve
     let low = program.here();
     program.jump(JUMP_IF_NOT_BELOW, CACHED, high, low);
     program.load(NUMBER);
-    let number = program.here();
-    program.push(RETURN, 0, 0, KILL_PROCESS);
-    let kill = program.here();
-    program.jump(JUMP_IF_EQUAL, AUDIT_ARCH_X86_64, number, kill);
-    program.load(ARCHITECTURE);
+    program.of_this_architecture();
+    program.finish()
+}
+
+/// The same for a process that makes few calls. All walks end at the first instruction, which loads an argument.
+fn soon_installed(outcomes: &Outcomes) -> Vec<Instruction> {
+    let mut program = Assembler::default();
+    program.tree(&ranges(outcomes, 0..NUMBERS, |_| true));
+    program.load(NUMBER);
+    program.of_this_architecture();
+    program.load(ARGUMENTS);
     program.finish()
 }
 
@@ -239,6 +249,15 @@ impl Assembler {
 
     fn load(&mut self, offset: u32) {
         self.push(LOAD, 0, 0, offset);
+    }
+
+    /// Refuses the system calls of other architectures, and goes on at the last instruction with those of this one.
+    fn of_this_architecture(&mut self) {
+        let number = self.here();
+        self.push(RETURN, 0, 0, KILL_PROCESS);
+        let kill = self.here();
+        self.jump(JUMP_IF_EQUAL, AUDIT_ARCH_X86_64, number, kill);
+        self.load(ARCHITECTURE);
     }
 
     fn jump(&mut self, code: u16, value: u32, if_so: usize, if_not: usize) {
