@@ -29,7 +29,7 @@ const MIB: usize = 1 << 20;
 fn amount(full: usize, nested: usize) -> usize {
     match machines::current() {
         _ if place::is_full() => full,
-        Some(Machine::Intel | Machine::IntelAlone) => nested / 8,
+        Some(Machine::Intel | Machine::IntelAlone) => nested / 32,
         Some(Machine::Amd(_)) | None => nested,
     }
 }
