@@ -4,6 +4,7 @@
 
 mod sockets_guest;
 mod sockets_link;
+mod sockets_steps;
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -13,10 +14,10 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Once;
 
 use coracle::virtio::vsock::Backend;
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use sockets_guest::*;
 use sockets_link::{Kind, Link, State};
+use sockets_steps::{Hostile, Step};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 /// What the device may hold: docs/vsock.md.
@@ -29,115 +30,6 @@ const HOST_PORTS: u32 = 1000;
 const PROGRAMS_MAX: usize = 1100;
 /// How many programs may wait at the listener: its own limit is higher.
 const CALLING_MAX: usize = 64;
-
-#[derive(Arbitrary, Debug)]
-enum Step {
-    // Connections that are followed.
-    Dial,
-    Greet,
-    Call {
-        is_given: bool,
-    },
-    Connect {
-        refuses: bool,
-    },
-    Accept {
-        link: u8,
-    },
-    GuestWrites {
-        link: u8,
-        count: u16,
-        cut: u16,
-    },
-    GuestReads {
-        link: u8,
-    },
-    GuestEnds {
-        link: u8,
-        flags: u8,
-    },
-    GuestResets {
-        link: u8,
-    },
-    GuestAsks {
-        link: u8,
-    },
-    HostWrites {
-        link: u8,
-        count: u16,
-    },
-    HostReads {
-        link: u8,
-        count: u16,
-    },
-    HostEnds {
-        link: u8,
-    },
-    HostIsDeaf {
-        link: u8,
-    },
-    HostCloses {
-        link: u8,
-    },
-    // The driver.
-    Buffer {
-        size: u16,
-        cut: u16,
-    },
-    Buffers,
-    Serve,
-    Reset,
-    // Those that break rules.
-    Packet {
-        header: Hostile,
-        count: u16,
-        cut: u16,
-    },
-    Stranger {
-        says: [u8; 6],
-    },
-    StrangerSays {
-        stranger: u8,
-        what: Vec<u8>,
-    },
-    StrangerCloses {
-        stranger: u8,
-    },
-    Crowd {
-        count: u8,
-    },
-    Describe {
-        queue: u8,
-        index: u8,
-        address: u32,
-        length: u32,
-        flags: u16,
-        next: u8,
-    },
-    Offer {
-        queue: u8,
-        head: u8,
-        count: u16,
-    },
-    Poke {
-        address: u16,
-        value: u64,
-    },
-}
-
-/// A header that may say anything, also of a connection that is followed.
-#[derive(Arbitrary, Debug)]
-struct Hostile {
-    link: Option<u8>,
-    ports: (u32, u32),
-    cids: Option<(u64, u64)>,
-    length: Option<u32>,
-    kind: Option<u16>,
-    operation: u16,
-    flags: u32,
-    buf_alloc: u32,
-    fwd_cnt: u32,
-}
 
 struct World {
     backend: Backend,

@@ -4,6 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// Any end, after anything that a guest may print.
+#[path = "any_end_test.rs"]
+mod any_end;
+
+/// Ends that are no panic.
+#[path = "other_ends_test.rs"]
+mod other_ends;
+
 const NO_ROOT: &str = "\
 [    1.230000] VFS: Cannot open root device \"(null)\" or unknown-block(0,0): error -6\r
 [    1.240000] Please append a correct \"root=\" boot option; here are the available partitions:\r
@@ -310,130 +318,6 @@ fn a_panic_that_ends_in_a_triple_fault_is_a_panic() {
 }
 
 #[test]
-fn a_reboot_is_a_reboot_through_whatever_it_came() {
-    let console = "reboot: Restarting system\nreboot: machine restart\n";
-    for outcome in [
-        Outcome::Reset,
-        Outcome::TripleFault {
-            instruction_pointer: None,
-        },
-    ] {
-        let (code, text) = explained(outcome, console, &facts());
-        assert_eq!(code, 100);
-        assert!(text.starts_with("coracle: the guest rebooted\n"), "{text}");
-    }
-}
-
-#[test]
-fn a_triple_fault_tells_its_instruction_pointer() {
-    let outcome = Outcome::TripleFault {
-        instruction_pointer: Some(0xffff_ffff_8100_0000),
-    };
-    let (code, text) = explained(outcome, "", &facts());
-    assert_eq!(code, 110);
-    assert!(
-        text.starts_with("coracle: triple fault at 0xffffffff81000000: "),
-        "{text}"
-    );
-    assert!(
-        text.contains("printed nothing: 128 MiB") && text.contains("earlyprintk=serial"),
-        "{text}"
-    );
-
-    let outcome = Outcome::TripleFault {
-        instruction_pointer: None,
-    };
-    let (_, text) = explained(
-        outcome,
-        "Booting\nPANIC: early exception 0x0e IP 10:ffffffff81000000\n",
-        &facts(),
-    );
-    assert!(text.starts_with("coracle: triple fault: "), "{text}");
-    assert!(
-        text.contains("the kernel failed first: PANIC: early exception 0x0e"),
-        "{text}"
-    );
-}
-
-#[test]
-fn a_kvm_internal_error_tells_the_instruction() {
-    let outcome = Outcome::InternalError {
-        suberror: 1,
-        instruction_pointer: Some(0x100_0200),
-        instruction: vec![0x0f, 0xc7, 0x4f, 0x10],
-    };
-    let (code, text) = explained(outcome, "Linux version 6.1.0\n", &facts());
-    assert_eq!(code, 111);
-    assert!(
-        text.contains("at 0x1000200 (bytes 0f c7 4f 10): internal error 1"),
-        "{text}"
-    );
-    assert!(
-        text.contains("interprets guest kernels") && text.contains("try: coracle doctor"),
-        "{text}"
-    );
-}
-
-#[test]
-fn an_instruction_of_zeros_is_a_jump_into_nothing() {
-    let outcome = Outcome::InternalError {
-        suberror: 1,
-        instruction_pointer: None,
-        instruction: vec![0; 15],
-    };
-    let (_, text) = explained(outcome, "", &facts());
-    assert!(text.contains("memory that holds no code"), "{text}");
-}
-
-#[test]
-fn every_failure_of_kvm_has_one_code_and_says_what_it_was() {
-    let failures = [
-        (
-            Outcome::EntryFailed { reason: 0x8000_0021 },
-            "hardware reason 0x80000021",
-        ),
-        (Outcome::UnexpectedExit { reason: 36 }, "exit reason 36"),
-        (
-            Outcome::RunFailed(io::Error::from_raw_os_error(libc::EFAULT)),
-            "Bad address",
-        ),
-        (
-            Outcome::InternalError {
-                suberror: 3,
-                instruction_pointer: None,
-                instruction: vec![],
-            },
-            "internal error 3",
-        ),
-    ];
-    for (outcome, what) in failures {
-        let (code, text) = explained(outcome, "", &facts());
-        assert_eq!(code, 111);
-        assert!(text.contains(what), "{text}");
-    }
-}
-
-#[test]
-fn a_run_ended_from_outside_says_by_what() {
-    assert_eq!(
-        explained(Outcome::Quit, "/ # ", &facts()),
-        (
-            112,
-            "coracle: ended by Ctrl-A x, as if the guest's power had been cut".into()
-        )
-    );
-    for (signal, name, code) in [
-        (libc::SIGTERM, "SIGTERM", 143),
-        (libc::SIGHUP, "SIGHUP", 129),
-        (libc::SIGINT, "SIGINT", 130),
-    ] {
-        let (actual, text) = explained(Outcome::Signal(signal), "/ # ", &facts());
-        assert_eq!(actual, code);
-        assert!(text.starts_with(&format!("coracle: ended by {name}, ")), "{text}");
-    }
-}
-
-#[test]
 fn a_guest_that_stood_still_after_its_panic_is_explained_when_it_is_ended() {
     let (code, text) = explained(Outcome::Signal(libc::SIGTERM), NO_ROOT, &facts());
     assert_eq!(code, 143);
@@ -582,103 +466,6 @@ fn an_initrd_that_was_not_unpacked_whole_is_told_however_the_run_ends() {
     assert!(!text.contains("note:"), "{text}");
 }
 
-fn outcomes() -> impl Strategy<Value = Outcome> {
-    prop_oneof![
-        Just(()).prop_map(|()| Outcome::PoweredOff),
-        Just(()).prop_map(|()| Outcome::Reset),
-        any::<Option<u64>>().prop_map(|instruction_pointer| Outcome::TripleFault { instruction_pointer }),
-        (any::<u32>(), any::<Option<u64>>(), any::<Vec<u8>>()).prop_map(
-            |(suberror, instruction_pointer, instruction)| Outcome::InternalError {
-                suberror: suberror % 6,
-                instruction_pointer,
-                instruction
-            }
-        ),
-        any::<u64>().prop_map(|reason| Outcome::EntryFailed { reason }),
-        any::<u32>().prop_map(|reason| Outcome::UnexpectedExit { reason }),
-        any::<String>().prop_map(|text| Outcome::RunFailed(io::Error::other(text))),
-        Just(()).prop_map(|()| Outcome::Quit),
-        any::<i32>().prop_map(Outcome::Signal),
-        any::<String>().prop_map(|text| Outcome::ConsoleLost(io::Error::other(text))),
-    ]
-}
-
-/// Text that looks like a kernel's, cut and mixed with anything.
-fn consoles() -> impl Strategy<Value = Vec<u8>> {
-    let fragments = prop_oneof![
-        any::<Vec<u8>>(),
-        prop::sample::select(vec![
-            "Kernel panic - not syncing: ",
-            "---[ end Kernel panic - not syncing: ",
-            "Attempted to kill init! exitcode=0x",
-            "VFS: Unable to mount root fs on unknown-block(",
-            "VFS: Cannot open root device \"",
-            "error -",
-            "here are the available partitions:\n",
-            "No filesystem could mount root, tried: ",
-            "fe00 65536 vda\n",
-            "PID: 1 Comm: swapper/0\n",
-            ": 0000 [#1]",
-            "Initramfs unpacking failed: ",
-            "Requested init (error -",
-            "No working init found",
-            "Out of memory: Killed process",
-            "Oops: ",
-            "Linux version ",
-            "[    1.5] ",
-            "\r\n",
-            "\x1b]0;",
-            "\x1b[",
-            "0000009",
-            " ]---",
-        ])
-        .prop_map(|text| text.as_bytes().to_vec()),
-    ];
-    prop::collection::vec(fragments, 0..40).prop_map(|fragments| fragments.concat())
-}
-
-proptest! {
-    #[test]
-    fn whatever_a_guest_prints_the_explanation_is_short_and_harmless(
-        outcome in outcomes(),
-        console in consoles(),
-        memory_mib: u64,
-        has_initrd: bool,
-        has_disk: bool,
-        built_in: bool,
-        command_line: String,
-    ) {
-        let facts = Facts { memory_mib, has_initrd, has_disk, built_in, command_line, initrd_failure: None };
-        let diagnosis = explain(&outcome, &console, &facts);
-        prop_assert_eq!(diagnosis.explanation.is_none(), matches!(outcome, Outcome::PoweredOff));
-        let Some(explanation) = diagnosis.explanation else { return Ok(()) };
-        prop_assert!(explanation.console.len() <= CONSOLE_LINES);
-        for line in explanation.to_string().split('\n') {
-            prop_assert!(!line.chars().any(char::is_control), "{:?}", line);
-            prop_assert!(line.chars().count() < 190, "{:?}", line);
-        }
-    }
-
-    #[test]
-    fn every_end_has_a_code_of_the_table_or_of_a_signal(outcome in outcomes(), console in consoles()) {
-        let code = explain(&outcome, &console, &Facts::default()).exit_code;
-        prop_assert!(code > 128 || exit_code::TABLE.iter().any(|(listed, _)| *listed == code), "{}", code);
-    }
-
-    #[test]
-    fn no_sentence_of_ours_is_cut_short(outcome in outcomes(), built_in: bool, has_disk: bool, has_initrd: bool) {
-        // Their words are the host's.
-        if matches!(outcome, Outcome::RunFailed(_) | Outcome::ConsoleLost(_)) {
-            return Ok(());
-        }
-        for console in ["", "x\n", NO_ROOT] {
-            let facts = Facts { built_in, has_disk, has_initrd, ..facts() };
-            let text = explain(&outcome, console.as_bytes(), &facts).explanation.unwrap_or_default().to_string();
-            prop_assert!(!text.lines().any(|line| line.ends_with("...")), "{}", text);
-        }
-    }
-}
-
 #[test]
 fn an_argument_of_init_names_no_root_device() {
     let (_, text) = explained(Outcome::Reset, NO_ROOT, &with_disk("quiet -- root=/dev/vdb"));
@@ -689,53 +476,6 @@ fn an_argument_of_init_names_no_root_device() {
         &with_disk("\"root=/dev/v x\" -- root=/dev/vdb"),
     );
     assert!(text.contains("/dev/v x"), "{text}");
-}
-
-#[test]
-fn a_guest_that_halts_ends_well_only_if_it_could_not_do_better() {
-    let acpi_off = Facts {
-        command_line: "console=ttyS0 acpi=off".into(),
-        ..facts()
-    };
-    let words = "reboot: System halted\n";
-    for (console, facts, code, told) in [
-        (
-            words,
-            &facts(),
-            113,
-            "has shut down and halted, and did not power off",
-        ),
-        (words, &acpi_off, 0, "with acpi=off Linux does not learn how"),
-        (
-            "reboot: Power down\n",
-            &facts(),
-            0,
-            "could not switch its power off",
-        ),
-        (
-            "reboot: Power off not available: System halted instead\n",
-            &facts(),
-            0,
-            "could not switch its power off",
-        ),
-        (
-            "a boot loader's words\n",
-            &acpi_off,
-            113,
-            "| a boot loader's words",
-        ),
-        ("", &facts(), 113, "each of its processors"),
-        (
-            "",
-            &facts(),
-            113,
-            "an exception that comes before its console works",
-        ),
-    ] {
-        let (found, text) = explained(Outcome::Halted, console, facts);
-        assert_eq!(found, code, "{console}: {text}");
-        assert!(text.contains(told), "{console}: {text}");
-    }
 }
 
 #[test]

@@ -475,55 +475,6 @@ fn a_broken_stderr_changes_no_exit_code() {
         .with_code(127);
 }
 
-/// Command lines that print something on stdout, without a guest.
-fn printing_commands(kernel: &str) -> Vec<Vec<&str>> {
-    let mut commands = vec![vec!["run", "--dry-run", "--kernel", kernel]];
-    for command in [
-        "man",
-        "man run",
-        "completions bash",
-        "license",
-        "license gpl-2.0",
-        "doctor",
-        "--help",
-        "help run",
-        "run --help",
-        "--version",
-    ] {
-        commands.push(command.split(' ').collect());
-    }
-    commands
-}
-
-#[test]
-fn a_reader_of_stdout_that_goes_away_is_141_and_silent_for_every_command() {
-    let kernel = power_off_at_once().linux64();
-    let kernel = kernel.path().to_str().unwrap();
-    for command in printing_commands(kernel) {
-        let (reader, stdout) = pipe();
-        drop(reader);
-        let ended = Coracle::new(&command).stdout(stdout).end();
-        assert_eq!(ended.code, Some(141), "{command:?}: {}", ended.describe());
-        assert_eq!(ended.stderr, "", "{command:?}");
-    }
-}
-
-#[test]
-fn a_full_stdout_is_125_and_named_for_every_command() {
-    let kernel = power_off_at_once().linux64();
-    let kernel = kernel.path().to_str().unwrap();
-    for command in printing_commands(kernel) {
-        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        let ended = Coracle::new(&command).stdout(full).end();
-        assert_eq!(ended.code, Some(125), "{command:?}: {}", ended.describe());
-        assert!(
-            ended.stderr.contains("No space left"),
-            "{command:?}: {}",
-            ended.stderr
-        );
-    }
-}
-
 #[test]
 fn arguments_are_refused_with_125_when_nobody_reads_stderr() {
     let (reader, stderr) = pipe();

@@ -47,7 +47,7 @@ mod named;
 mod nowhere;
 /// Machines that are paused and resumed by whoever holds them.
 mod pauses;
-/// A stdout that is closed or full.
+/// A stdout that is closed or full, or whose reader has gone.
 mod refusing_stdout;
 /// Registers of a processor: model-specific ones, and those of its local APIC.
 mod registers;
