@@ -1,5 +1,6 @@
 //! Guests that have a name, apart from those of anybody else.
 
+use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -46,6 +47,12 @@ impl Harbour {
     pub fn process_of_web(&self) -> u64 {
         let inspected: serde_json::Value = serde_json::from_str(&self.say(&["inspect", "web"])).unwrap();
         inspected[0]["process"].as_u64().unwrap()
+    }
+
+    /// How many descriptors the guest's process has.
+    pub fn descriptors_of_web(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.process_of_web());
+        fs::read_dir(directory).unwrap().count()
     }
 }
 

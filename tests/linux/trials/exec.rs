@@ -1,12 +1,14 @@
 //! `coracle exec`: programs in a guest that runs, used like programs of the host.
 
 use std::fs;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use libc::{SIGINT, SIGTERM};
 
 use crate::harbour::Harbour;
 use crate::images::noise;
+use crate::place;
 use crate::run::{Coracle, Finished};
 
 crate::group!["exec":
@@ -24,6 +26,8 @@ crate::group!["exec":
     a_guest_that_cannot_run_commands_is_an_error_that_says_what_to_do,
     a_hundred_at_once_and_many_in_a_row_leave_nothing,
     a_command_runs_beside_another_init,
+    an_agent_that_stands_still_is_given_up_and_runs_nothing_later,
+    an_agent_that_is_dead_or_another_program_is_told_and_stop_goes_on_without_it,
 ];
 
 /// `coracle exec OPTIONS web WORDS`.
@@ -273,20 +277,15 @@ fn a_guest_that_cannot_run_commands_is_an_error_that_says_what_to_do() {
 /// How many run in a row: on the nested machine's clock each costs a second of real time.
 const IN_A_ROW: usize = 40;
 
+/// Programs and their descriptors, counted by a shell that starts none.
+const COUNT: &str = "n=0; for p in /proc/[0-9]*; do [ -e $p/exe ] && n=$((n + 1)); done; set -- /proc/[0-9]*/fd/*; echo $n $#";
+
 fn a_hundred_at_once_and_many_in_a_row_leave_nothing() {
     let harbour = Harbour::with_web(&["-m", "256M"]);
-    // Programs and their descriptors, counted by a shell that starts none.
-    let count = "n=0; for p in /proc/[0-9]*; do [ -e $p/exe ] && n=$((n + 1)); done; set -- /proc/[0-9]*/fd/*; echo $n $#";
     // The first one settles what the guest needs once.
-    say(&harbour, count);
-    let before = say(&harbour, count);
-    let file_descriptors = |harbour: &Harbour| {
-        let text = harbour.say(&["inspect", "web"]);
-        let inspected: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let process = inspected.pointer("/0/process").unwrap();
-        fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
-    };
-    let open = file_descriptors(&harbour);
+    say(&harbour, COUNT);
+    let before = say(&harbour, COUNT);
+    let open = harbour.descriptors_of_web();
     // All run until the last has started.
     say(&harbour, "mkfifo /tmp/gate");
     let script = "echo ready; read line </tmp/gate; echo done";
@@ -304,17 +303,21 @@ fn a_hundred_at_once_and_many_in_a_row_leave_nothing() {
         finished.assert_powered_off();
         assert_eq!(finished.console().trim(), number);
     }
-    // The agent's children have ended when their clients have, or soon after.
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    let is_over = || std::time::Instant::now() > deadline;
+    wait_for_count(&harbour, &before);
+    assert_eq!(harbour.descriptors_of_web(), open);
+}
+
+/// Waits until the guest has as many programs and descriptors as before: the agent's children have ended when their clients have,
+/// or soon after.
+fn wait_for_count(harbour: &Harbour, before: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let after = say(&harbour, count);
+        let after = say(harbour, COUNT);
         if after == before {
-            break;
+            return;
         }
-        assert!(!is_over(), "{before}, and then {after}");
+        assert!(Instant::now() < deadline, "{before}, and then {after}");
     }
-    assert_eq!(file_descriptors(&harbour), open);
 }
 
 fn a_command_runs_beside_another_init() {
@@ -324,4 +327,68 @@ fn a_command_runs_beside_another_init() {
         "init=/bin/busybox -- sh -c \"echo I am PID 1; sleep 1000\"",
     ]);
     assert_eq!(say(&harbour, "tr '\\0' ' ' </proc/1/cmdline"), "sleep 1000 ");
+}
+
+/// In a shell that the agent has started: the agent's process, the parent of the one that serves this command.
+const AGENT: &str = "read _ _ _ agent _ </proc/$PPID/stat";
+
+fn an_agent_that_stands_still_is_given_up_and_runs_nothing_later() {
+    let harbour = Harbour::with_web(&[]);
+    let stop = |goes_on_after: u32| {
+        let script =
+            format!("{AGENT}; setsid sh -c \"sleep {goes_on_after}; kill -CONT $agent\" & kill -STOP $agent");
+        assert_eq!(say(&harbour, &script), "");
+    };
+    stop(40);
+    let patient = |script| shell(&harbour, &[], script).patience(300);
+    let given_up = patient("echo one >>/tmp/ran").start();
+    let ended = shell(&harbour, &[], "echo two >>/tmp/ran").start();
+    thread::sleep(Duration::from_secs(2));
+    ended.signal(SIGTERM);
+    ended.end().assert_code(143);
+    given_up
+        .end()
+        .assert_code(125)
+        .assert_explains("the agent in the guest does not answer, and the command did not run");
+    // This one waits until the agent goes on, which has the calls of the others before it.
+    patient("sleep 1; cat /tmp/ran 2>/dev/null || echo neither")
+        .end()
+        .assert_code(0)
+        .assert_prints("neither\n");
+    stop(1000);
+    harbour
+        .coracle(&["stop", "-t", "2", "web"])
+        .end()
+        .assert_code(0)
+        .assert_explains("guest 'web' was ended: ");
+    assert_eq!(harbour.say(&["wait", "web"]), "143\n");
+}
+
+fn an_agent_that_is_dead_or_another_program_is_told_and_stop_goes_on_without_it() {
+    let harbour = Harbour::with_web(&[]);
+    let sockets = fs::File::open(place::sockets()).unwrap();
+    shell(&harbour, &["-i"], "cat >/tmp/sockets; chmod +x /tmp/sockets")
+        .stdin(sockets)
+        .end()
+        .assert_code(0);
+    let refused = |words: &str| {
+        shell(&harbour, &[], "true")
+            .end()
+            .assert_code(125)
+            .assert_explains(words)
+            .code
+    };
+    // After a while another program listens in its place.
+    let script =
+        format!("{AGENT}; setsid sh -c 'sleep 8; exec /tmp/sockets babble 1023' >/dev/null & kill -9 $agent");
+    assert_eq!(say(&harbour, &script), "");
+    refused("coracle: the agent in the guest is gone, and with it the command");
+    thread::sleep(Duration::from_secs(10));
+    refused("coracle: the agent in the guest is not understood: it does not speak the agent's protocol");
+    harbour
+        .coracle(&["stop", "-t", "2", "web"])
+        .end()
+        .assert_code(0)
+        .assert_explains("guest 'web' was ended: ");
+    assert_eq!(harbour.say(&["wait", "web"]), "143\n");
 }

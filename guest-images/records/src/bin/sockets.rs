@@ -3,6 +3,7 @@
 //! ```text
 //! sockets serve PORT          each program of the host that connects to PORT, until one says `end`
 //! sockets call PORT COUNT     so many connections to PORT of the host
+//! sockets babble PORT         says noise to each program of the host that connects to PORT
 //! ```
 //!
 //! The first line of each connection is a command of the host:
@@ -55,8 +56,9 @@ fn main() -> ExitCode {
                 .map_err(io::Error::other)
                 .and_then(|(port, count)| call(port, count))
         }
+        ["babble", port] => port.parse().map_err(io::Error::other).and_then(babble),
         _ => Err(io::Error::other(
-            "usage: sockets serve PORT | sockets call PORT COUNT",
+            "usage: sockets serve PORT | sockets call PORT COUNT | sockets babble PORT",
         )),
     };
     match done {
@@ -78,15 +80,34 @@ fn stream() -> io::Result<OwnedFd> {
 }
 
 fn serve(port: u32) -> io::Result<()> {
+    let listener = listener(port)?;
+    loop {
+        start(take_call(&listener)?)?;
+    }
+}
+
+fn babble(port: u32) -> io::Result<()> {
+    let listener = listener(port)?;
+    loop {
+        let mut call = File::from(take_call(&listener)?);
+        // The host may have heard enough at any time.
+        let _ = call.write_all(&noise(1, PIECE));
+        let _ = io::copy(&mut call, &mut io::sink());
+    }
+}
+
+fn listener(port: u32) -> io::Result<OwnedFd> {
     let listener = stream()?;
     bind(listener.as_raw_fd(), &VsockAddr::new(ANY, port))?;
     listen(&listener, Backlog::new(128)?)?;
     println!("sockets: listening");
-    loop {
-        let socket = accept(listener.as_raw_fd())?;
-        // SAFETY: a descriptor that was opened by the call.
-        start(unsafe { OwnedFd::from_raw_fd(socket) })?;
-    }
+    Ok(listener)
+}
+
+fn take_call(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    let socket = accept(listener.as_raw_fd())?;
+    // SAFETY: a descriptor that was opened by the call.
+    Ok(unsafe { OwnedFd::from_raw_fd(socket) })
 }
 
 fn call(port: u32, count: u32) -> io::Result<()> {
