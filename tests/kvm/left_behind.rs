@@ -83,7 +83,7 @@ fn make_guest(harbour: &Harbour, name: &str) -> PathBuf {
     path
 }
 
-fn make_pipe(path: &Path) {
+pub fn make_pipe(path: &Path) {
     let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
     // SAFETY: the path ends with NUL.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);

@@ -37,6 +37,8 @@ mod keeper;
 mod kill_points;
 /// What commands that are killed leave of named guests, and directories that no guest made.
 mod left_behind;
+/// Directories of guests that lie about a process.
+mod lies;
 /// Limits of the process that are too low for a machine.
 mod limits;
 /// What guests with names print, and what Coracle says of them.

@@ -1,3 +1,4 @@
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
@@ -123,8 +124,12 @@ pub fn is_served(socket: &Path) -> bool {
     }
 }
 
-/// Connects to a guest's process. Nothing ever waits for it, as [`unix_socket::connect`] says.
+/// Connects to a guest's process. Nothing ever waits for it, as [`unix_socket::connect`] says. As with all files of a guest's
+/// directory, a link is not followed: whoever listens where it leads is not this guest's process.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    if fs::symlink_metadata(path)?.is_symlink() {
+        return Err(io::Error::from_raw_os_error(libc::ELOOP));
+    }
     unix_socket::connect(&unix_socket::address(path)?)
 }
 
