@@ -42,14 +42,25 @@ fn a_guest_whose_control_thread_gave_up_can_be_ended() {
     let kernel = float_by().linux64();
     harbour.run(&kernel, &["-d", "--name", "web"]).end().with_code(0);
     let process = process_of(&harbour, "web");
-    let none = libc::rlimit {
+    let descriptors = || fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+    let before = descriptors();
+    let connect = || UnixStream::connect(harbour.guests().join("web/control.sock")).unwrap();
+    let waiting: Vec<_> = (0..10).map(|_| connect()).collect();
+    let deadline = Instant::now() + PATIENCE;
+    // No event tells of this, so it polls.
+    while descriptors() < before + waiting.len() {
+        assert!(Instant::now() < deadline, "the thread does not accept");
+        thread::yield_now();
+    }
+    // Fewer than it waits for, and more than main does.
+    let few = libc::rlimit {
         rlim_cur: 8,
         rlim_max: 8,
     };
     // SAFETY: the call reads one rlimit.
-    let limited = unsafe { libc::prlimit(process as i32, libc::RLIMIT_NOFILE, &none, std::ptr::null_mut()) };
+    let limited = unsafe { libc::prlimit(process as i32, libc::RLIMIT_NOFILE, &few, std::ptr::null_mut()) };
     assert_eq!(limited, 0);
-    let _waiting = UnixStream::connect(harbour.guests().join("web/control.sock"));
+    let _one_more = connect();
     let has_control = || {
         let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
         let mut names = tasks
