@@ -2,6 +2,7 @@ use std::io::Write;
 
 use tempfile::NamedTempFile;
 
+use crate::named::Harbour;
 use crate::support::queue::Queue;
 use crate::support::{Coracle, Ended, Kernel, need_kvm};
 
@@ -84,6 +85,35 @@ fn a_limit_of_open_files_is_high_enough_or_named_before_the_guest_runs() {
     let words = ["open files", "ulimit -n"];
     let enough = those_that_are_enough(0..160, &words, |limit| limited(&format!("-n {limit}"), "1"));
     assert!(enough.contains(&159) && !enough.contains(&40), "{enough:?}");
+}
+
+guest!(
+    need_no_disk,
+    "
+    say \"all driven\"
+    power_off
+"
+);
+
+/// Every descriptor that a start takes is the last one under some limit: those of confinement, of sockets and of a name, too.
+#[test]
+fn a_limit_of_open_files_is_named_whatever_needed_the_one_that_was_missing() {
+    let harbour = Harbour::new();
+    let kernel = need_no_disk().linux64();
+    let socket = harbour.guests().with_file_name("vsock").display().to_string();
+    for options in [
+        &[][..],
+        &["--vsock", &socket],
+        &["--vsock", &socket, "--name", "web", "--rm"],
+    ] {
+        let enough = those_that_are_enough(4..64, &["open files", "ulimit -n"], |limit| {
+            harbour
+                .run(&kernel, &[&["--confine", "require"], options].concat())
+                .through(&["sh", "-c", &format!("ulimit -n {limit}; exec \"$@\""), "sh"])
+                .end()
+        });
+        assert!(enough.contains(&63) && !enough.contains(&12), "{enough:?}");
+    }
 }
 
 #[test]

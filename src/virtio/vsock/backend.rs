@@ -40,9 +40,9 @@ pub enum OpenError {
         hint: &'static str,
     },
     #[error("cannot start the process that connects the guest of --vsock to programs of this host: {0}")]
-    Connector(io::Error),
+    Connector(#[source] io::Error),
     #[error("cannot make the socket device of --vsock: {0}")]
-    Device(io::Error),
+    Device(#[source] io::Error),
     #[error(
         "this host cannot confine the process that connects the guest of --vsock to its programs in every way, as \
          --confine require asks:\n{0}  try: --confine auto, which runs with less; coracle doctor shows all"
