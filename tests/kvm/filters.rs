@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 
 use libc::c_long;
 
+use crate::named::Harbour;
 use crate::support::owned::{Owned, threads, wait_for_thread};
 use crate::support::pipe::pipe;
 use crate::support::screen::wait_until;
@@ -126,6 +127,39 @@ fn a_refused_call_ends_the_run_and_is_told_with_its_thread() {
             .end()
             .with_code(114)
             .saying(&[&format!("{words} made system call 41 (socket)"), "report"]);
+    }
+}
+
+/// Giving a lock back is what main may do with the files of disks, and with nothing else.
+#[test]
+fn only_a_machine_without_disks_sockets_and_a_name_is_refused_what_these_need() {
+    let harbour = Harbour::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(file("disk"), vec![0; 1 << 20]).unwrap();
+    for (options, is_plain) in [
+        (&["--cpus", "2", "--timings"][..], true),
+        (&["--on-reboot", "restart"], true),
+        (&["--disk", &file("disk")], false),
+        (&["--vsock", &file("vsock")], false),
+        (&["--name", "web"], false),
+    ] {
+        let mut running = harbour.run(&say_ready().linux64(), options).keyboard().start();
+        running.wait_for("ready");
+        wait_until_narrowed(&running);
+        let mut main = Owned::take(&running, running.machine() as i32);
+        let error = main
+            .call(libc::SYS_flock, &[-1, libc::LOCK_UN.into()])
+            .unwrap_err();
+        assert_eq!(main.has_ended(), is_plain, "{options:?}: {error}");
+        drop(main);
+        match is_plain {
+            true => drop(running.end().with_code(114).saying(&["(flock)"])),
+            false => {
+                assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{options:?}");
+                end(running);
+            }
+        }
     }
 }
 

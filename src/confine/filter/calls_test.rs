@@ -3,16 +3,38 @@
 use std::arch::asm;
 use std::collections::BTreeSet;
 
-use super::tables::{Answer, Test};
+use super::tables::{Answer, CONNECTOR, KEEPER, START_PLAIN, Test};
 use super::tests::{ALL, NUMBERS, tables};
 use super::*;
+
+/// What is installed one after the other, with the tables of the strictest, and a name.
+type Installed = (Vec<&'static [sock_filter]>, &'static tables::Kind);
+
+/// Each kind of thread, and each program that stands alone.
+fn all() -> impl Iterator<Item = Installed> {
+    let alone = [
+        (&compiled::START_PLAIN[..], &START_PLAIN),
+        (&compiled::KEEPER[..], &KEEPER),
+        (&compiled::CONNECTOR[..], &CONNECTOR),
+    ];
+    threads().chain(alone.map(|(program, tables)| (vec![program], tables)))
+}
+
+fn threads() -> impl Iterator<Item = Installed> {
+    ALL.into_iter()
+        .map(|(kind, name)| (in_thread(kind), tables(name)))
+}
+
+fn in_thread(kind: Kind) -> Vec<&'static [sock_filter]> {
+    vec![&compiled::START, kind.program()]
+}
 
 /// Linux asks no filter about these, because its own probes in programs make them. They do nothing for anybody else.
 const URETPROBE: u32 = 335;
 const UPROBE: u32 = 336;
 
 /// How a child ends that restricts itself and makes a system call. None if the call returned.
-fn fate(kind: Option<Kind>, number: u32, arguments: [u64; 6]) -> Option<i32> {
+fn fate(programs: &[&[sock_filter]], number: u32, arguments: [u64; 6]) -> Option<i32> {
     // SAFETY: the child calls nothing but the allocator, which fork(2) leaves usable, and system calls.
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -30,9 +52,7 @@ fn fate(kind: Option<Kind>, number: u32, arguments: [u64; 6]) -> Option<i32> {
             for signal in [libc::SIGSYS, libc::SIGSEGV] {
                 libc::signal(signal, libc::SIG_DFL);
             }
-            if install(&compiled::START, None).is_err()
-                || kind.is_some_and(|kind| install(kind.program(), None).is_err())
-            {
+            if programs.iter().any(|program| install(program, None).is_err()) {
                 libc::_exit(3);
             }
             let [a, b, c, d, e, f] = arguments;
@@ -75,8 +95,8 @@ fn passing(tests: &[Test]) -> [u64; 6] {
 /// This makes the calls: each number in each kind of thread.
 #[test]
 fn every_call_that_a_table_does_not_allow_kills() {
-    for (kind, name) in ALL {
-        let allowed: BTreeSet<_> = tables(name)
+    for (programs, tables) in all() {
+        let allowed: BTreeSet<_> = tables
             .calls()
             .filter(|call| !matches!(call.answer, Answer::AllowIf(_)))
             .map(|call| call.number)
@@ -88,27 +108,27 @@ fn every_call_that_a_table_does_not_allow_kills() {
                 libc::SYS_rt_sigaction => libc::SIGSYS as u64,
                 _ => u64::MAX,
             };
-            let fate = fate(Some(kind), number, [wrong; 6]);
-            assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}, call {number}");
+            let fate = fate(&programs, number, [wrong; 6]);
+            assert_eq!(fate, Some(libc::SIGSYS), "{}, call {number}", tables.name);
         }
     }
 }
 
 #[test]
 fn every_call_that_a_table_allows_is_carried_out() {
-    for (kind, name) in ALL {
-        for call in tables(name).calls() {
+    for (programs, tables) in all() {
+        for call in tables.calls() {
             let arguments = match call.answer {
-                Answer::AllowIf([.., Test::IsOwnProcess(_)]) => continue,
+                Answer::AllowIf([.., Test::IsOwnProcess(_) | Test::IsChild(_)]) => continue,
                 Answer::AllowIf(tests) => passing(tests),
                 // This is also what a debug build asks of fcntl(2).
                 Answer::Absent => passing(&[Test::Is(1, libc::F_GETFD as u32)]),
                 Answer::Allow => [u64::MAX; 6],
             };
-            let fate = fate(Some(kind), call.number, arguments);
+            let fate = fate(&programs, call.number, arguments);
             // A handler that returns without a signal ends in a bad address.
             let expected = (call.name == "SYS_rt_sigreturn").then_some(libc::SIGSEGV);
-            assert_eq!(fate, expected, "{kind:?}, {}: {}", call.name, call.why);
+            assert_eq!(fate, expected, "{}, {}: {}", tables.name, call.name, call.why);
         }
     }
 }
@@ -119,7 +139,7 @@ fn calls_with_other_arguments_kill() {
     const TIOCSTI: u64 = 0x5412;
     let any = u64::MAX;
     let executable = u64::from((libc::PROT_READ | libc::PROT_EXEC) as u32);
-    for (kind, _) in ALL {
+    for (programs, tables) in threads() {
         for (call, arguments) in [
             (libc::SYS_ioctl, [any, TIOCSTI, any, any, any, any]),
             (libc::SYS_mmap, [0, 4096, executable, 0x22, any, 0]),
@@ -148,8 +168,13 @@ fn calls_with_other_arguments_kill() {
             ),
             (libc::SYS_prctl, [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, any]),
         ] {
-            let fate = fate(Some(kind), call as u32, arguments);
-            assert_eq!(fate, Some(libc::SIGSYS), "{kind:?}, call {call}, {arguments:x?}");
+            let fate = fate(&programs, call as u32, arguments);
+            assert_eq!(
+                fate,
+                Some(libc::SIGSYS),
+                "{}, call {call}, {arguments:x?}",
+                tables.name
+            );
         }
     }
     for kind in [
@@ -162,7 +187,7 @@ fn calls_with_other_arguments_kill() {
         Kind::Main,
     ] {
         let fate = fate(
-            Some(kind),
+            &in_thread(kind),
             libc::SYS_ioctl as u32,
             [any, CREATE_VM, any, any, any, any],
         );
