@@ -3,7 +3,7 @@
 # make race    measures boot time beside crun, runc and QEMU microvm, on the deterministic clocks of both nested machines
 #              (CORACLE_NESTED=amd or =intel for one of them): into target/race/amd/ and target/race/intel/
 # make test-processors   tries Coracle on processors that Bochs emulates, and writes the table of docs/processors.md
-# make torture kills guests and machines while they write, and loads disks (ROUNDS=N, CUTS=N, SEED=N)
+# make torture kills guests, commands and machines while they work, and does thousands of things in a row (ROUNDS=N, CUTS=N, SEED=N)
 # make check   checks formatting, lints, documentation and dependencies
 # make guest   builds the built-in guest that coracle carries
 # make fuzz    runs each fuzz target for a minute (FUZZ_SECONDS=N for longer)
@@ -57,6 +57,8 @@ torture: prepared
 	@$(PARALLEL) release tests
 	cargo test --quiet --test linux -- --torture $(ROUNDS) $(CUTS) $(SEED)
 	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- load::
+	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- killed::
+	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- thousands::
 	cargo test --quiet --workspace --test kvm -- --ignored kill_points:: thousands::
 
 check:

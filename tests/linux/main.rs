@@ -13,6 +13,7 @@ mod place;
 mod run;
 mod terminal;
 mod torture;
+mod traced;
 
 mod trials {
     pub mod agent;
@@ -28,6 +29,7 @@ mod trials {
     pub mod guest;
     pub mod hardware;
     pub mod kernels;
+    pub mod killed;
     pub mod load;
     pub mod memory;
     pub mod named;
@@ -38,6 +40,7 @@ mod trials {
     pub mod sockets;
     pub mod systemd;
     pub mod terminals;
+    pub mod thousands;
     pub mod timings;
     pub mod users;
 }
@@ -112,6 +115,7 @@ fn trials() -> Vec<Trial> {
         trials::console::trials(),
         trials::kernels::trials(),
         trials::load::trials(),
+        trials::thousands::trials(),
         trials::systemd::trials(),
         trials::memory::trials(),
         trials::named::trials(),
@@ -130,6 +134,7 @@ fn trials() -> Vec<Trial> {
         trials::cp::trials(),
         trials::agent::trials(),
         trials::sockets::trials(),
+        trials::killed::trials(),
         trials::users::trials(),
         trials::failures::trials(),
         trials::ends::trials(),

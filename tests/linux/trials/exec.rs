@@ -24,24 +24,23 @@ crate::group!["exec":
     a_guest_that_powers_off_under_a_command_is_told_and_gives_the_terminal_back,
     a_guest_that_is_killed_under_a_command_is_told,
     a_guest_that_cannot_run_commands_is_an_error_that_says_what_to_do,
-    a_hundred_at_once_and_many_in_a_row_leave_nothing,
     a_command_runs_beside_another_init,
     an_agent_that_stands_still_is_given_up_and_runs_nothing_later,
     an_agent_that_is_dead_or_another_program_is_told_and_stop_goes_on_without_it,
 ];
 
 /// `coracle exec OPTIONS web WORDS`.
-fn exec(harbour: &Harbour, options: &[&str], words: &[&str]) -> Coracle {
+pub fn exec(harbour: &Harbour, options: &[&str], words: &[&str]) -> Coracle {
     harbour.coracle(&["exec"]).args(options).args(["web"]).args(words)
 }
 
-fn shell(harbour: &Harbour, options: &[&str], script: &str) -> Coracle {
+pub fn shell(harbour: &Harbour, options: &[&str], script: &str) -> Coracle {
     exec(harbour, options, &["sh", "-c", script])
 }
 
 /// What a script in the guest prints.
 #[track_caller]
-fn say(harbour: &Harbour, script: &str) -> String {
+pub fn say(harbour: &Harbour, script: &str) -> String {
     let finished = shell(harbour, &[], script).end();
     finished.assert_powered_off();
     finished.console()
@@ -274,42 +273,12 @@ fn a_guest_that_cannot_run_commands_is_an_error_that_says_what_to_do() {
     );
 }
 
-/// How many run in a row: on the nested machine's clock each costs a second of real time.
-const IN_A_ROW: usize = 40;
-
 /// Programs and their descriptors, counted by a shell that starts none.
-const COUNT: &str = "n=0; for p in /proc/[0-9]*; do [ -e $p/exe ] && n=$((n + 1)); done; set -- /proc/[0-9]*/fd/*; echo $n $#";
-
-fn a_hundred_at_once_and_many_in_a_row_leave_nothing() {
-    let harbour = Harbour::with_web(&["-m", "256M"]);
-    // The first one settles what the guest needs once.
-    say(&harbour, COUNT);
-    let before = say(&harbour, COUNT);
-    let open = harbour.descriptors_of_web();
-    // All run until the last has started.
-    say(&harbour, "mkfifo /tmp/gate");
-    let script = "echo ready; read line </tmp/gate; echo done";
-    let mut runs: Vec<_> = (0..100).map(|_| shell(&harbour, &[], script).start()).collect();
-    runs.iter_mut().for_each(|run| run.wait_for("ready"));
-    say(&harbour, "echo >/tmp/gate; rm /tmp/gate");
-    for run in runs {
-        let finished = run.end();
-        finished.assert_powered_off();
-        assert_eq!(finished.stdout, b"ready\ndone\n", "{finished}");
-    }
-    for number in 0..IN_A_ROW {
-        let number = number.to_string();
-        let finished = exec(&harbour, &[], &["echo", &number]).end();
-        finished.assert_powered_off();
-        assert_eq!(finished.console().trim(), number);
-    }
-    wait_for_count(&harbour, &before);
-    assert_eq!(harbour.descriptors_of_web(), open);
-}
+pub const COUNT: &str = "n=0; for p in /proc/[0-9]*; do [ -e $p/exe ] && n=$((n + 1)); done; set -- /proc/[0-9]*/fd/*; echo $n $#";
 
 /// Waits until the guest has as many programs and descriptors as before: the agent's children have ended when their clients have,
 /// or soon after.
-fn wait_for_count(harbour: &Harbour, before: &str) {
+pub fn wait_for_count(harbour: &Harbour, before: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let after = say(harbour, COUNT);
