@@ -42,6 +42,10 @@ impl Terminal {
         // SAFETY: openpty writes the two descriptors and reads the size; null asks for no name and no modes.
         let result = unsafe { libc::openpty(&mut person, &mut program, ptr::null_mut(), ptr::null(), &size) };
         assert_eq!(result, 0, "openpty: {}", io::Error::last_os_error());
+        // A program that had the person's side as well would never see its terminal closed.
+        // SAFETY: the call touches no memory.
+        let closes = |fd| unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+        assert!(closes(person) && closes(program));
         // SAFETY: openpty made both descriptors for us.
         let terminal = unsafe {
             Self {

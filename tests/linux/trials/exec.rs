@@ -1,6 +1,8 @@
 //! `coracle exec`: programs in a guest that runs, used like programs of the host.
 
 use std::fs;
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use crate::harbour::Harbour;
 use crate::images::noise;
 use crate::place;
 use crate::run::{Coracle, Finished};
+use crate::terminal::Terminal;
 
 crate::group!["exec":
     its_streams_arrive_apart_and_its_status_is_coracles,
@@ -27,6 +30,8 @@ crate::group!["exec":
     a_command_runs_beside_another_init,
     an_agent_that_stands_still_is_given_up_and_runs_nothing_later,
     an_agent_that_is_dead_or_another_program_is_told_and_stop_goes_on_without_it,
+    a_terminal_that_is_resized_a_hundred_times_has_its_last_size_and_loses_nothing,
+    a_command_that_ignores_that_its_terminal_is_closed_is_ended,
 ];
 
 /// `coracle exec OPTIONS web WORDS`.
@@ -360,4 +365,67 @@ fn an_agent_that_is_dead_or_another_program_is_told_and_stop_goes_on_without_it(
     thread::sleep(Duration::from_secs(10));
     refused("coracle: the agent in the guest is not understood: it does not speak the agent's protocol");
     assert_stop_ends(&harbour);
+}
+
+fn a_terminal_that_is_resized_a_hundred_times_has_its_last_size_and_loses_nothing() {
+    const SIZES: std::ops::Range<u16> = 30..130;
+    let harbour = Harbour::with_web(&[]);
+    let script = format!(
+        "n=0; until [ \"$size\" = '{} 77' ]; do size=$(stty size); n=$((n + 1)); echo line $n $size; done; exit 5",
+        SIZES.end - 1
+    );
+    let mut run = shell(&harbour, &["-it"], &script).on_terminal().start();
+    for rows in SIZES {
+        // Now and then the command has time to see one of them.
+        if rows % 10 == 0 {
+            run.wait_for("line ");
+        }
+        run.resize(rows, 77);
+        run.signal(libc::SIGWINCH);
+    }
+    let finished = run.end();
+    finished.assert_code(5).assert_terminal_restored();
+    let mut rows_before = 0;
+    for (number, line) in (1..).zip(finished.console().lines()) {
+        let words: Vec<_> = line.split(' ').collect();
+        let ["line", n, rows, "77" | "100"] = words[..] else {
+            panic!("{line:?}\n{finished}")
+        };
+        assert_eq!(n, format!("{number}"), "{finished}");
+        let rows: u16 = rows.parse().unwrap();
+        assert!(rows >= rows_before, "an older size after a newer one\n{finished}");
+        rows_before = rows;
+    }
+    assert_eq!(rows_before, SIZES.end - 1, "{finished}");
+}
+
+fn a_command_that_ignores_that_its_terminal_is_closed_is_ended() {
+    let harbour = Harbour::with_web(&[]);
+    let Terminal { mut person, program } = Terminal::open(30, 100);
+    let script = "trap '' HUP; echo $$ >/tmp/deaf; echo re'ad'y; exec sleep 1000";
+    let mut run = Command::new(place::coracle())
+        .args(["exec", "-it", "web", "sh", "-c", script])
+        .env("XDG_RUNTIME_DIR", harbour.path())
+        .stdin(program.try_clone().unwrap())
+        .stdout(program)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains("ready") {
+        let mut bytes = [0; 1000];
+        let count = person.read(&mut bytes).unwrap();
+        shown.extend(&bytes[..count]);
+    }
+    let closed = Instant::now();
+    // The terminal is not its controlling one, for which the kernel would send the signal.
+    drop(person);
+    // SAFETY: the call touches no memory, and the process is our child, not waited for yet.
+    assert_eq!(unsafe { libc::kill(run.id() as i32, libc::SIGHUP) }, 0);
+    assert_eq!(run.wait().unwrap().code(), Some(129));
+    let took = closed.elapsed();
+    eprintln!("it ended {took:?} after its terminal");
+    assert!(took >= Duration::from_secs(10), "{took:?}");
+    let script = "while kill -0 $(cat /tmp/deaf) 2>/dev/null; do sleep 0.1; done; echo ended";
+    assert_eq!(say(&harbour, script), "ended\n");
 }
