@@ -28,7 +28,7 @@ const LONGEST: Duration = Duration::from_millis(300);
 const QEMU_IMG: &str = "/usr/bin/qemu-img:/usr/bin/qemu-img";
 
 /// How many rounds a trial runs.
-const ROUNDS_OF_A_TRIAL: u64 = 3;
+const ROUNDS_OF_A_TRIAL: u64 = 2;
 
 crate::group!["torture":
     what_a_guest_was_told_to_be_durable_survives_that_coracle_is_killed,

@@ -29,7 +29,7 @@ const MIB: usize = 1 << 20;
 fn amount(full: usize, nested: usize) -> usize {
     match machines::current() {
         _ if place::is_full() => full,
-        Some(Machine::Intel | Machine::IntelAlone) => nested / 32,
+        Some(Machine::Intel | Machine::IntelAlone) => nested / 8,
         Some(Machine::Amd(_)) | None => nested,
     }
 }
@@ -41,7 +41,7 @@ fn patience() -> u64 {
 
 fn all_that_the_guest_prints_arrives_through_a_pipe() {
     let scratch = scratch();
-    let printed = noise(1, amount(10 * MIB, 32 * KIB));
+    let printed = noise(1, amount(10 * MIB, 8 * KIB));
     let disk = raw(&scratch, "printed", &printed);
     let finished = Coracle::run()
         .args(["--disk", disk.to_str().unwrap()])
@@ -92,12 +92,12 @@ fn a_slow_reader_gets_all_that_the_guest_prints() {
 }
 
 fn all_that_is_pasted_through_a_pipe_arrives_in_the_guest() {
-    paste(noise(3, amount(MIB, 32 * KIB)), Coracle::run().with_input());
+    paste(noise(3, amount(MIB, 8 * KIB)), Coracle::run().with_input());
 }
 
 /// What a person pastes is text: control characters would be for the terminal, or the escape key.
 fn all_that_is_pasted_on_a_terminal_arrives_in_the_guest() {
-    let mut text = noise(4, amount(MIB, 32 * KIB));
+    let mut text = noise(4, amount(MIB, 8 * KIB));
     text.iter_mut().for_each(|byte| *byte = b' ' + *byte % 95);
     paste(text, Coracle::run().on_terminal());
 }

@@ -143,8 +143,8 @@ fn an_initrd_that_is_not_unpacked_whole_is_told_after_a_power_off() {
     let initrd = images::raw(&scratch, "initrd", &archive);
     let finished = Coracle::run()
         .args(["--initrd", initrd.to_str().unwrap()])
-        // 11 KB, more than the end of the console that is looked at after the run.
-        .script("seq 1 2500; echo the end")
+        // More than the end of the console that is looked at after the run.
+        .script("head -c 9000 /dev/zero | tr '\\0' x; echo; echo the end")
         .end();
     finished
         .assert_code(0)
@@ -158,7 +158,7 @@ fn a_root_file_system_without_init_is_104() {
     let scratch = scratch();
     let disk = ext4(&scratch, "disk");
     built_in_kernel()
-        .args(["--disk", disk.to_str().unwrap()])
+        .args(["--disk", disk.to_str().unwrap(), "--cmdline", "quiet"])
         .end()
         .assert_code(104)
         .assert_explains("the guest kernel panicked: no init that it can run\n")
@@ -200,7 +200,8 @@ fn a_guest_whose_init_eats_all_memory_is_106() {
 fn a_guest_told_to_panic_when_memory_runs_out_is_106() {
     Coracle::run()
         .args(["--memory", "48M"])
-        .script("echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero")
+        // What the kernel says of its memory before that would be most of what the trial takes.
+        .script("dmesg -n 1; echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero")
         .end()
         .assert_code(106)
         .assert_explains("the guest kernel panicked: out of memory\n")
