@@ -7,7 +7,7 @@
 # make check   checks formatting, lints, documentation and dependencies
 # make guest   builds the built-in guest that coracle carries
 # make fuzz    runs each fuzz target for a minute (FUZZ_SECONDS=N for longer)
-# make fuzz-seeds   runs each fuzz target on its seeds and on some thousand inputs made from them
+# make fuzz-seeds   runs each fuzz target on its seeds and on a thousand inputs made from them
 # make bench   measures start-up time on this host, and the boot budget
 # make bench-boot   measures the boot budget: each phase of a boot on both deterministic clocks (CORACLE_NESTED=amd or
 #              =intel for one of them), beside containers
@@ -36,8 +36,9 @@ help:
 run: build
 	@tools/run
 
-# The trials with Linux guests have both vendors' processors.
+# The trials with Linux guests have both vendors' processors. Most other tests wait for something most of the time.
 test: export NESTED_MACHINES := amd intel
+test: export RUST_TEST_THREADS = $(shell echo $$((2 * $$(nproc))))
 test: prepared
 	@$(PARALLEL) release tests formats programs
 	$(call say,running the tests of this host and then those with Linux guests)
