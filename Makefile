@@ -60,6 +60,7 @@ torture: prepared
 	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- load::
 	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- killed::
 	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- thousands::
+	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- sockets::as_many
 	cargo test --quiet --workspace --test kvm -- --ignored kill_points:: thousands::
 
 check:
