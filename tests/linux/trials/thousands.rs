@@ -99,7 +99,7 @@ fn a_gibibyte_reaches_a_slow_reader_whole_and_is_kept_nowhere() {
     leaves_nothing(64, |harbour| {
         let (mut reader, writer) = pipe().unwrap();
         let run = exec(harbour, &[], &["head", "-c", &size.to_string(), "/dev/zero"])
-            .patience(3000)
+            .patience(10_000)
             .stdout(writer)
             .start();
         let client = format!("/proc/{}/status", run.id());
