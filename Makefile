@@ -63,7 +63,8 @@ torture: prepared
 	CORACLE_LINUX_TESTS=full cargo test --quiet --test linux -- sockets::as_many
 	cargo test --quiet --workspace --test kvm -- --ignored kill_points:: thousands::
 
-check:
+# With the guest there already, `coracle` is checked and compiled as it is used.
+check: guest
 	cargo fmt --all --check
 	cargo clippy --quiet --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items

@@ -59,16 +59,6 @@ pub fn initrd_with_records(scratch: &TempDir) -> PathBuf {
     initrd_with(scratch, "records", 0o755, &fs::read(place::records()).unwrap())
 }
 
-/// The built-in guest's initrd with the program that tells of processors as `/processor`.
-pub fn initrd_with_processor(scratch: &TempDir) -> PathBuf {
-    initrd_with(
-        scratch,
-        "processor",
-        0o755,
-        &fs::read(place::processor()).unwrap(),
-    )
-}
-
 /// The built-in guest's initrd with the program that talks to the host as `/sockets`.
 pub fn initrd_with_sockets(scratch: &TempDir) -> PathBuf {
     initrd_with(scratch, "sockets", 0o755, &fs::read(place::sockets()).unwrap())

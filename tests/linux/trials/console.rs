@@ -63,7 +63,7 @@ fn a_slow_reader_gets_all_that_the_guest_prints() {
     const PAUSE: Duration = Duration::from_millis(80);
     let scratch = scratch();
     // More than waits anywhere on the way, so that the guest itself has to wait: 64 KiB in Coracle, and 4 KiB in the pipe.
-    let printed = noise(2, 96 * KIB);
+    let printed = noise(2, 80 * KIB);
     let disk = raw(&scratch, "printed", &printed);
     let (mut reader, writer) = pipe().unwrap();
     // SAFETY: F_SETPIPE_SZ takes a number and touches no memory of ours.

@@ -201,7 +201,10 @@ fn a_guest_told_to_panic_when_memory_runs_out_is_106() {
     Coracle::run()
         .args(["--memory", "48M"])
         // What the kernel says of its memory before that would be most of what the trial takes.
-        .script("dmesg -n 1; echo 2 >/proc/sys/vm/panic_on_oom; tail /dev/zero")
+        .script(
+            "dmesg -n 1; cd /proc/sys/vm; echo 2 >panic_on_oom; echo 1 >overcommit_memory; \
+             dd if=/dev/zero of=/dev/null bs=64M",
+        )
         .end()
         .assert_code(106)
         .assert_explains("the guest kernel panicked: out of memory\n")

@@ -37,8 +37,7 @@ fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
             "--disk",
             disk.to_str().unwrap(),
         ])
-        // The kernel's messages would be most of what the trial takes.
-        .args(["--cmdline", "quiet"])
+        .args(["--cmdline", place::STOCK_QUICKLY])
         .end()
         .assert_powered_off()
         .assert_prints("\n2\n")
@@ -51,7 +50,7 @@ fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
 
 /// What init prints arrives only if the serial driver gets its interrupts. Without ACPI this kernel finds neither the
 /// disk nor the power-off register, and halts. Without the tables that say what is there, its drivers for a keyboard controller and a
-/// clock would look for them for seconds. `quiet` for the same reason as above.
+/// clock would look for them for seconds.
 fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends() {
     let ways = if place::is_full() {
         &["noapic", ""][..]
@@ -59,7 +58,10 @@ fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends
         &["noapic"]
     };
     for interrupts in ways {
-        let parameters = format!("quiet acpi=off initcall_blacklist=i8042_init,cmos_init {interrupts}");
+        let parameters = format!(
+            "{},i8042_init,cmos_init acpi=off {interrupts}",
+            place::STOCK_QUICKLY
+        );
         Coracle::run()
             .args(["--kernel".as_ref(), place::stock().join("vmlinuz").as_os_str()])
             .args([

@@ -59,7 +59,7 @@ fn load(options: &str) {
         .args(["--disk", &format!("{}{options}", image.display())])
         .args([
             "--cmdline",
-            &format!("quiet coracle.script=fio-guest loops={loops}"),
+            &format!("{} coracle.script=fio-guest loops={loops}", place::STOCK_QUICKLY),
         ])
         .patience(4000)
         .start();

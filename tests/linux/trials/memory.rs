@@ -30,12 +30,14 @@ fn a_guest_of_64_mib_sees_all_of_it() {
 fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
     // The kernel takes memory from the lowest address up, and the machine below has too little to fill 4 GiB: what is
     // above is written and read at its addresses, where nothing is yet. 4608 MiB is 512 MiB when its upper half is lost.
-    let count = if place::is_full() { 32 } else { 1 };
+    const BLOCK: u64 = 64 * KIB;
+    let count = if place::is_full() { 512 } else { 1 };
+    let (above, below) = (4608 * MIB / BLOCK, 512 * MIB / BLOCK);
     let script = format!(
-        "; head -c {count}m /dev/urandom >/tmp/file; md5sum </tmp/file; \
-         dd if=/tmp/file of=/dev/mem conv=notrunc bs=1M seek=4608 2>/dev/null; \
-         dd if=/dev/mem bs=1M skip=4608 count={count} 2>/dev/null | md5sum; \
-         dd if=/dev/mem bs=1M skip=512 count={count} 2>/dev/null | md5sum"
+        "; dd if=/dev/urandom of=/tmp/file bs={BLOCK} count={count} 2>/dev/null; md5sum </tmp/file; \
+         dd if=/tmp/file of=/dev/mem conv=notrunc bs={BLOCK} seek={above} 2>/dev/null; \
+         dd if=/dev/mem bs={BLOCK} skip={above} count={count} 2>/dev/null | md5sum; \
+         dd if=/dev/mem bs={BLOCK} skip={below} count={count} 2>/dev/null | md5sum"
     );
     let console = check(5 << 10, &script);
     let sums: Vec<&str> = console

@@ -68,7 +68,7 @@ fn a_stock_guest_outlives_a_long_pause_and_powers_off_by_its_button() {
         .coracle(&["run", "-d", "--name", "stock", "--memory", "256M"])
         .args(["--kernel".as_ref(), kernel.as_os_str()])
         .args(["--initrd".as_ref(), initrd_path.as_os_str()])
-        .args(["--cmdline", "quiet"])
+        .args(["--cmdline", place::STOCK_QUICKLY])
         .end();
     started.assert_powered_off();
     assert_eq!(started.console(), "stock\n");

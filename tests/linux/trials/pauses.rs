@@ -17,7 +17,7 @@ use crate::place;
 crate::group!["pauses": a_guest_under_load_loses_nothing_in_many_pauses];
 
 fn pauses() -> usize {
-    if place::is_full() { 200 } else { 60 }
+    if place::is_full() { 200 } else { 40 }
 }
 /// Bytes that the guest prints between two pauses.
 const APART: usize = 100;

@@ -2,12 +2,13 @@
 //! different leaves of CPUID, so these trials run on both.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 
 use serde_json::Value;
 
-use crate::images::{initrd_with_processor, scratch, sparse};
+use crate::images::{scratch, sparse};
 use crate::machines::{self, Machine};
+use crate::place;
 use crate::run::{Coracle, Finished};
 
 crate::group!["processors":
@@ -24,6 +25,21 @@ crate::group!["processors":
 
 /// EAX, EBX, ECX and EDX of each leaf and subleaf.
 type Leaves = BTreeMap<(u32, u32), [u32; 4]>;
+
+/// What a shell prints in a guest. A byte through a socket costs far less than one on the console.
+fn says(options: &[&str], script: &str) -> Finished {
+    let finished = Coracle::run()
+        .args(options)
+        .args(["--", "sh", "-c", script])
+        // The program that tells of processors, for those scripts that want it.
+        .stdin(File::open(place::processor()).unwrap())
+        .end();
+    finished.assert_powered_off();
+    finished
+}
+
+/// Begins a script, in which it makes the command `/processor`.
+const PROCESSOR: &str = "cat >/processor; chmod 755 /processor";
 
 /// What `/processor` prints in a guest: the leaves of each vCPU.
 fn leaves(finished: &Finished) -> Vec<Leaves> {
@@ -64,18 +80,15 @@ fn a_single_vcpu_is_alone_by_every_leaf_and_in_linux() {
 }
 
 fn topology(count: u32) {
-    let scratch = scratch();
-    let finished = Coracle::run()
-        .args(["--cpus", &count.to_string()])
-        .args(["--initrd", initrd_with_processor(&scratch).to_str().unwrap()])
-        // Only the leaves that are looked at: each byte on the console takes its time.
-        .script(
-            "/processor | grep -E ' leaf (0|1|4|b|1f|80000008|8000001[de]) '; echo count $(nproc); cd /sys/devices/system/cpu; echo online $(cat online); for cpu in cpu[0-9]*; do cd $cpu/topology; \
+    let finished = says(
+        &["--cpus", &count.to_string()],
+        &format!(
+            "{PROCESSOR}; /processor; echo count $(nproc); cd /sys/devices/system/cpu; echo online $(cat online); \
+             for cpu in cpu[0-9]*; do cd $cpu/topology; \
              echo $cpu: package $(cat physical_package_id), core $(cat core_id), threads $(cat thread_siblings_list), \
-             package of $(cat core_siblings_list).; cd ../..; done",
-        )
-        .end();
-    finished.assert_powered_off();
+             package of $(cat core_siblings_list).; cd ../..; done"
+        ),
+    );
     let all = if count > 1 {
         format!("0-{}", count - 1)
     } else {
@@ -169,19 +182,7 @@ fn assert_caches(leaf: u32, names_cores: bool, count: u32, leaves: &Leaves) {
 fn programs_find_xsave_as_cpuid_says_and_do_without_it_where_it_is_absent() {
     const XSAVE: u32 = 1 << 26;
     const OSXSAVE: u32 = 1 << 27;
-    let scratch = scratch();
-    let initrd = initrd_with_processor(&scratch);
-    let run = |parameter: &str| {
-        let finished = Coracle::run()
-            .args(["--initrd", initrd.to_str().unwrap()])
-            .args([
-                "--cmdline",
-                &format!("{parameter} -- sh -c \"/processor | grep -e 'leaf [1d] ' -e '^[nx]'\""),
-            ])
-            .end();
-        finished.assert_powered_off();
-        finished
-    };
+    let run = |parameter: &str| says(&["--cmdline", parameter], &format!("{PROCESSOR}; /processor"));
     let finished = run("");
     let leaves = &leaves(&finished)[0];
     let [_, _, features, _] = leaves[&(1, 0)];
@@ -209,16 +210,13 @@ fn programs_find_xsave_as_cpuid_says_and_do_without_it_where_it_is_absent() {
 /// That the flag x2apic is still there says that Linux did not switch the mode off. The clock is the TSC itself where it
 /// never changes its rate, and KVM's otherwise.
 fn linux_finds_x2apic_tsc_deadline_and_kvms_clock() {
-    let finished = Coracle::run()
-        .args(["--cpus", "2"])
-        .script(
-            "cd /sys/devices/system; echo clocks $(cat clocksource/clocksource0/available_clocksource).; \
-             for cpu in 0 1; do echo timer $cpu $(cat clockevents/clockevent$cpu/current_device).; done; \
-             echo x2apic on $(grep -c -w x2apic /proc/cpuinfo).; sleep 0.05; echo slept",
-        )
-        .end();
+    let finished = says(
+        &["--cpus", "2"],
+        "cd /sys/devices/system; echo clocks $(cat clocksource/clocksource0/available_clocksource).; \
+         for cpu in 0 1; do echo timer $cpu $(cat clockevents/clockevent$cpu/current_device).; done; \
+         echo x2apic on $(grep -c -w x2apic /proc/cpuinfo).; sleep 0.05; echo slept",
+    );
     finished
-        .assert_powered_off()
         .assert_prints("kvm-clock")
         .assert_prints("\ntimer 0 lapic-deadline.\n")
         .assert_prints("\ntimer 1 lapic-deadline.\n")
@@ -226,18 +224,14 @@ fn linux_finds_x2apic_tsc_deadline_and_kvms_clock() {
         .assert_prints("\nslept\n");
 }
 
-/// Linux says so when reading or writing an MSR is a fault, and goes on. The brackets keep the script, which is a part of
-/// the kernel's command line and so of its log, from being found.
+/// Linux says so when reading or writing an MSR is a fault, and goes on.
 fn linux_touches_no_register_that_is_not_there() {
-    Coracle::run()
-        .args(["--cpus", "2"])
-        .script(
-            "dmesg | grep -e 'Linux versio[n]' -e 'unchecked MS[R]' >/tmp/found; \
-             echo found $(wc -l </tmp/found):; cat /tmp/found",
-        )
-        .end()
-        .assert_powered_off()
-        .assert_prints("\nfound 1:\n");
+    says(
+        &["--cpus", "2"],
+        "dmesg | grep -e 'Linux version' -e 'unchecked MSR' >/tmp/found; \
+         echo found $(wc -l </tmp/found):; cat /tmp/found",
+    )
+    .assert_prints("found 1:\n");
 }
 
 /// The value of a line of /proc/cpuinfo, of the first processor.
@@ -266,8 +260,7 @@ fn a_guest_has_its_hosts_vendor_and_model_and_no_feature_that_kvm_does_not_add()
     const EMULATED_FOR_INTEL: &str = "arch_capabilities";
     /// What Linux notes of itself.
     const NOTED: [&str; 4] = ["cpuid", "rep_good", "tsc_known_freq", "xtopology"];
-    let finished = Coracle::run().script("cat /proc/cpuinfo").end();
-    finished.assert_powered_off();
+    let finished = says(&[], "cat /proc/cpuinfo");
     let host = fs::read_to_string("/proc/cpuinfo").unwrap();
     let guest = finished.console();
     for key in ["vendor_id", "cpu family", "model", "stepping"] {
