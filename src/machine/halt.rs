@@ -4,8 +4,9 @@
 //! The first vCPU is interrupted once a second ([`Ticks`]), and once a minute as long as it only waits for interrupts, so that an
 //! idle guest costs the host nothing. When its interrupts are off it opens a round: it brings the
 //! others out of the guest, and each vCPU reports where it stands. When all stood still in two rounds in a row, at the
-//! same instruction and with the same registers, none is left that could wake another. A vCPU to which the guest has a
-//! device send NMIs does not stand still.
+//! same instruction and with the same registers, none is left that could wake another. The second round comes soon after
+//! the first, so that nobody waits for long at the end of a guest. A vCPU to which the guest has a device send NMIs does
+//! not stand still.
 
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,8 @@ use crate::kvm::{self, Registers, Standing};
 
 /// Between two ticks.
 const TICK: Duration = Duration::from_secs(1);
+/// From a tick at which the first vCPU stood still to the next one. Only an NMI could wake it.
+const SECOND_TICK: Duration = Duration::from_millis(100);
 /// Between two ticks while the first vCPU waits for an interrupt that it can take.
 const IDLE_TICK: Duration = Duration::from_secs(60);
 /// A tick that comes so much too late is late: the process was stopped meanwhile.
@@ -175,8 +178,11 @@ impl Watcher<'_> {
         };
         let standing = standing().inspect_err(|error| log::debug!("{error}")).ok();
         if has_ticked {
-            let is_idle = standing.as_ref().is_some_and(|standing| standing.is_idle);
-            self.tick_each(if is_idle { IDLE_TICK } else { TICK });
+            self.tick_each(match &standing {
+                Some(standing) if standing.is_idle => IDLE_TICK,
+                Some(standing) if standing.waits && self.interval == TICK => SECOND_TICK,
+                _ => TICK,
+            });
         }
         let may_have_halted = standing
             .as_ref()
