@@ -216,6 +216,7 @@ impl Session {
             let is_open = self.ended.is_none() && self.lost.is_none();
             if is_open {
                 self.answer();
+                self.give_room();
                 if let Err(error) = self.channel.write() {
                     self.lose(error);
                 }
@@ -353,24 +354,27 @@ impl Session {
         }
     }
 
-    /// Writes a piece of an output that is ready, and tells the agent.
+    /// Gives the agent room for more output.
+    fn give_room(&mut self) {
+        for output in &mut self.outputs {
+            let stream = output.stream();
+            if let Some(bytes) = output.take_room() {
+                let is_sent = self.channel.send(&ToAgent::Room { stream, bytes }, &[]);
+                debug_assert!(is_sent);
+            }
+        }
+    }
+
+    /// Writes to an output that is ready.
     fn write(&mut self, index: usize) {
         let stream = self.outputs[index].stream();
-        let is_sent = match self.outputs[index].write() {
-            Ok(0) => true,
-            Ok(count) => {
-                // A piece is much shorter than the window.
-                let bytes = count as u32;
-                self.channel.send(&ToAgent::Room { stream, bytes }, &[])
+        if let Err(error) = self.outputs[index].write() {
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                self.output_error = Some(error);
             }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::BrokenPipe {
-                    self.output_error = Some(error);
-                }
-                self.channel.send(&ToAgent::Closed { stream }, &[])
-            }
-        };
-        debug_assert!(is_sent);
+            let is_sent = self.channel.send(&ToAgent::Closed { stream }, &[]);
+            debug_assert!(is_sent);
+        }
     }
 
     /// Whether stdin is a terminal that another process has at the moment.
