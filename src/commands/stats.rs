@@ -33,8 +33,8 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 /// CPU is the time of the whole process, VCPUS that of each vCPU, in percent of one of the host's processors. EXITS is how often a
 /// second the processor leaves the guest, and some of the reasons: port I/O (io), MMIO, halts, interrupts of the host (irq). DISKS is
 /// what the guest reads from its disks and writes to them, SOCKETS what it receives and sends through its socket device (exec,
-/// cp, --vsock). MEMORY is what the process has of the host's memory, and what the guest may have of it at most; what guests
-/// share, such as the built-in kernel, counts for each of them.
+/// cp, --vsock). MEMORY is what the guest has of the host's memory, and what it may have of it at most; what guests share, such
+/// as the built-in kernel, counts for each of them. OVERHEAD is what Coracle's process has beside it for itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -61,8 +61,6 @@ struct Look {
     time: Duration,
     /// Of each vCPU, by its number.
     vcpus: BTreeMap<u8, Duration>,
-    /// Bytes of the host's memory.
-    memory: u64,
     /// What the guest has done, as its process counts it. None if that does not answer.
     activity: Option<Value>,
 }
@@ -94,8 +92,12 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         };
         let before: Vec<_> = guests.iter().map(|guest| look(guest).ok().flatten()).collect();
         thread::sleep(INTERVAL);
-        let mut rows =
-            vec![["NAME", "CPU", "VCPUS", "EXITS", "DISKS", "SOCKETS", "MEMORY"].map(str::to_owned)];
+        let mut rows = vec![
+            [
+                "NAME", "CPU", "VCPUS", "EXITS", "DISKS", "SOCKETS", "MEMORY", "OVERHEAD",
+            ]
+            .map(str::to_owned),
+        ];
         for (guest, before) in guests.iter().zip(before) {
             // A guest that ended meanwhile is left out.
             if let (Some(before), Ok(Some(now))) = (before, look(guest)) {
@@ -159,18 +161,10 @@ fn read(directory: &str) -> io::Result<Look> {
             vcpus.insert(number, time_of(&stat).unwrap_or_default());
         }
     }
-    let statm = fs::read_to_string(format!("{directory}/statm"))?;
-    let pages: u64 = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse().ok())
-        .unwrap_or(0);
     Ok(Look {
         at,
         time: time.unwrap_or_default(),
         vcpus,
-        // SAFETY: a call without pointers.
-        memory: pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64,
         activity: None,
     })
 }
@@ -192,7 +186,7 @@ fn time_of(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks.saturating_mul(1000) / a_second))
 }
 
-fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 7] {
+fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 8] {
     let passed = (now.at - before.at).as_secs_f64();
     let percent = |before: Duration, now: Duration| {
         format!(
@@ -213,7 +207,8 @@ fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 7] {
         exits(before, now).unwrap_or_else(unknown),
         transfer(before, now, DISKS).unwrap_or_else(unknown),
         transfer(before, now, SOCKETS).unwrap_or_else(unknown),
-        format!("{} / {} MiB", now.memory >> 20, most >> 20),
+        format!("{} / {} MiB", size(now, "/memory/guest"), most >> 20),
+        size(now, "/memory/beside"),
     ]
 }
 
@@ -222,11 +217,23 @@ fn unknown() -> String {
     "-".into()
 }
 
-/// By how much a count in what two looks know of the guest's doing grew in a second.
+fn size(look: &Look, pointer: &str) -> String {
+    match number(look, pointer) {
+        None => unknown(),
+        Some(bytes) if bytes < 10 << 20 => format!("{} KiB", bytes >> 10),
+        Some(bytes) => format!("{} MiB", bytes >> 20),
+    }
+}
+
+/// A number in what a look knows of the guest's doing.
+fn number(look: &Look, pointer: &str) -> Option<u64> {
+    look.activity.as_ref()?.pointer(pointer)?.as_u64()
+}
+
+/// By how much a number grew in a second between two looks.
 fn rate(before: &Look, now: &Look, pointer: &str) -> Option<f64> {
-    let count = |look: &Look| look.activity.as_ref()?.pointer(pointer)?.as_u64();
     let passed = (now.at - before.at).as_secs_f64();
-    Some(count(now)?.saturating_sub(count(before)?) as f64 / passed)
+    Some(number(now, pointer)?.saturating_sub(number(before, pointer)?) as f64 / passed)
 }
 
 /// The guest's exits a second, and for how many of them there was each reason.
@@ -274,7 +281,6 @@ mod tests {
             at: at + Duration::from_secs(seconds),
             time: Duration::ZERO,
             vcpus: BTreeMap::new(),
-            memory: 0,
             activity: Some(activity),
         };
         let before = look(
@@ -292,6 +298,11 @@ mod tests {
         assert_eq!(exits(&before, &now).as_deref(), Some("10/s: io 2"));
         assert_eq!(transfer(&before, &now, DISKS).as_deref(), Some("1.5 / 0.0 MB/s"));
         assert_eq!(transfer(&before, &now, SOCKETS), None);
+        assert_eq!(size(&now, "/memory/guest"), "-");
+        let memory = serde_json::json!({"memory": {"guest": 300 << 20, "beside": 400_000}});
+        let memory = look(2, memory);
+        assert_eq!(size(&memory, "/memory/guest"), "300 MiB");
+        assert_eq!(size(&memory, "/memory/beside"), "390 KiB");
         // A guest that lies, or says nothing.
         let nothing = look(3, serde_json::json!({"exits": -1, "disks": {"read": "much"}}));
         assert_eq!(exits(&now, &nothing), None);
@@ -299,9 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn this_process_has_time_and_memory() {
-        let own = read("/proc/self").unwrap();
-        assert!(own.memory > 1 << 20);
-        assert!(own.vcpus.is_empty());
+    fn this_process_has_time_and_no_vcpus() {
+        let started = Instant::now();
+        while read("/proc/self").unwrap().time.is_zero() {
+            assert!(started.elapsed() < Duration::from_secs(60));
+        }
+        assert!(read("/proc/self").unwrap().vcpus.is_empty());
     }
 }

@@ -77,6 +77,15 @@ impl Memory {
         &self.guest
     }
 
+    /// Where it is in this process.
+    pub fn addresses(&self) -> Vec<Range<u64>> {
+        let addresses = |mapping: &Mapping| {
+            let start = mapping.start.as_ptr() as u64;
+            start..start + mapping.length as u64
+        };
+        self.mappings.iter().map(addresses).collect()
+    }
+
     /// Makes the host provide the pages of guest addresses `range`, which are below 4 GiB, before the guest touches them.
     /// Returns when all are provided, or early when `stop` is set.
     pub fn provide(&self, range: Range<u64>, stop: &AtomicBool) {

@@ -5,6 +5,7 @@ mod address_width;
 mod blueprint;
 mod devices;
 mod dry_run;
+mod footprint;
 mod halt;
 mod hardware;
 mod kick;
@@ -23,6 +24,7 @@ use std::{io, thread};
 pub use activity::Activity;
 use activity::Counters;
 pub use dry_run::DryRun;
+pub use footprint::Footprint;
 pub use limits::{LimitReached, share_heap};
 use memory::Memory;
 pub use open_files::OpenFiles;
@@ -215,7 +217,7 @@ impl Machine {
             // The ACPI tables tell of it.
             power_button: (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ))),
             agent: opened.vsock.clone().filter(|vsock| vsock.expects_service()),
-            counters: Counters::of(&opened.disks, opened.vsock.as_ref()),
+            counters: Counters::of(opened, memory.addresses()),
             brings_agent: config.kernel.is_none() && config.initrd.is_none(),
         };
         timeline.mark(Phase::DevicesAttached);

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::footprint::Mappings;
 use super::{Error, limits};
 use crate::boot::Image;
 use crate::built_in;
@@ -30,6 +31,8 @@ pub struct OpenFiles {
     pub vsock: Option<Arc<vsock::Backend>>,
     /// The log lines of the entropy device, counted over all boots. A disk counts its own.
     pub entropy_log: Arc<LogLimit>,
+    /// For [`super::Running::activity`]: none unless somebody may ask.
+    pub mappings: Option<Mappings>,
 }
 
 impl BootFiles {
@@ -69,7 +72,16 @@ impl OpenFiles {
             disks,
             vsock: vsock.map(Arc::new),
             entropy_log: Arc::default(),
+            mappings: None,
         })
+    }
+
+    /// Has [`super::Running::activity`] tell of memory as well. To be called before the process is confined.
+    pub fn count_memory(&mut self) {
+        match Mappings::open() {
+            Ok(mappings) => self.mappings = Some(mappings),
+            Err(error) => log::debug!("the memory of this process is not counted: {error}"),
+        }
     }
 }
 

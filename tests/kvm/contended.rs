@@ -163,10 +163,10 @@ fn what_guests_use_is_shown_to_programs_without_escape_codes_until_all_have_ende
         harbour.run(&kernel, &["-d", "--name", name]).end().with_code(0);
     }
     let mut shown = harbour.coracle(&["stats", "web", "db"]).start();
-    shown.wait_for("MiB\nNAME");
+    shown.wait_for("KiB\nNAME");
     harbour.say(&["kill", "web"]);
     // A look without the one that has ended.
-    shown.wait_for("MEMORY\ndb ");
+    shown.wait_for("OVERHEAD\ndb ");
     harbour.say(&["kill", "db"]);
     let shown = shown
         .end()

@@ -233,6 +233,7 @@ impl<'a> Boots<'a> {
                 }
                 // A guest with a kernel of the person's may have an agent, too.
                 if self.own.is_some() {
+                    opened.count_memory();
                     expect_agent(opened).map_err(system("reach the guest's agent"))?;
                     let agent = AgentAsked::new().map_err(system("reach the guest's agent"))?;
                     self.agent = Some(agent);

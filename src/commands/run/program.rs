@@ -52,8 +52,11 @@ pub fn run(
     mut named: Option<Named>,
     timeline: &Timeline,
 ) -> Result<Ending, Error> {
-    let opened = OpenFiles::open(config)?;
+    let mut opened = OpenFiles::open(config)?;
     timeline.mark(Phase::KvmOpened);
+    if named.is_some() {
+        opened.count_memory();
+    }
     let is_detached = named.as_ref().is_some_and(|named| named.own.is_detached());
     let stdin = match is_detached {
         true => Stdin::Nothing,

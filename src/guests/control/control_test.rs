@@ -60,6 +60,7 @@ impl Machine for Fake {
         Activity {
             disks_read: 512,
             sockets_sent: 3,
+            memory: Some(Footprint { guest: 5, beside: 6 }),
             ..Activity::default()
         }
     }
@@ -89,6 +90,8 @@ fn what_a_guest_does_is_counted() {
     });
     assert_eq!(answer.body["disks"]["read"], 512);
     assert_eq!(answer.body["sockets"]["sent"], 3);
+    assert_eq!(answer.body["memory"]["guest"], 5);
+    assert_eq!(answer.body["memory"]["beside"], 6);
 }
 
 fn reach(path: &std::path::Path, patience: Duration) -> io::Result<UnixStream> {

@@ -36,7 +36,7 @@ use serde_json::json;
 
 use super::lock;
 use crate::console::Steered;
-use crate::machine::{Activity, Outcome, Running};
+use crate::machine::{Activity, Footprint, Outcome, Running};
 use attached::Count;
 pub use client::{Attachment, PATIENCE, ask, attach, call_agent, connect, is_served};
 pub use http::{Answer, Parsed, Request, Switch};
@@ -138,11 +138,13 @@ impl Control {
                         disks_written,
                         sockets_received,
                         sockets_sent,
+                        memory,
                     } = machine.activity();
                     Answer::ok(json!({
                         "exits": exits,
                         "disks": {"read": disks_read, "written": disks_written},
                         "sockets": {"received": sockets_received, "sent": sockets_sent},
+                        "memory": memory.map(|Footprint { guest, beside }| json!({"guest": guest, "beside": beside})),
                     }))
                 }
                 None => Answer::error(409, "the guest is between boots, or about to end"),
