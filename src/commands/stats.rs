@@ -63,6 +63,8 @@ struct Look {
     vcpus: BTreeMap<u8, Duration>,
     /// What the guest has done, as its process counts it. None if that does not answer.
     activity: Option<Value>,
+    /// What that process has of the host's memory, as it says itself.
+    memory: Option<Value>,
 }
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
@@ -100,7 +102,8 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         ];
         for (guest, before) in guests.iter().zip(before) {
             // A guest that ended meanwhile is left out.
-            if let (Some(before), Ok(Some(now))) = (before, look(guest)) {
+            if let (Some(before), Ok(Some(mut now))) = (before, look(guest)) {
+                now.memory = guest.ask("GET", "/memory", PATIENCE).ok();
                 rows.push(row(guest, &before, &now));
             }
         }
@@ -166,6 +169,7 @@ fn read(directory: &str) -> io::Result<Look> {
         time: time.unwrap_or_default(),
         vcpus,
         activity: None,
+        memory: None,
     })
 }
 
@@ -207,8 +211,8 @@ fn row(guest: &Guest, before: &Look, now: &Look) -> [String; 8] {
         exits(before, now).unwrap_or_else(unknown),
         transfer(before, now, DISKS).unwrap_or_else(unknown),
         transfer(before, now, SOCKETS).unwrap_or_else(unknown),
-        format!("{} / {} MiB", size(now, "/memory/guest"), most >> 20),
-        size(now, "/memory/beside"),
+        format!("{} / {} MiB", size(now, "guest"), most >> 20),
+        size(now, "beside"),
     ]
 }
 
@@ -217,23 +221,19 @@ fn unknown() -> String {
     "-".into()
 }
 
-fn size(look: &Look, pointer: &str) -> String {
-    match number(look, pointer) {
+fn size(look: &Look, of: &str) -> String {
+    match look.memory.as_ref().and_then(|memory| memory[of].as_u64()) {
         None => unknown(),
         Some(bytes) if bytes < 10 << 20 => format!("{} KiB", bytes >> 10),
         Some(bytes) => format!("{} MiB", bytes >> 20),
     }
 }
 
-/// A number in what a look knows of the guest's doing.
-fn number(look: &Look, pointer: &str) -> Option<u64> {
-    look.activity.as_ref()?.pointer(pointer)?.as_u64()
-}
-
-/// By how much a number grew in a second between two looks.
+/// By how much a count in what two looks know of the guest's doing grew in a second.
 fn rate(before: &Look, now: &Look, pointer: &str) -> Option<f64> {
+    let count = |look: &Look| look.activity.as_ref()?.pointer(pointer)?.as_u64();
     let passed = (now.at - before.at).as_secs_f64();
-    Some(number(now, pointer)?.saturating_sub(number(before, pointer)?) as f64 / passed)
+    Some(count(now)?.saturating_sub(count(before)?) as f64 / passed)
 }
 
 /// The guest's exits a second, and for how many of them there was each reason.
@@ -282,6 +282,7 @@ mod tests {
             time: Duration::ZERO,
             vcpus: BTreeMap::new(),
             activity: Some(activity),
+            memory: None,
         };
         let before = look(
             0,
@@ -298,11 +299,13 @@ mod tests {
         assert_eq!(exits(&before, &now).as_deref(), Some("10/s: io 2"));
         assert_eq!(transfer(&before, &now, DISKS).as_deref(), Some("1.5 / 0.0 MB/s"));
         assert_eq!(transfer(&before, &now, SOCKETS), None);
-        assert_eq!(size(&now, "/memory/guest"), "-");
-        let memory = serde_json::json!({"memory": {"guest": 300 << 20, "beside": 400_000}});
-        let memory = look(2, memory);
-        assert_eq!(size(&memory, "/memory/guest"), "300 MiB");
-        assert_eq!(size(&memory, "/memory/beside"), "390 KiB");
+        assert_eq!(size(&now, "guest"), "-");
+        let now = Look {
+            memory: Some(serde_json::json!({"guest": 300 << 20, "beside": 400_000})),
+            ..now
+        };
+        assert_eq!(size(&now, "guest"), "300 MiB");
+        assert_eq!(size(&now, "beside"), "390 KiB");
         // A guest that lies, or says nothing.
         let nothing = look(3, serde_json::json!({"exits": -1, "disks": {"read": "much"}}));
         assert_eq!(exits(&now, &nothing), None);

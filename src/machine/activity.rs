@@ -1,10 +1,8 @@
 //! What a guest has made its machine do so far.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::footprint::{Footprint, Mappings};
 use super::open_files::OpenFiles;
 use crate::kvm::{Statistics, Vcpu};
 use crate::virtio::{block, vsock};
@@ -22,8 +20,6 @@ pub struct Activity {
     pub sockets_received: u64,
     /// Bytes that it has sent through it.
     pub sockets_sent: u64,
-    /// None where the host's kernel does not tell.
-    pub memory: Option<Footprint>,
 }
 
 /// Where the counts are.
@@ -31,20 +27,14 @@ pub struct Activity {
 pub struct Counters {
     /// KVM's, of each vCPU. Empty unless somebody may ask.
     vcpus: Vec<Statistics>,
-    /// None unless somebody may ask.
-    mappings: Option<Mappings>,
-    /// The addresses of guest memory in this process.
-    memory: Vec<Range<u64>>,
     disks: Vec<Arc<block::Backend>>,
     vsock: Option<Arc<vsock::Backend>>,
 }
 
 impl Counters {
-    pub fn of(opened: &OpenFiles, memory: Vec<Range<u64>>) -> Self {
+    pub fn of(opened: &OpenFiles) -> Self {
         Self {
             vcpus: Vec::new(),
-            mappings: opened.mappings.clone(),
-            memory,
             disks: opened.disks.clone(),
             vsock: opened.vsock.clone(),
         }
@@ -73,8 +63,6 @@ impl Counters {
             activity.sockets_received = traffic.read();
             activity.sockets_sent = traffic.written();
         }
-        let mappings = self.mappings.as_ref();
-        activity.memory = mappings.and_then(|mappings| mappings.footprint(&self.memory).ok());
         activity
     }
 }

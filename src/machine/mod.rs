@@ -24,7 +24,7 @@ use std::{io, thread};
 pub use activity::Activity;
 use activity::Counters;
 pub use dry_run::DryRun;
-pub use footprint::Footprint;
+pub use footprint::{Footprint, Mappings, Meter};
 pub use limits::{LimitReached, share_heap};
 use memory::Memory;
 pub use open_files::OpenFiles;
@@ -217,7 +217,11 @@ impl Machine {
             // The ACPI tables tell of it.
             power_button: (!built_in).then(|| PowerButton::new(vm.interrupt(layout::POWER_BUTTON_IRQ))),
             agent: opened.vsock.clone().filter(|vsock| vsock.expects_service()),
-            counters: Counters::of(opened, memory.addresses()),
+            counters: Counters::of(opened),
+            meter: opened
+                .mappings
+                .as_ref()
+                .map(|mappings| mappings.meter(memory.addresses())),
             brings_agent: config.kernel.is_none() && config.initrd.is_none(),
         };
         timeline.mark(Phase::DevicesAttached);

@@ -31,7 +31,7 @@ pub struct OpenFiles {
     pub vsock: Option<Arc<vsock::Backend>>,
     /// The log lines of the entropy device, counted over all boots. A disk counts its own.
     pub entropy_log: Arc<LogLimit>,
-    /// For [`super::Running::activity`]: none unless somebody may ask.
+    /// For [`super::Running::meter`]: none unless somebody may ask.
     pub mappings: Option<Mappings>,
 }
 
@@ -76,7 +76,7 @@ impl OpenFiles {
         })
     }
 
-    /// Has [`super::Running::activity`] tell of memory as well. To be called before the process is confined.
+    /// Has [`super::Running::meter`] give one. To be called before the process is confined.
     pub fn count_memory(&mut self) {
         match Mappings::open() {
             Ok(mappings) => self.mappings = Some(mappings),

@@ -7,6 +7,7 @@ use std::{io, mem};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::activity::{Activity, Counters};
+use super::footprint::Meter;
 use super::memory::Memory;
 use super::{Error, Outcome, vcpu};
 use crate::devices::power_button::PowerButton;
@@ -23,6 +24,7 @@ pub(super) struct Reached {
     /// The device that leads to the agent, if the guest has one.
     pub agent: Option<Arc<vsock::Backend>>,
     pub counters: Counters,
+    pub meter: Option<Meter>,
     /// The guest is the built-in one, whose init starts the agent.
     pub brings_agent: bool,
 }
@@ -145,6 +147,11 @@ impl Running {
     /// What the guest has made the machine do so far.
     pub fn activity(&self) -> Activity {
         self.reached.counters.read()
+    }
+
+    /// What measures this process's memory, if somebody may ask.
+    pub fn meter(&self) -> Option<Meter> {
+        self.reached.meter.clone()
     }
 
     /// Whether the guest has an agent: it listens, or will, as the built-in guest's does.

@@ -70,11 +70,14 @@ impl Output {
     pub fn take(&mut self, data: &[u8]) {
         if !self.is_closed {
             self.due += data.len();
-            self.put(data);
         }
+        self.put(data);
     }
 
     fn put(&mut self, data: &[u8]) {
+        if self.is_closed {
+            return;
+        }
         self.bytes.drain(..self.written);
         self.written = 0;
         self.bytes.extend(data);
@@ -91,14 +94,24 @@ impl Output {
         u32::try_from(room).ok()
     }
 
-    /// Writes all that the stream takes without waiting, once it is ready for a piece. After an error nothing more is written.
+    /// Whether the agent has sent more than it had room for.
+    pub fn is_overrun(&self) -> bool {
+        self.due > WINDOW as usize
+    }
+
+    /// Writes what the stream takes without waiting; to a terminal, which may be slow, no more than a piece, so that a person is
+    /// heard in between. After an error nothing more is written.
     pub fn write(&mut self) -> io::Result<()> {
-        while self.write_piece()? > 0 && self.wanted().is_some_and(is_ready_for_writing) {}
+        while self.write_piece()? && self.modes.is_none() {}
         Ok(())
     }
 
-    /// Returns how many bytes were written.
-    fn write_piece(&mut self) -> io::Result<usize> {
+    /// Writes a piece, if the stream takes one: stdout and stderr may be the same pipe, which the other one has filled. Returns
+    /// whether something was written.
+    fn write_piece(&mut self) -> io::Result<bool> {
+        if !self.wanted().is_some_and(is_ready_for_writing) {
+            return Ok(false);
+        }
         let piece = &self.bytes[self.written..];
         let piece = &piece[..piece.len().min(PIECE)];
         // SAFETY: the piece is readable for its whole length.
@@ -109,12 +122,12 @@ impl Output {
                     modes.watch(&piece[..count]);
                 }
                 self.written += count;
-                Ok(count)
+                Ok(count > 0)
             }
             Err(_) => {
                 let error = io::Error::last_os_error();
                 match error.kind() {
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(0),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => Ok(false),
                     _ => {
                         self.is_closed = true;
                         (self.bytes, self.written) = (Vec::new(), 0);
@@ -126,13 +139,11 @@ impl Output {
     }
 
     /// Undoes what the program did to the terminal: until [`Output::redo`], or for good.
-    pub fn undo(&mut self) {
+    pub fn undo(&mut self) -> io::Result<()> {
         let undo = self.modes.as_ref().map(GuestModes::undo);
         self.put(&undo.unwrap_or_default());
-        if self.wanted().is_some_and(is_ready_for_writing) {
-            // The agent is told of an error when more is to be written.
-            let _ = self.write();
-        }
+        while self.write_piece()? {}
+        Ok(())
     }
 
     /// Does again what was undone.
@@ -186,9 +197,7 @@ mod tests {
         }
 
         fn write(&mut self) {
-            if self.output.wanted().is_some_and(is_ready_for_writing) {
-                self.output.write().unwrap();
-            }
+            self.output.write().unwrap();
             if let Some(room) = self.output.take_room() {
                 self.left += room as usize;
                 assert!(
@@ -234,12 +243,13 @@ mod tests {
                         room.send(&piece);
                     }
                     1 => room.read(count),
-                    2 if is_terminal => room.output.undo(),
+                    2 if is_terminal => room.output.undo().unwrap(),
                     3 if is_terminal => room.output.redo(),
                     _ => room.write(),
                 }
             }
-            for _ in 0..100 {
+            // A terminal takes a piece at a time.
+            for _ in 0..1000 {
                 room.write();
                 room.read(64 << 10);
             }
@@ -263,5 +273,35 @@ mod tests {
         assert_eq!(output.write().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         output.take(b"thrown away");
         assert!(output.wanted().is_none());
+    }
+
+    #[test]
+    fn two_streams_into_one_pipe_do_not_wait_for_its_reader() {
+        let Room {
+            mut output,
+            reader: _reader,
+            _writer,
+            ..
+        } = Room::new(false);
+        let mut error = Output::on(_writer.as_raw_fd(), Stream::Err, false);
+        for output in [&mut output, &mut error] {
+            output.take(&[b'x'; WINDOW as usize]);
+            assert!(!output.is_overrun());
+        }
+        // Both were found ready before. The pipe takes the window of one of them.
+        output.write().unwrap();
+        error.write().unwrap();
+        assert_eq!((output.unwritten(), error.unwritten()), (0, WINDOW as usize));
+    }
+
+    #[test]
+    fn more_than_there_was_room_for_is_noticed_also_when_all_is_written_at_once() {
+        let file = tempfile::tempfile().unwrap();
+        let mut output = Output::on(file.as_raw_fd(), Stream::Out, false);
+        output.take(&[0; ENOUGH_ROOM - 1]);
+        output.write().unwrap();
+        assert!(output.take_room().is_none() && !output.is_overrun());
+        output.take(&[0; WINDOW as usize]);
+        assert!(output.is_overrun());
     }
 }

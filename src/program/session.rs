@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coracle_agent_protocol::{Failure, HostChannel, Program, Stream, ToAgent, ToHost, WINDOW, WindowSize};
+use coracle_agent_protocol::{Failure, HostChannel, Program, Stream, ToAgent, ToHost, WindowSize};
 use libc::SIGHUP;
 
 use super::input::{Input, Stdin, Typed};
@@ -24,8 +24,6 @@ const FOREGROUND_LOOKS: Duration = Duration::from_millis(250);
 const POWER_OFF: Duration = Duration::from_secs(10);
 /// So many bytes may be on their way to the agent before no more input is read.
 const ENOUGH: usize = 1 << 20;
-/// The agent sends no more than the window; what changes the terminal comes on top.
-const UNWRITTEN_MAX: usize = WINDOW as usize + 4096;
 /// What ends the program although it does not obey: the second SIGTERM, or the third SIGINT, which a person can type by
 /// accident.
 const PATIENCE: [(i32, u32); 2] = [(libc::SIGTERM, 2), (libc::SIGINT, 3)];
@@ -180,7 +178,8 @@ impl Session {
         }
         let ended = self.carry(machine, signals);
         for output in &mut self.outputs {
-            output.undo();
+            // Without its terminal there is nothing to undo.
+            let _ = output.undo();
         }
         if let Some(terminal) = &mut self.terminal {
             terminal.restore();
@@ -273,7 +272,9 @@ impl Session {
                 .enumerate()
                 .filter(|(_, is_ready)| *is_ready)
             {
-                self.write(index);
+                if let Err(error) = self.outputs[index].write() {
+                    self.close(index, error);
+                }
             }
             // What the agent had said by then is heard first.
             if over && !heard && self.ended.is_none() {
@@ -323,7 +324,7 @@ impl Session {
                             data.iter().for_each(|&byte| log.put(byte));
                             log.pause();
                         }
-                        if output.unwritten() > UNWRITTEN_MAX {
+                        if output.is_overrun() {
                             return self.lose(io::Error::new(
                                 io::ErrorKind::InvalidData,
                                 "it sent more output than there is room for",
@@ -365,16 +366,14 @@ impl Session {
         }
     }
 
-    /// Writes to an output that is ready.
-    fn write(&mut self, index: usize) {
-        let stream = self.outputs[index].stream();
-        if let Err(error) = self.outputs[index].write() {
-            if error.kind() != io::ErrorKind::BrokenPipe {
-                self.output_error = Some(error);
-            }
-            let is_sent = self.channel.send(&ToAgent::Closed { stream }, &[]);
-            debug_assert!(is_sent);
+    /// Tells the agent that an output could not be written.
+    fn close(&mut self, index: usize, error: io::Error) {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            self.output_error = Some(error);
         }
+        let stream = self.outputs[index].stream();
+        let is_sent = self.channel.send(&ToAgent::Closed { stream }, &[]);
+        debug_assert!(is_sent);
     }
 
     /// Whether stdin is a terminal that another process has at the moment.
@@ -430,7 +429,11 @@ impl Session {
                     }
                 }
                 Request::Suspend => {
-                    self.outputs.iter_mut().for_each(Output::undo);
+                    for index in 0..self.outputs.len() {
+                        if let Err(error) = self.outputs[index].undo() {
+                            self.close(index, error);
+                        }
+                    }
                     if let Some(terminal) = &mut self.terminal {
                         terminal.lend();
                     }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::http::{Parsed, REQUEST_MAX};
 use super::*;
 use crate::console::Console;
+use crate::machine::Mappings;
 
 /// A machine that only remembers.
 #[derive(Default)]
@@ -60,9 +61,13 @@ impl Machine for Fake {
         Activity {
             disks_read: 512,
             sockets_sent: 3,
-            memory: Some(Footprint { guest: 5, beside: 6 }),
             ..Activity::default()
         }
+    }
+
+    fn meter(&self) -> Option<Meter> {
+        let mappings = Mappings::open().unwrap();
+        Some(mappings.meter(Vec::new()))
     }
 
     fn call_agent(&self, host: UnixStream) -> io::Result<()> {
@@ -90,8 +95,22 @@ fn what_a_guest_does_is_counted() {
     });
     assert_eq!(answer.body["disks"]["read"], 512);
     assert_eq!(answer.body["sockets"]["sent"], 3);
-    assert_eq!(answer.body["memory"]["guest"], 5);
-    assert_eq!(answer.body["memory"]["beside"], 6);
+}
+
+#[test]
+fn the_memory_of_its_process_is_measured_while_others_have_the_machine() {
+    let (control, _, _) = control();
+    let request = Request {
+        method: "GET",
+        path: "/memory",
+        rest: b"",
+    };
+    assert!(request.may_wait());
+    let answer = control.answer(&request);
+    assert_eq!(answer.body["guest"], 0);
+    assert!(answer.body["beside"].as_u64().unwrap() > 1 << 16);
+    control.disconnect();
+    assert_eq!(control.answer(&request).status, 409);
 }
 
 fn reach(path: &std::path::Path, patience: Duration) -> io::Result<UnixStream> {

@@ -41,9 +41,12 @@ impl Request<'_> {
         (self.method, self.path) == ("POST", "/console")
     }
 
-    /// Whether the answer may have to wait for a disk of the host's.
+    /// Whether the answer may have to wait, for a disk of the host's or until much memory has been looked through.
     pub fn may_wait(&self) -> bool {
-        matches!((self.method, self.path), ("PUT", "/pause" | "/resume"))
+        matches!(
+            (self.method, self.path),
+            ("PUT", "/pause" | "/resume") | ("GET", "/memory")
+        )
     }
 }
 

@@ -36,7 +36,7 @@ use serde_json::json;
 
 use super::lock;
 use crate::console::Steered;
-use crate::machine::{Activity, Footprint, Outcome, Running};
+use crate::machine::{Activity, Footprint, Meter, Outcome, Running};
 use attached::Count;
 pub use client::{Attachment, PATIENCE, ask, attach, call_agent, connect, is_served};
 pub use http::{Answer, Parsed, Request, Switch};
@@ -58,6 +58,8 @@ pub trait Machine: Send + Sync {
     fn has_agent(&self) -> bool;
     /// See [`Running::activity`].
     fn activity(&self) -> Activity;
+    /// See [`Running::meter`].
+    fn meter(&self) -> Option<Meter>;
     /// See [`Running::call_agent`].
     fn call_agent(&self, host: UnixStream) -> io::Result<()>;
 }
@@ -122,6 +124,7 @@ impl Control {
         match (request.method, request.path) {
             ("PUT", "/pause") => return self.pause(waits),
             ("PUT", "/resume") => return self.go_on(hold(&self.pausing)),
+            ("GET", "/memory") => return self.memory(),
             _ => (),
         }
         let state = self.lock();
@@ -138,13 +141,11 @@ impl Control {
                         disks_written,
                         sockets_received,
                         sockets_sent,
-                        memory,
                     } = machine.activity();
                     Answer::ok(json!({
                         "exits": exits,
                         "disks": {"read": disks_read, "written": disks_written},
                         "sockets": {"received": sockets_received, "sent": sockets_sent},
-                        "memory": memory.map(|Footprint { guest, beside }| json!({"guest": guest, "beside": beside})),
                     }))
                 }
                 None => Answer::error(409, "the guest is between boots, or about to end"),
@@ -182,10 +183,23 @@ impl Control {
             },
             (
                 _,
-                "/guest" | "/activity" | "/pause" | "/resume" | "/power-button" | "/end" | "/exec"
-                | "/console",
+                "/guest" | "/activity" | "/memory" | "/pause" | "/resume" | "/power-button" | "/end"
+                | "/exec" | "/console",
             ) => Answer::error(405, "this method is not one of that path"),
             _ => Answer::error(404, "there is no such path"),
+        }
+    }
+
+    fn memory(&self) -> Answer {
+        let meter = self.lock().machine.as_ref().and_then(|machine| machine.meter());
+        // While it reads, the others have the machine.
+        match meter.map(|meter| meter.read()) {
+            Some(Ok(Footprint { guest, beside })) => Answer::ok(json!({"guest": guest, "beside": beside})),
+            Some(Err(error)) => Answer::error(409, &format!("the memory cannot be measured: {error}")),
+            None => Answer::error(
+                409,
+                "the memory is not measured, or the guest is between boots or about to end",
+            ),
         }
     }
 
@@ -313,6 +327,10 @@ impl Machine for Running {
 
     fn has_agent(&self) -> bool {
         Running::has_agent(self)
+    }
+
+    fn meter(&self) -> Option<Meter> {
+        Running::meter(self)
     }
 
     fn activity(&self) -> Activity {

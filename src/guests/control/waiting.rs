@@ -1,4 +1,4 @@
-//! Requests whose answers may have to wait for a disk of the host's. A thread of their own answers them, one after the other, so that
+//! Requests whose answers may have to wait, for a disk of the host's for one. A thread of their own answers them, one after the other, so that
 //! attached terminals and all other requests wait for none of them.
 
 use std::collections::VecDeque;

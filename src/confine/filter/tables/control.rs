@@ -19,7 +19,10 @@ pub const CALLS: &[Call] = &[
         SYS_read,
         "the event that the guest has printed something, or takes input"
     ),
-    call!(SYS_pread64, "KVM's counts of exits, which were opened before"),
+    call!(
+        SYS_pread64,
+        "KVM's counts of exits, and what the process's mappings take, which were opened before"
+    ),
     call!(SYS_close, "a connection"),
     call!(SYS_ioctl, "interrupts of the power button and the serial port", if Is(REQUEST, kvm::IRQ_LINE)),
     call!(
