@@ -334,17 +334,19 @@ pub enum Error {
     Disk { disk: String, why: String },
 }
 
-/// The end of a message about too few bytes: if the number makes sense with a unit, it is likely that the unit was
-/// forgotten.
+/// The end of a message about too few bytes: if the number makes sense with a unit, or with another one than K, it is likely that
+/// this was meant.
 fn unit_forgotten(bytes: u64) -> String {
+    let makes_sense = |mebibytes: u64| {
+        let bytes = mebibytes.checked_mul(MIB);
+        bytes.is_some_and(|bytes| MEMORY_RANGE.contains(&bytes))
+    };
     match bytes {
         1..32 => format!("; did you mean {bytes}G?"),
-        _ if bytes
-            .checked_mul(MIB)
-            .is_some_and(|bytes| MEMORY_RANGE.contains(&bytes)) =>
-        {
-            format!("; did you mean {bytes}M?")
+        _ if bytes < MIB && bytes.is_multiple_of(1 << 10) && makes_sense(bytes >> 10) => {
+            format!("; did you mean {}M?", bytes >> 10)
         }
+        _ if makes_sense(bytes) => format!("; did you mean {bytes}M?"),
         _ => String::new(),
     }
 }

@@ -172,6 +172,9 @@ fn a_number_without_its_unit_is_answered_with_the_likely_one() {
     };
     assert!(answer(512).ends_with("did you mean 512M?"), "{}", answer(512));
     assert!(answer(2).ends_with("did you mean 2G?"), "{}", answer(2));
+    assert!(answer(2048).ends_with("did you mean 2048M?"), "{}", answer(2048));
+    let kibibytes = answer(512 << 10);
+    assert!(kibibytes.ends_with("did you mean 512M?"), "{kibibytes}");
     for nothing in [0, MIB, 600_000, u64::MAX] {
         assert!(!answer(nothing).contains("did you mean"), "{}", answer(nothing));
     }

@@ -32,17 +32,17 @@ const TOLD_MAX: usize = 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  coracle cp web.conf web:/etc/
+  coracle cp web.conf web:/root/
       a file, into a directory of the guest web
-  coracle cp web:/var/log logs
+  coracle cp web:/tmp/log logs
       a directory: as logs, or into it if there is such a directory
-  coracle cp web:/srv/. site
+  coracle cp web:/root/site/. site
       what is in a directory, and not the directory itself
-  tar c . | coracle cp - web:/srv
+  tar c . | coracle cp - web:/root
       an archive, unpacked into a directory that exists
-  coracle cp web:/srv - >srv.tar
+  coracle cp web:/root - >root.tar
       a directory, as an archive
-  coracle cp db:/dump - | coracle cp - web:/srv
+  coracle cp db:/dump - | coracle cp - web:/root
       from one guest into another
 
 A copy belongs to root in the guest, and here to who makes it; with -a to the owner that the file had, by number. From a guest come \

@@ -43,7 +43,7 @@ Examples:
       the command reads stdin
   coracle exec -e LANG=C -u 1000:1000 web sh -c 'id; echo $LANG'
 
-Options come before NAME: what follows it is the command, as it is.
+What follows the command's first word is the command's, as it is.
 
 A signal that coracle gets is the command's, and a second SIGTERM or a third SIGINT ends the command though it does not obey. If \
 coracle is killed, so is the command, and nothing else. When the terminal is closed, the command gets SIGHUP, and is killed if it \

@@ -10,7 +10,9 @@ Examples:
   coracle kill web
       ends the guest
   coracle kill -s TERM web
-      asks the guest to power off, as coracle stop does, with 10 seconds for it")]
+      asks the guest to power off, as coracle stop does, with 10 seconds for it
+
+A guest that was started for a command (run -- COMMAND) passes a signal other than KILL on to the command, which may ignore it.")]
 pub struct Args {
     /// Names of guests
     #[arg(required = true, value_name = "NAME")]

@@ -343,8 +343,11 @@ fn a_copy_goes_where_dockers_does() {
 
 #[test]
 fn what_a_reader_of_proc_would_get_is_not_left_out_silently() {
-    let error = pack(Path::new("/proc/cpuinfo"), b"c", false, Vec::new(), &mut |_| ()).unwrap_err();
+    let mut archive = Vec::new();
+    let error = pack(Path::new("/proc/cpuinfo"), b"c", false, &mut archive, &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("does not say how long"), "{error}");
+    // An empty file would take the place of what is there.
+    assert!(archive.is_empty());
     let error = pack(Path::new("/nowhere"), b"c", false, Vec::new(), &mut |_| ()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }

@@ -177,6 +177,19 @@ impl<W: Write> Packer<'_, W> {
             )));
         }
         let size = found.st_size.try_into().unwrap_or(0);
+        // Of such a file, as /proc has them, only a program that reads it learns the length. It is no entry, as an empty one would
+        // take the place of what is there.
+        if size == 0
+            && file
+                .read_at(&mut [0], 0)
+                .map_err(|why| failed("read", name, why))?
+                > 0
+        {
+            return Err(refused(format!(
+                "{} does not say how long it is, or grew while it was read",
+                shown(name)
+            )));
+        }
         let pieces = pieces(&file, &found, size).map_err(cannot_read)?;
         let whole = [Piece {
             offset: 0,
@@ -189,18 +202,6 @@ impl<W: Write> Packer<'_, W> {
         self.writer.entry(&entry(&found, name, kind))?;
         for piece in pieces.as_deref().unwrap_or(&whole) {
             self.put_data(&file, *piece, name)?;
-        }
-        // Of such a file, as /proc has them, only a program that reads it learns the length.
-        if size == 0
-            && file
-                .read_at(&mut [0], 0)
-                .map_err(|why| failed("read", name, why))?
-                > 0
-        {
-            return Err(refused(format!(
-                "{} does not say how long it is, or grew while it was read",
-                shown(name)
-            )));
         }
         Ok(())
     }

@@ -158,6 +158,13 @@ fn a_copy_goes_where_dockers_does() {
         };
         finished.assert_code(code);
     }
+    let kept = harbour.path().join("kept");
+    fs::write(&kept, "old").unwrap();
+    cp(&harbour, &["web:/proc/version", text(&kept)])
+        .end()
+        .assert_code(125)
+        .assert_explains("does not say how long it is");
+    assert_eq!(fs::read(&kept).unwrap(), b"old");
     harbour.say(&["pause", "web"]);
     cp(&harbour, &[file, "web:/tmp"])
         .end()
