@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, LazyLock};
 
 use coracle::guests::control::{Answer, Control, Machine, Parsed, Switch};
-use coracle::machine::Activity;
+use coracle::machine::{Activity, Meter};
 use libfuzzer_sys::fuzz_target;
 
 /// Bytes of a request at most.
@@ -39,6 +39,10 @@ impl Machine for Fake {
 
     fn call_agent(&self, _host: UnixStream) -> io::Result<()> {
         Ok(())
+    }
+
+    fn meter(&self) -> Option<Meter> {
+        None
     }
 
     fn activity(&self) -> Activity {
