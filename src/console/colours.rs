@@ -70,7 +70,8 @@ impl Colours {
                 shown.extend(self.pause());
                 shown.push(b'\n');
             }
-            _ => shown.extend(part.iter().filter(|byte| is_shown(**byte))),
+            // U+FFFD stands for what is no character, as a terminal shows it. Left as it is, it would take the next bytes with it.
+            _ => shown.extend(String::from_utf8_lossy(part).bytes().filter(is_shown)),
         }
     }
 }
@@ -80,8 +81,8 @@ fn is_number(byte: &u8) -> bool {
     matches!(byte, b'0'..=b'9' | b';' | b':')
 }
 
-fn is_shown(byte: u8) -> bool {
-    matches!(byte, b'\n' | b'\r' | b'\t' | 0x08) || byte >= 0x20 && byte != 0x7f
+fn is_shown(byte: &u8) -> bool {
+    matches!(byte, b'\n' | b'\r' | b'\t' | 0x08) || *byte >= 0x20 && *byte != 0x7f
 }
 
 #[cfg(test)]
@@ -116,7 +117,10 @@ mod tests {
             (b"a\x07\x00\x7f\x0b\x0cb", b"ab"),
             // One sequence ends another, and so does what ends all.
             (b"\x1b[3\x1b[31mred\x1b[\x18n", b"\x1b[31mredn"),
-            (b"\xff\xe2\x05a", b"\xff\xe2a"),
+            // Bytes that are no characters take no others with them.
+            (b"\xff\xe2\x05a", "\u{fffd}\u{fffd}a".as_bytes()),
+            (b"\xc2\x05\xe2\x9b[", "\u{fffd}\u{fffd}[".as_bytes()),
+            (b"\xc2\xc2\x9b6na", "\u{fffd}\u{fffd}a".as_bytes()),
             // So does the end of a line.
             (b"a\x1b]0;title\nKernel panic\n\x1b[1\nb", b"a\nKernel panic\n\nb"),
         ] {
