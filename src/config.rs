@@ -67,7 +67,7 @@ pub struct Config {
     /// How far this process is confined.
     pub confine: Confine,
     /// The user that this process becomes, if it is not to stay the one who started it.
-    pub user: Option<User>,
+    pub host_user: Option<User>,
     /// Passes Ctrl-A to the guest instead of taking it as the escape key.
     pub no_escape: bool,
 }
@@ -85,7 +85,7 @@ impl Default for Config {
             vsock: None,
             on_reboot: OnReboot::Exit,
             confine: Confine::Auto,
-            user: None,
+            host_user: None,
             no_escape: false,
         }
     }

@@ -25,7 +25,8 @@ const ROWS: u16 = 24;
 /// The last lines that the guest has printed come first. All keys, also Ctrl-C, go to the guest, but for the escape key: Ctrl-A d
 /// detaches, and Ctrl-A h lists all. Several terminals can be attached at the same time.
 ///
-/// Without a terminal, the guest gets what is read from stdin, and its output is written until it ends.
+/// Without a terminal, the guest gets what is read from stdin, and its output is written until it ends. A guest of
+/// coracle run -- COMMAND only has output: what COMMAND writes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -45,6 +46,14 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     let (_, guest) = named::find(&args.name)?;
     ignore_file_size_limit();
     leave_to_parent(Work::Attached, |child| confine::enter_keeper(child, false));
+    let has_program = guest.made().is_some_and(|made| made.program.is_some());
+    if has_program && io::stdin().is_terminal() {
+        tell(format_args!(
+            "coracle: this is what the command of guest '{name}' writes; it gets no keys (coracle exec -it {name} sh gives a \
+             shell beside it; Ctrl-A d detaches)",
+            name = guest.name()
+        ));
+    }
     let Attachment { socket, past } = guest.attach(PATIENCE)?;
     attend(guest, socket, &past)
 }

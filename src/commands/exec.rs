@@ -12,7 +12,7 @@ use super::{Error, named, status, system, tell};
 use crate::confine;
 use crate::console::{Signals, Work, leave_to_parent};
 use crate::diagnosis::exit_code;
-use crate::guests::control;
+use crate::guests::{MadeFor, Text, control};
 use crate::program::{Ended, Session, Stdin};
 
 /// How long the agent may take to answer: a guest that has just been started has to boot.
@@ -31,7 +31,8 @@ const HELP: &str = "\n\
 /// Run a command in a guest that runs
 ///
 /// The guest is one with a name (coracle ps lists them), and the built-in one, or one with the agent in it (coracle agent).
-/// Standard output and standard error arrive apart. Without -i the command's standard input is empty.
+/// Standard output and standard error arrive apart. Without -i the command's standard input is empty. In a guest of
+/// coracle run -d -- COMMAND, the command has COMMAND's environment, directory and user where no option says otherwise.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -63,7 +64,7 @@ pub struct Args {
     #[command(flatten)]
     environment: Environment,
 
-    /// The user of the guest, and the group, as which the command runs, by name or number [default: root]
+    /// The user of the guest, and the group, as which the command runs, by name or number [default: root, or COMMAND's]
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<OsString>,
 
@@ -86,7 +87,8 @@ pub struct Args {
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
     let (_, guest) = named::find(&args.name)?;
-    let program = args.program()?;
+    let made_for = guest.made().and_then(|made| made.program).unwrap_or_default();
+    let program = args.program(made_for)?;
     // Where somebody types into a raw terminal, it is given back even if this process is killed.
     if args.tty && args.interactive {
         leave_to_parent(Work::Command, |child| confine::enter_keeper(child, false));
@@ -125,13 +127,18 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
 }
 
 impl Args {
-    fn program(&self) -> Result<Program, Error> {
-        let bytes = |text: &Option<OsString>| text.clone().map(OsString::into_vec);
+    /// The command, which has what the guest's own program has and this command line does not say.
+    fn program(&self, made_for: MadeFor) -> Result<Program, Error> {
+        let bytes = |text: &Option<OsString>, other: Option<Text>| {
+            text.clone().map(OsString::into_vec).or(other.map(Text::into))
+        };
+        let mut environment: Vec<_> = made_for.environment.into_iter().map(Text::into).collect();
+        environment.extend(self.environment.variables(self.tty)?);
         Ok(Program {
             arguments: self.words.iter().cloned().map(OsString::into_vec).collect(),
-            environment: self.environment.variables(self.tty)?,
-            directory: bytes(&self.environment.workdir),
-            user: bytes(&self.user),
+            environment,
+            directory: bytes(&self.environment.workdir, made_for.directory),
+            user: bytes(&self.user, made_for.user),
             host_name: None,
             terminal: self.tty.then(window_size),
         })

@@ -13,6 +13,21 @@ const FLAGS: &[(&str, &[&str], &str)] = &[
         "does not exist, because guests have no network yet",
     ),
     (
+        "run",
+        &["--entrypoint"],
+        "is not needed: COMMAND is the program that runs, with all its arguments (coracle run -- COMMAND)",
+    ),
+    (
+        "run",
+        &["--privileged", "--cap-add", "--cap-drop", "--security-opt"],
+        "does not exist, because a guest has a kernel of its own: its programs may do all that the guest can",
+    ),
+    (
+        "run",
+        &["--restart"],
+        "does not exist: a service of this host (systemd) runs a guest again when it has ended",
+    ),
+    (
         "exec",
         &["-d", "--detach"],
         "is done by a shell in the guest: coracle exec NAME sh -c 'COMMAND >/tmp/log 2>&1 &' returns, and COMMAND goes on",
@@ -24,6 +39,41 @@ const FLAGS: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
+/// Words that are no commands, and what a person can do to get what other programs do by them.
+const COMMANDS: &[(&[&str], &str)] = &[
+    (
+        &["create", "start", "restart"],
+        "coracle run makes a guest and starts it, anew each time; what it is to keep is on a disk (--disk FILE)",
+    ),
+    (
+        &[
+            "build", "commit", "images", "image", "load", "pull", "push", "rmi", "save", "tag",
+        ],
+        "container images cannot be run yet; coracle run has a guest of its own, or takes a kernel, an initrd and disks",
+    ),
+    (
+        &["top"],
+        "coracle exec NAME ps shows the programs of a guest, coracle stats NAME what it uses",
+    ),
+    (&["container", "list", "ls"], "coracle ps lists the guests"),
+    (
+        &["shell", "ssh"],
+        "coracle exec -it NAME sh gives a shell in a guest",
+    ),
+    (
+        &["info"],
+        "coracle doctor shows what this host can do, coracle inspect NAME what is known of a guest",
+    ),
+    (
+        &["network", "port"],
+        "guests have no network yet; coracle exec, coracle cp and sockets (coracle run --vsock PATH) reach them",
+    ),
+    (
+        &["volume"],
+        "disks keep a guest's files (coracle run --disk FILE)",
+    ),
+];
+
 const NO_SHARED_FOLDERS: &str = "cannot be done, because guests cannot share folders of the host yet: put the files onto a \
                                  disk image (--disk FILE) or into an initrd (--initrd FILE)";
 
@@ -31,6 +81,12 @@ const NO_SHARED_FOLDERS: &str = "cannot be done, because guests cannot share fol
 /// process, with the name of the program.
 pub fn answer(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let command = arguments.iter().skip(1).find(|word| !word.starts_with('-'))?;
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        let (_, answer) = COMMANDS
+            .iter()
+            .find(|(words, _)| words.contains(&command.as_str()))?;
+        return Some(format!("there is no command '{command}': {answer}"));
+    }
     if error.kind() != ErrorKind::UnknownArgument {
         return None;
     }

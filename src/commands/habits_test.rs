@@ -36,6 +36,10 @@ fn what_people_type_out_of_habit_is_answered_with_what_is_possible() {
         (&["exec", "-d", "web", "sleep", "9"], "COMMAND goes on"),
         (&["exec", "-itd", "web", "sh"], "COMMAND goes on"),
         (&["cp", "-r", "site", "web:/srv"], "a directory is copied"),
+        (&["run", "--entrypoint", "sh"], "coracle run -- COMMAND"),
+        (&["images"], "container images cannot be run yet"),
+        (&["start", "web"], "there is no command 'start': coracle run"),
+        (&["-v", "ssh", "web"], "exec -it NAME sh"),
         (&["cp", "-ra", "site", "web:/srv"], "a directory is copied"),
     ] {
         let answer = answer_to(arguments).unwrap_or_else(|| panic!("{arguments:?} is not answered"));
@@ -57,6 +61,14 @@ fn what_clap_answers_well_is_left_to_it() {
         &[],
     ] {
         assert_eq!(answer_to(arguments), None, "{arguments:?}");
+    }
+}
+
+#[test]
+fn no_command_that_exists_is_answered_as_if_it_did_not() {
+    let all = <Cli as clap::CommandFactory>::command();
+    for word in COMMANDS.iter().flat_map(|(words, _)| *words) {
+        assert!(all.find_subcommand(word).is_none(), "{word} exists");
     }
 }
 

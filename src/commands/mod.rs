@@ -112,7 +112,9 @@ pub enum Error {
         lines(.0)
     )]
     NotConfined(Vec<Layer>),
-    #[error("cannot become user and group {user}: {source} (only root can; anybody else leaves --user out)")]
+    #[error(
+        "cannot become user and group {user}: {source} (only root can; anybody else leaves --host-user out)"
+    )]
     User { user: config::User, source: io::Error },
     #[error("{0}")]
     Command(String),

@@ -150,11 +150,11 @@ pub struct Args {
     )]
     confine: Option<Confine>,
 
-    /// The user and group, by number, of this process once all files are open, not of a user in the guest; needs root
+    /// The user and group of this host, by number, that this process becomes once all files are open; needs root
     ///
     /// Without :GID the group has the number of the user.
     #[arg(long, value_name = "UID[:GID]")]
-    user: Option<User>,
+    host_user: Option<User>,
 
     /// Name the guest: other commands find it by its name, and print its log, until coracle rm
     #[arg(long, value_name = "NAME")]
@@ -211,7 +211,7 @@ impl Args {
         config.vsock = self.vsock.clone().or(config.vsock);
         config.on_reboot = self.on_reboot.unwrap_or(config.on_reboot);
         config.confine = self.confine.unwrap_or(config.confine);
-        config.user = self.user.or(config.user);
+        config.host_user = self.host_user.or(config.host_user);
         config.no_escape |= self.no_escape;
         config.validate()?;
         Ok(config)
@@ -246,7 +246,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
             Some(_) => program::HINT.into(),
             None => console_hints(),
         };
-        let hints = with_service(hints, serves);
+        let hints = with_service(hints, args.name.as_ref().filter(|_| serves));
         let machine = DryRun::new(&config, &hints)?;
         let confinement = confinement::outlook(&config)?;
         print("print the machine", format!("{machine}{confinement}"))?;
@@ -256,7 +256,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     if !args.detach {
         leave_to_parent(Work::Guest, |child| {
             if config.confine != Confine::Off {
-                confine::enter_keeper(child, config.user.is_some());
+                confine::enter_keeper(child, config.host_user.is_some());
             }
         });
     }
@@ -266,7 +266,10 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
         None => None,
     };
     let mut own = match has_name {
-        true => Some(Own::make(args.name.clone(), &Made::of(&config, args.rm))?),
+        true => Some(Own::make(
+            args.name.clone(),
+            &Made::of(&config, program.as_ref(), args.rm),
+        )?),
         false => None,
     };
     if args.detach

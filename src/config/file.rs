@@ -120,10 +120,10 @@ pub(super) const KEYS: &[Key] = &[
         },
     },
     Key {
-        name: "user",
+        name: "host-user",
         form: "a user and a group by their numbers, for example \"65534:65534\"",
         set: |config, value| {
-            config.user = Some(value.text()?.parse().map_err(|_| Wrong::Form)?);
+            config.host_user = Some(value.text()?.parse().map_err(|_| Wrong::Form)?);
             Ok(())
         },
     },

@@ -18,7 +18,7 @@ fn parsed(text: &str) -> Config {
 fn the_keys_are_the_names_of_the_flags() {
     let config = parsed(
         r#"{"kernel": "vmlinux", "cpus": 4, "memory": "1G", "cmdline": "quiet", "on-reboot": "restart",
-            "confine": "require", "user": "7:8", "no-escape": true, "vsock": "a.sock,cid=9", "disk": [{"file": "a.img", "ro": true, "id": "a", "cache": "direct", "queues": 2}]}"#,
+            "confine": "require", "host-user": "7:8", "no-escape": true, "vsock": "a.sock,cid=9", "disk": [{"file": "a.img", "ro": true, "id": "a", "cache": "direct", "queues": 2}]}"#,
     );
     assert_eq!(config.kernel.as_deref(), Some(Path::new("vmlinux")));
     assert_eq!(config.initrd, None);
@@ -26,7 +26,7 @@ fn the_keys_are_the_names_of_the_flags() {
     assert_eq!(config.cmdline, "quiet");
     assert_eq!(config.on_reboot, OnReboot::Restart);
     assert_eq!(config.confine, Confine::Require);
-    assert_eq!(config.user, Some(User { user: 7, group: 8 }));
+    assert_eq!(config.host_user, Some(User { user: 7, group: 8 }));
     assert!(config.no_escape);
     let vsock = config.vsock.unwrap();
     assert_eq!((vsock.path, vsock.cid), (Some("a.sock".into()), 9));
@@ -119,7 +119,7 @@ fn what_is_not_understood_is_answered_in_a_persons_words() {
             r#"{"confine": "on"}"#,
             &["\"auto\", \"require\" or \"off\"", "\"on\""],
         ),
-        (r#"{"user": "nobody"}"#, &["by their numbers", "\"nobody\""]),
+        (r#"{"host-user": "nobody"}"#, &["by their numbers", "\"nobody\""]),
         (r#"{"no-escape": "yes"}"#, &["true or false", "\"yes\""]),
         (
             r#"{"disk": 5}"#,

@@ -1,4 +1,4 @@
-//! `--user`: the user that the process becomes.
+//! `--host-user`: the user that the process becomes.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,16 +1,20 @@
-//! What is written down of a guest in its directory, as JSON. Whoever reads it believes nothing of it: it is only shown.
+//! What is written down of a guest in its directory, as JSON. Whoever reads it believes nothing of it: it is shown, and what it says
+//! of the guest's program goes for the programs that are run beside it.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::SystemTime;
 
+use coracle_agent_protocol::{FRAME_MAX, Program};
 use serde::{Deserialize, Serialize};
 
 use crate::boot::parameters;
 use crate::config::Config;
 
-/// How many bytes of a record are read. What Coracle writes is shorter, unless a command line is very long.
-const SIZE_MAX: u64 = 64 << 10;
+/// How many bytes of a record are read. What Coracle writes is shorter: a program fits into a frame, and a byte that is no UTF-8
+/// takes a line of up to 16.
+const SIZE_MAX: u64 = 17 * FRAME_MAX as u64;
 
 /// What a guest was made of: `guest.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +33,28 @@ pub struct Made {
     /// In bytes.
     pub memory: u64,
     pub disks: Vec<String>,
+    /// The program that the guest is for, if it is for one.
+    pub program: Option<MadeFor>,
     /// Nothing of the guest is to be left when it has ended.
     pub remove: bool,
+}
+
+/// The program that a guest is for, as [`Program`] has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MadeFor {
+    pub arguments: Vec<Text>,
+    pub environment: Vec<Text>,
+    pub directory: Option<Text>,
+    pub user: Option<Text>,
+}
+
+/// Bytes that are a text nearly always.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Text {
+    Utf8(String),
+    Bytes(Vec<u8>),
 }
 
 /// How a guest ended: `exit.json`. That file is empty until the guest runs (`write_runs`), and then has no record until the end.
@@ -50,7 +74,7 @@ pub struct Ended {
 
 impl Made {
     /// The record of a guest that is made of `config` now.
-    pub fn of(config: &Config, remove: bool) -> Self {
+    pub fn of(config: &Config, program: Option<&Program>, remove: bool) -> Self {
         let text = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
         Self {
             coracle: env!("CARGO_PKG_VERSION").into(),
@@ -61,13 +85,56 @@ impl Made {
             cpus: config.cpus,
             memory: config.memory.0,
             disks: config.disks.iter().map(|disk| text(&disk.file)).collect(),
+            program: program.map(MadeFor::of),
             remove,
         }
     }
 
-    /// The command that the command line has for init.
-    pub fn command(&self) -> &str {
-        parameters::split(&self.cmdline).1.trim()
+    /// The command that the guest is for: its program, or what the command line has for init.
+    pub fn command(&self) -> String {
+        match &self.program {
+            Some(program) => {
+                let words: Vec<_> = program.arguments.iter().map(Text::lossy).collect();
+                words.join(" ")
+            }
+            None => parameters::split(&self.cmdline).1.trim().to_owned(),
+        }
+    }
+}
+
+impl MadeFor {
+    fn of(program: &Program) -> Self {
+        let texts = |all: &[Vec<u8>]| all.iter().cloned().map(Text::from).collect();
+        Self {
+            arguments: texts(&program.arguments),
+            environment: texts(&program.environment),
+            directory: program.directory.clone().map(Text::from),
+            user: program.user.clone().map(Text::from),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Text {
+    fn from(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes).map_or_else(|error| Self::Bytes(error.into_bytes()), Self::Utf8)
+    }
+}
+
+impl From<Text> for Vec<u8> {
+    fn from(text: Text) -> Self {
+        match text {
+            Text::Utf8(text) => text.into_bytes(),
+            Text::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl Text {
+    fn lossy(&self) -> Cow<'_, str> {
+        match self {
+            Self::Utf8(text) => text.into(),
+            Self::Bytes(bytes) => String::from_utf8_lossy(bytes),
+        }
     }
 }
 
@@ -94,4 +161,39 @@ pub fn now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_written_down_byte_by_byte() {
+        let program = Program {
+            arguments: vec![b"printf".to_vec(), "\u{e9}\n".into(), b"\xff".to_vec()],
+            environment: vec![b"A=\x80".to_vec(), b"B=".to_vec()],
+            directory: Some(b"/tmp".to_vec()),
+            ..Program::default()
+        };
+        let made = Made::of(&Config::default(), Some(&program), false);
+        let written = serde_json::to_string(&made).unwrap();
+        let read: Made = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, made);
+        assert_eq!(read.command(), "printf \u{e9}\n \u{fffd}");
+        let environment = read.program.unwrap().environment.into_iter().map(Vec::from);
+        assert_eq!(environment.collect::<Vec<_>>(), program.environment);
+    }
+
+    #[test]
+    fn the_longest_program_is_read_again() {
+        let program = Program {
+            arguments: vec![vec![0xff; FRAME_MAX]],
+            ..Program::default()
+        };
+        let made = Made::of(&Config::default(), Some(&program), false);
+        let mut file = tempfile::tempfile().unwrap();
+        write(&mut file, &made).unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        assert_eq!(read::<Made>(file), Some(made));
+    }
 }

@@ -63,7 +63,7 @@ impl OpenFiles {
             .collect::<Result<_, _>>()?;
         let vsock = config.vsock.as_ref();
         let vsock = vsock
-            .map(|vsock| vsock::Backend::open(vsock, config.user, config.confine))
+            .map(|vsock| vsock::Backend::open(vsock, config.host_user, config.confine))
             .transpose()?;
         Ok(Self {
             // After the files, since one that is missing is sooner mended than a host without KVM.

@@ -390,7 +390,7 @@ fn no_ring_opens_a_file() {
 fn root_can_become_another_user() {
     need_kvm();
     let mut running = Coracle::run(&say_afloat().linux64())
-        .args(&["-v", "--user", "1234:5678"])
+        .args(&["-v", "--host-user", "1234:5678"])
         .through(&["setpriv", "--groups", "7,8"])
         .keyboard()
         .start();

@@ -58,7 +58,7 @@ fn a_host_without_landlock_is_told_and_refused_where_all_is_required() {
     assert!(shown.contains("  privileges  no capabilities"), "{shown}");
     let off = run(&["--dry-run", "--confine", "off"]).with_code(0).stdout;
     assert!(String::from_utf8(off).unwrap().ends_with("\nconfinement   off\n"));
-    let user = run(&["--dry-run", "--confine", "auto", "--user", "4321"])
+    let user = run(&["--dry-run", "--confine", "auto", "--host-user", "4321"])
         .with_code(0)
         .stdout;
     let user = String::from_utf8(user).unwrap();
@@ -110,7 +110,7 @@ fn no_kind_of_disk_keeps_a_run_from_being_confined_in_every_way() {
 fn nobody_but_root_can_become_another_user() {
     need_kvm();
     Coracle::run(&switch_off().linux64())
-        .args(&["--user", "4321"])
+        .args(&["--host-user", "4321"])
         .without_capabilities()
         .end()
         .with_code(125)

@@ -19,8 +19,8 @@ use crate::console::{
 };
 use crate::devices::sink::Sink;
 use crate::diagnosis::{self, Diagnosis, Facts, InitrdWatch, exit_code};
-use crate::guests::Own;
 use crate::guests::control::Control;
+use crate::guests::{Name, Own};
 use crate::machine::{LimitReached, Machine, OpenFiles, Outcome, Running};
 use crate::program::power_off_request;
 use crate::timeline::{Phase, Timeline};
@@ -249,7 +249,8 @@ impl<'a> Boots<'a> {
             Some(own) if own.is_detached() => DETACHED_HINTS.into(),
             _ => console_hints(),
         };
-        let mut hints = with_service(hints, self.serves);
+        let name = self.own.as_ref().and_then(Own::name);
+        let mut hints = with_service(hints, name.filter(|_| self.serves));
         if timeline.is_on() {
             hints.push_str(" coracle.clock");
         }
@@ -337,10 +338,10 @@ pub fn expect_agent(opened: &OpenFiles) -> io::Result<()> {
         .map_or(Ok(()), |vsock| vsock.expect_service(ports))
 }
 
-/// The parameters for the built-in guest's init, which starts the agent's service if it `serves`.
-pub fn with_service(mut hints: String, serves: bool) -> String {
-    if serves {
-        hints.push_str(" coracle.exec");
+/// The parameters for the built-in guest, which has a host name and starts the agent's service if it is named.
+pub fn with_service(mut hints: String, name: Option<&Name>) -> String {
+    if let Some(name) = name {
+        hints.push_str(&format!(" coracle.exec hostname={name}"));
     }
     hints
 }

@@ -16,18 +16,18 @@ pub struct Command {
     environment: Environment,
 
     /// The user of the guest, and the group, as which COMMAND runs, by name or number [default: root]
-    #[arg(short = 'u', value_name = "USER[:GROUP]", requires = "words")]
-    guest_user: Option<OsString>,
+    #[arg(short, long, value_name = "USER[:GROUP]", requires = "words")]
+    user: Option<OsString>,
 
     /// Give COMMAND a terminal, even if stdin or stdout is none
     #[arg(short, long)]
     tty: bool,
 
-    /// Nothing, as stdin always reaches COMMAND; for fingers that type -it
+    /// Nothing, as stdin always reaches COMMAND but with -d, where nothing does; for fingers that type -it
     #[arg(short, long)]
     interactive: bool,
 
-    /// The guest's name for itself
+    /// The guest's name for itself [default: that of --name, or of -d]
     #[arg(long, value_name = "NAME", requires = "words")]
     hostname: Option<OsString>,
 
@@ -63,6 +63,11 @@ impl Command {
         if !other.trim().is_empty() {
             return refused("there are two commands: leave out the one in --cmdline");
         }
+        if is_detached && self.interactive {
+            return refused(
+                "a command in the background reads no stdin: leave out -i (coracle exec -it NAME sh gives a shell beside it)",
+            );
+        }
         config.vsock.get_or_insert_default();
 
         let is_terminal = self.tty || !is_detached && stdin().is_terminal() && stdout().is_terminal();
@@ -79,7 +84,7 @@ impl Command {
             arguments: self.words.iter().cloned().map(OsString::into_vec).collect(),
             environment,
             directory: bytes(&self.environment.workdir),
-            user: bytes(&self.guest_user),
+            user: bytes(&self.user),
             host_name: bytes(&self.hostname),
             terminal: is_terminal.then(window_size),
         }))

@@ -16,7 +16,7 @@ const BASIC: [&str; 4] = ["dumps", "privileges", "files", "calls"];
 /// thread may have been started before. The threads that are started later are confined, too; the first of them writes
 /// Coracle's own lines on stderr.
 pub fn confine(config: &Config, has_name: bool) -> Result<(), Error> {
-    if let Some(user) = config.user {
+    if let Some(user) = config.host_user {
         confine::become_user(user.user, user.group).map_err(|source| Error::User { user, source })?;
         log::debug!("confinement: the process is one of user and group {user}");
     }
@@ -52,7 +52,7 @@ pub fn confine(config: &Config, has_name: bool) -> Result<(), Error> {
 /// How far a run on this host is confined, for `--dry-run`.
 pub fn outlook(config: &Config) -> Result<String, Error> {
     let how = config.confine;
-    let mut text = match config.user {
+    let mut text = match config.host_user {
         Some(user) => format!("user          {user}, if root starts it\n"),
         None => String::new(),
     };

@@ -90,7 +90,7 @@ pub fn run(
     let console = Console::default();
     let initrd = Arc::<InitrdWatch>::default();
     let output = initrd.watch(timeline.watch(console.sink()));
-    let mut hints = with_service(HINT.to_owned(), named.is_some());
+    let mut hints = with_service(HINT.to_owned(), named.as_ref().and_then(|named| named.own.name()));
     if timeline.is_on() {
         hints.push_str(" coracle.clock");
     }

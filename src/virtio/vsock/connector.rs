@@ -255,7 +255,7 @@ fn prepare(user: Option<User>, confine: Confine) -> Result<(), (u8, String)> {
         let become_user = confine::become_user(user.user, user.group);
         become_user.map_err(|error| {
             let words = format!(
-                "cannot become user and group {user}: {error} (only root can; anybody else leaves --user out)"
+                "cannot become user and group {user}: {error} (only root can; anybody else leaves --host-user out)"
             );
             (FAILED, words)
         })?;

@@ -201,7 +201,7 @@ impl Coracle {
         static NEXT: AtomicU32 = AtomicU32::new(0x7fff_1234);
         // SAFETY: the call has no preconditions.
         match unsafe { libc::geteuid() } {
-            0 => self.args(&["--user", &NEXT.fetch_add(1, Ordering::Relaxed).to_string()]),
+            0 => self.args(&["--host-user", &NEXT.fetch_add(1, Ordering::Relaxed).to_string()]),
             _ => self,
         }
     }

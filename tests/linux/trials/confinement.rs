@@ -119,7 +119,7 @@ fn root_runs_a_guest_with_disks_as_another_user() {
     let owner = |path: &Path| fs::metadata(path).unwrap().uid();
     assert_eq!((owner(&first), owner(&second)), (0, 0));
     let mut run = confined(&first, &second)
-        .args(["--user", &USER.to_string()])
+        .args(["--host-user", &USER.to_string()])
         .script(&format!("echo at work; read line; {WORK}"))
         .with_input()
         .start();

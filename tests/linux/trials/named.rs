@@ -19,6 +19,7 @@ crate::group!["named":
     a_guest_that_hangs_is_ended_after_the_time_given,
     sigterm_asks_a_guest_in_the_foreground_and_the_second_one_ends_it,
     a_command_in_the_background_has_a_log_and_an_exit_code,
+    a_command_beside_another_has_what_that_one_has,
     a_command_in_the_background_that_cannot_run_is_told,
     a_command_in_the_background_is_asked_to_end_and_its_status_counts,
     a_command_in_the_foreground_with_a_name_has_both_streams_and_log,
@@ -171,6 +172,37 @@ fn a_command_in_the_background_has_a_log_and_an_exit_code() {
         "quiet\n"
     );
     assert_eq!(harbour.say(&["wait", "quiet"]), "0\n");
+}
+
+fn a_command_beside_another_has_what_that_one_has() {
+    let harbour = Harbour::new();
+    let options = ["-e", "A=one", "-e", "B=two", "-w", "/tmp", "-u", "1000:100"];
+    let words = [
+        &["run", "-d", "--name", "job"],
+        &options[..],
+        &["--", "sleep", "1000"],
+    ]
+    .concat();
+    assert_eq!(harbour.say(&words), "job\n");
+    let script = "echo $A $B $(pwd) $(id -u):$(id -g) $(hostname)";
+    let beside = |options: &[&str]| harbour.say(&[&["exec"], options, &["job", "sh", "-c", script]].concat());
+    assert_eq!(beside(&[]), "one two /tmp 1000:100 job\n");
+    assert_eq!(
+        beside(&["-e", "A=1", "-w", "/", "-u", "root"]),
+        "1 two / 0:0 job\n"
+    );
+    assert!(harbour.say(&["ps"]).contains("sleep 1000"));
+
+    // Nobody reads keys there.
+    let mut attached = harbour.coracle(&["attach", "job"]).on_terminal().start();
+    attached.wait_for_message("it gets no keys");
+    attached.type_in("\x01d");
+    attached.end().assert_code(0).assert_terminal_restored();
+    harbour
+        .coracle(&["run", "-dit", "--name", "other", "--", "sh"])
+        .end()
+        .assert_code(125)
+        .assert_explains("leave out -i");
 }
 
 fn a_command_in_the_background_that_cannot_run_is_told() {
