@@ -38,6 +38,8 @@ pub mod machine;
 pub mod plain_text;
 // A program in a guest, and this process' streams and signals for it.
 pub mod program;
+// Random numbers of the host's kernel.
+pub mod random;
 // Marks the error of a thread that could not be started.
 pub mod threads;
 // Notes where the time of a run goes.

@@ -118,6 +118,7 @@ fuzz_target!(|input: Input| {
         has_disk: input.has_disk,
         built_in: input.built_in,
         command_line: input.command_line,
+        kernel_moved: input.memory_mib << 20,
         initrd_failure: watch.reason(),
     };
     let diagnosis = explain(&input.end.into(), &console, &facts);

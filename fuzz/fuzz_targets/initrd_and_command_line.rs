@@ -49,6 +49,7 @@ fn place_initrd(input: &Input) {
     let image = Image::open(&FILE.path()).expect("the file is not empty");
     let kernel_end = HIGH_MEMORY + 1 + u64::from(input.kernel_size) % HIGH_MEMORY;
     let mut kernel = Kernel {
+        moved: None,
         format: Format::Elf,
         protocol: Protocol::Linux64,
         entry: GuestAddress(HIGH_MEMORY),

@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
     };
     let memory = &GUEST.memory;
-    match boot::load_kernel(&image, memory) {
+    match boot::load_kernel(&image, memory, Some(0x5eed_0000_0000_0007)) {
         Ok(kernel) => {
             let (entry, end) = (kernel.entry.0, kernel.end.0);
             assert!((HIGH_MEMORY..end).contains(&entry), "{kernel:x?}");

@@ -8,7 +8,7 @@ use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use super::error::{Problem, memory_size};
 use super::image::{Image, Source};
 use super::unpack::{Compression, Unpacked};
-use super::{Format, Kernel, Protocol, elf};
+use super::{Format, Kernel, Protocol, elf, kaslr};
 use crate::x86::layout;
 
 /// Where the setup header is in the file, and where the jump in it leads if its distance is zero. Where it leads, the
@@ -43,13 +43,22 @@ pub(super) fn recognise(head: &[u8]) -> Option<setup_header> {
 }
 
 /// Puts the kernel into guest memory: unpacked when its packing is known, else as it is.
-pub(super) fn load(image: &Image, header: setup_header, memory: &GuestMemoryMmap) -> Result<Kernel, Problem> {
+pub(super) fn load(
+    image: &Image,
+    mut header: setup_header,
+    memory: &GuestMemoryMmap,
+    random: Option<u64>,
+) -> Result<Kernel, Problem> {
+    let mut moved = None;
     let file = File::check(image, &header)?;
     let payload = file.payload(image, &header)?;
     let (format, loaded) = match payload {
         Some((compression, start, end)) => {
             let mut kernel = Unpacked::new(image, compression, start, end, memory_size(memory))?;
-            let loaded = elf::load(&mut kernel, memory)?;
+            let mut loaded = elf::load(&mut kernel, memory)?;
+            if let Some(random) = random {
+                moved = kaslr::randomise(random, &mut kernel, memory, &mut loaded, &mut header)?;
+            }
             kernel.finish()?;
             (Format::BzImageUnpacked { compression }, loaded)
         }
@@ -61,6 +70,7 @@ pub(super) fn load(image: &Image, header: setup_header, memory: &GuestMemoryMmap
         entry: loaded.entry,
         start: loaded.start,
         end: loaded.end,
+        moved,
         setup_header: Some(header),
         command_line_limit: header.cmdline_size as usize,
     })
@@ -178,6 +188,8 @@ fn load_packed(
                 entry,
                 start: GuestAddress(start),
                 end: GuestAddress(end),
+                linux64_entry: Some(entry),
+                file_end: file.code_end,
             })
         }
         Some(needs) if needs <= layout::MMIO_HOLE => Err(Problem::NoRoomForKernel {

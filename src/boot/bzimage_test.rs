@@ -7,7 +7,7 @@ fn a_kernel_of_every_compression_boots_as_the_elf_that_is_inside() {
         let elf = elf_pvh();
         let file = bzimage(&payload(compression, &elf));
         let memory = memory(32 * MIB);
-        let kernel = super::super::load_kernel(&in_a_file(&file), &memory).unwrap();
+        let kernel = super::super::load_kernel(&in_a_file(&file), &memory, None).unwrap();
         assert_eq!(kernel.format, Format::BzImageUnpacked { compression });
         assert_eq!(
             (kernel.protocol, kernel.entry.0),

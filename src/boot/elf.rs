@@ -35,6 +35,10 @@ pub(super) struct Loaded {
     pub(super) start: GuestAddress,
     /// End of the highest segment, with the memory that the kernel expects zeroed.
     pub(super) end: GuestAddress,
+    /// The entry of the 64-bit Linux boot protocol, if there is one.
+    pub(super) linux64_entry: Option<GuestAddress>,
+    /// Where the ELF file ends in what it was loaded from.
+    pub(super) file_end: u64,
 }
 
 /// A checked PT_LOAD program header.
@@ -71,12 +75,17 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
         Some(entry) => (Protocol::Pvh, entry),
         None => (Protocol::Linux64, header.e_entry),
     };
-    if !segments
-        .iter()
-        .any(|segment| (segment.start..segment.end).contains(&entry))
-    {
+    let is_loaded = |entry: u64| {
+        segments
+            .iter()
+            .any(|segment| (segment.start..segment.end).contains(&entry))
+    };
+    if !is_loaded(entry) {
         return Err(stray_entry(protocol, entry, &program_headers));
     }
+    let section_headers = u64::from(header.e_shnum) * u64::from(header.e_shentsize);
+    let ends = segments.iter().map(|segment| segment.offset + segment.file_size);
+    let file_end = ends.chain([header.e_shoff.saturating_add(section_headers)]).max();
     let start = segments.iter().map(|segment| segment.start).min();
     let end = segments.iter().map(|segment| segment.end).max();
     Ok(Loaded {
@@ -84,6 +93,8 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
         entry: GuestAddress(entry),
         start: GuestAddress(start.unwrap_or(layout::HIGH_MEMORY)),
         end: GuestAddress(end.unwrap_or(layout::HIGH_MEMORY)),
+        linux64_entry: is_loaded(header.e_entry).then_some(GuestAddress(header.e_entry)),
+        file_end: file_end.unwrap_or(length),
     })
 }
 

@@ -17,7 +17,7 @@ fn with_segment(index: usize, field: usize, value: u64) -> Vec<u8> {
 fn a_kernel_with_a_pvh_note_is_entered_there() {
     for image in [in_a_file(&elf_pvh()), built_in(&elf_pvh())] {
         let memory = memory(32 * MIB);
-        let kernel = load_kernel(&image, &memory).unwrap();
+        let kernel = load_kernel(&image, &memory, None).unwrap();
         assert_eq!((kernel.format, kernel.protocol), (Format::Elf, Protocol::Pvh));
         assert_eq!(kernel.entry, GuestAddress(PVH_ENTRY.into()));
         assert_eq!(kernel.end, GuestAddress(DATA + DATA_MEMORY));

@@ -8,6 +8,7 @@ use super::*;
 
 fn kernel(end: u64, initrd_addr_max: Option<u32>) -> Kernel {
     Kernel {
+        moved: None,
         format: Format::Elf,
         protocol: Protocol::Pvh,
         entry: GuestAddress(layout::HIGH_MEMORY),

@@ -13,6 +13,8 @@ mod error;
 mod image;
 /// Places the initrd.
 mod initrd;
+/// Moves a kernel to a random virtual address.
+mod kaslr;
 /// The LZ4 frame that kernels are packed with.
 mod lz4;
 /// Maps a file's pages as guest memory.
@@ -94,7 +96,9 @@ pub struct Kernel {
     pub start: GuestAddress,
     /// First byte after all that the kernel needs until it knows its memory.
     pub end: GuestAddress,
-    /// As it is in the file, for every kernel that came out of a bzImage.
+    /// How far its virtual addresses were moved up, if it was built for that and was to be.
+    pub moved: Option<u64>,
+    /// For every kernel that came out of a bzImage.
     pub setup_header: Option<setup_header>,
     /// Bytes of command line that the kernel takes, without the NUL.
     pub command_line_limit: usize,
@@ -104,12 +108,12 @@ pub struct Kernel {
 /// not written.
 ///
 /// The format is recognised by content. Nothing below 1 MiB is touched. After an error guest memory may hold
-/// a part of the kernel.
-pub fn load_kernel(image: &Image, memory: &GuestMemoryMmap) -> Result<Kernel, Error> {
-    load(image, memory).map_err(|problem| image.error(problem))
+/// a part of the kernel. A kernel that was built for it is moved by a distance that `random` decides, if there is such a number.
+pub fn load_kernel(image: &Image, memory: &GuestMemoryMmap, random: Option<u64>) -> Result<Kernel, Error> {
+    load(image, memory, random).map_err(|problem| image.error(problem))
 }
 
-fn load(mut image: &Image, memory: &GuestMemoryMmap) -> Result<Kernel, Problem> {
+fn load(mut image: &Image, memory: &GuestMemoryMmap, random: Option<u64>) -> Result<Kernel, Problem> {
     let length = image.length()?.min(bzimage::HEADER_END as u64);
     let mut head = [0; bzimage::HEADER_END];
     let head = &mut head[..length as usize];
@@ -123,12 +127,13 @@ fn load(mut image: &Image, memory: &GuestMemoryMmap) -> Result<Kernel, Problem> 
             entry: loaded.entry,
             start: loaded.start,
             end: loaded.end,
+            moved: None,
             setup_header: None,
             command_line_limit: ELF_COMMAND_LINE_LIMIT,
         });
     }
     match bzimage::recognise(head) {
-        Some(header) => bzimage::load(image, header, memory),
+        Some(header) => bzimage::load(image, header, memory, random),
         None => Err(describe_foreign(head)),
     }
 }

@@ -36,7 +36,7 @@ fn a_file_that_is_no_kernel_is_named_with_the_next_step() {
 
 #[test]
 fn an_error_names_the_file_first() {
-    let error = load_kernel(&in_a_file(b"#!/bin/sh\n"), &memory(MIB)).unwrap_err();
+    let error = load_kernel(&in_a_file(b"#!/bin/sh\n"), &memory(MIB), None).unwrap_err();
     assert_eq!(
         error.to_string(),
         "kernel-in-a-file: found a script, expected an x86-64 Linux kernel, vmlinux or bzImage (check the path; a \

@@ -45,7 +45,7 @@ pub fn in_a_file(bytes: &[u8]) -> Image {
 }
 
 pub fn load_bytes(bytes: &[u8], memory: &GuestMemoryMmap) -> Result<Kernel, Problem> {
-    load_kernel(&in_a_file(bytes), memory).map_err(|error| error.problem)
+    load_kernel(&in_a_file(bytes), memory, None).map_err(|error| error.problem)
 }
 
 /// What loading `bytes` says into a guest of 32 MiB.

@@ -67,8 +67,10 @@ proptest! {
         has_disk: bool,
         built_in: bool,
         command_line: String,
+        kernel_moved: u64,
     ) {
-        let facts = Facts { memory_mib, has_initrd, has_disk, built_in, command_line, initrd_failure: None };
+        let facts =
+            Facts { memory_mib, has_initrd, has_disk, built_in, command_line, kernel_moved, initrd_failure: None };
         let diagnosis = explain(&outcome, &console, &facts);
         prop_assert_eq!(diagnosis.explanation.is_none(), matches!(outcome, Outcome::PoweredOff));
         let Some(explanation) = diagnosis.explanation else { return Ok(()) };

@@ -21,6 +21,7 @@ mod root;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use crate::boot::parameters;
 use crate::machine::Outcome;
@@ -29,6 +30,8 @@ use panic::Panic;
 
 /// How many console lines an explanation shows.
 const CONSOLE_LINES: usize = 6;
+/// Where x86-64 Linux has its own code, but for modules (Documentation/arch/x86/x86_64/mm.rst).
+const KERNEL_ADDRESSES: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 
 /// What an explanation may use of the machine that ran.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +43,8 @@ pub struct Facts {
     pub built_in: bool,
     /// The kernel's whole command line.
     pub command_line: String,
+    /// How far the kernel's virtual addresses are above those in its file.
+    pub kernel_moved: u64,
     /// Why the kernel could not unpack the initrd, if it said so, as [`InitrdWatch`] found it.
     pub initrd_failure: Option<String>,
 }
@@ -138,7 +143,7 @@ pub fn explain(outcome: &Outcome, console_tail: &[u8], facts: &Facts) -> Diagnos
             _,
         ) => (
             exit_code::KVM_FAILED,
-            internal_error(*suberror, *instruction_pointer, instruction, &lines),
+            internal_error(*suberror, *instruction_pointer, instruction, &lines, facts),
         ),
         (Outcome::EntryFailed { reason }, _) => (exit_code::KVM_FAILED, entry_failed(*reason)),
         (Outcome::UnexpectedExit { reason }, _) => {
@@ -264,7 +269,7 @@ fn halted(lines: &[String], facts: &Facts) -> (u8, Explanation) {
 }
 
 fn triple_fault(instruction_pointer: Option<u64>, lines: &[String], facts: &Facts) -> Explanation {
-    let place = at(instruction_pointer);
+    let place = at(instruction_pointer, facts);
     let what =
         format!("triple fault{place}: the guest could not handle an exception, nor the exception of failing");
     if lines.is_empty() {
@@ -300,9 +305,10 @@ fn internal_error(
     instruction_pointer: Option<u64>,
     instruction: &[u8],
     lines: &[String],
+    facts: &Facts,
 ) -> Explanation {
     const ADVICE: &str = "coracle doctor, which says whether this host's KVM can run a guest kernel";
-    let place = at(instruction_pointer);
+    let place = at(instruction_pointer, facts);
     let bytes: Vec<String> = instruction
         .iter()
         .take(15)
@@ -459,8 +465,15 @@ fn more_memory(facts: &Facts) -> String {
     format!("more memory: --memory {}M", facts.memory_mib.saturating_mul(2))
 }
 
-fn at(instruction_pointer: Option<u64>) -> String {
-    instruction_pointer.map_or_else(String::new, |address| format!(" at {address:#x}"))
+fn at(instruction_pointer: Option<u64>, facts: &Facts) -> String {
+    match instruction_pointer {
+        Some(address) if facts.kernel_moved > 0 && KERNEL_ADDRESSES.contains(&address) => {
+            let in_file = address.wrapping_sub(facts.kernel_moved);
+            format!(" at {address:#x} (KASLR; {in_file:#x} in the kernel's symbols)")
+        }
+        Some(address) => format!(" at {address:#x}"),
+        None => String::new(),
+    }
 }
 
 /// The names of the signals that end programs (signal(7)).

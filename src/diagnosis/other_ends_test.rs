@@ -28,6 +28,19 @@ fn a_triple_fault_tells_its_instruction_pointer() {
         text.starts_with("coracle: triple fault at 0xffffffff81000000: "),
         "{text}"
     );
+    // KASLR.
+    let outcome = Outcome::TripleFault {
+        instruction_pointer: Some(0xffff_ffff_9b20_0123),
+    };
+    let moved = Facts {
+        kernel_moved: 0x1a20_0000,
+        ..facts()
+    };
+    assert!(
+        explained(outcome, "", &moved)
+            .1
+            .contains("at 0xffffffff9b200123 (KASLR; 0xffffffff81000123 in the kernel's symbols)")
+    );
     assert!(
         text.contains("printed nothing: 128 MiB") && text.contains("earlyprintk=serial"),
         "{text}"

@@ -8,10 +8,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::control::{self, Control};
-use super::place::{Folder, NEW, Place, is_taken, random};
+use super::place::{Folder, NEW, Place, is_taken};
 use super::record::{self, Ended, Made, now};
 use super::{Error, Handover, Name, console_log, lock};
 use crate::console::Console;
+use crate::random::random;
 
 /// How many connections may wait at the control socket. The kernel makes it less (net.core.somaxconn). So many, because also a
 /// process that accepts none, such as one that SIGSTOP has stopped, is found by connecting to it.

@@ -1,11 +1,12 @@
+use std::env;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::{env, slice};
 
 use super::{Error, Guest, Name, lock};
+use crate::random::random;
 
 /// Names of directories that are no guest yet, or none any more, begin with these. No guest's name begins with a dot.
 pub const NEW: &str = ".new-";
@@ -314,15 +315,4 @@ fn refused(path: PathBuf, error: io::Error) -> Error {
 fn own_user() -> u32 {
     // SAFETY: the call has no preconditions.
     unsafe { libc::geteuid() }
-}
-
-/// A number that nobody else has.
-pub fn random() -> u64 {
-    let mut number = 0u64;
-    // SAFETY: the call writes the bytes of the number. So few come whole or, on a host without the call, not at all.
-    unsafe {
-        let bytes = slice::from_raw_parts_mut((&raw mut number).cast::<u8>(), size_of::<u64>());
-        libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0);
-    }
-    number
 }

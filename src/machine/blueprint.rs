@@ -11,6 +11,7 @@ use super::devices::{self, Device, Placed};
 use super::open_files::BootFiles;
 use crate::boot::{self, CommandLine, Initrd, Kernel, Protocol, parameters};
 use crate::config::Config;
+use crate::random::random;
 use crate::timeline::{Phase, Timeline};
 use crate::virtio::entropy;
 use crate::x86::acpi::{self, VirtioMmioWindow};
@@ -52,7 +53,12 @@ impl Blueprint {
         }
         let devices = devices::place(config, entropy)?;
 
-        let kernel = boot::load_kernel(&files.kernel, guest)?;
+        // Without random numbers of the host's this would wait.
+        let may_move = entropy && !parameters::names(&config.cmdline, "nokaslr");
+        let kernel = boot::load_kernel(&files.kernel, guest, may_move.then(random))?;
+        if let Some(distance) = kernel.moved {
+            log::info!("KASLR: the kernel's virtual addresses are {distance:#x} above those in its file");
+        }
         let initrd = files
             .initrd
             .as_ref()

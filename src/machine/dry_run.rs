@@ -6,6 +6,7 @@ use super::blueprint::Blueprint;
 use super::devices::{Device, Placed};
 use super::open_files::BootFiles;
 use super::{Error, Memory};
+use crate::boot::Format;
 use crate::config::{self, Config};
 use crate::plain_text::shell_word;
 use crate::timeline::Timeline;
@@ -62,6 +63,12 @@ impl fmt::Display for DryRun {
             blueprint.kernel.entry.0, blueprint.kernel.protocol
         )?;
         writeln!(f, "  ends at     {:#x}", blueprint.kernel.end.0)?;
+        let kaslr = match (blueprint.kernel.moved, blueprint.kernel.format) {
+            (Some(_), _) => "random virtual addresses, others at each start (off with nokaslr)",
+            (None, Format::BzImage) => "as the kernel does it itself",
+            (None, _) => "none",
+        };
+        writeln!(f, "  KASLR       {kaslr}")?;
         match &blueprint.initrd {
             Some(initrd) => writeln!(f, "initrd        {:#x}, {} bytes", initrd.address.0, initrd.size)?,
             None => writeln!(f, "initrd        none")?,

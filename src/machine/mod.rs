@@ -127,6 +127,7 @@ pub struct Machine {
     memory: Memory,
     command_line: String,
     has_initrd: bool,
+    kernel_moved: u64,
     timeline: Timeline,
 }
 
@@ -243,6 +244,7 @@ impl Machine {
             memory,
             command_line,
             has_initrd: initrd.is_some(),
+            kernel_moved: kernel.moved.unwrap_or(0),
             timeline: timeline.clone(),
         })
     }
@@ -254,6 +256,11 @@ impl Machine {
 
     pub fn has_initrd(&self) -> bool {
         self.has_initrd
+    }
+
+    /// How far the kernel's virtual addresses are above those in its file.
+    pub fn kernel_moved(&self) -> u64 {
+        self.kernel_moved
     }
 
     /// Has [`Running::activity`] tell of exits as well.

@@ -354,6 +354,7 @@ pub fn facts(config: &Config, machine: &Machine) -> Facts {
         has_disk: !config.disks.is_empty(),
         built_in: config.kernel.is_none(),
         command_line: machine.command_line().to_owned(),
+        kernel_moved: machine.kernel_moved(),
         initrd_failure: None,
     }
 }

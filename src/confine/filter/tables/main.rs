@@ -47,7 +47,10 @@ pub const CALLS: &[Call] = &[
         "which limit kept a thread from being made? Of this process only: another one of the same user could be ended by it",
         if Is(0, 0)
     ),
-    call!(SYS_getrandom, "the standard library's hash tables"),
+    call!(
+        SYS_getrandom,
+        "the standard library's hash tables; where a kernel is moved to"
+    ),
 ];
 
 /// At the end of a machine that has disks.
