@@ -12,6 +12,7 @@
 # make bench-boot   measures the boot budget: each phase of a boot on both deterministic clocks (CORACLE_NESTED=amd or
 #              =intel for one of them), beside containers
 # make bench-program   measures a program in a guest, from the start of coracle to the program's end, beside crun
+# make bench-steady   measures what the built-in guest's kernel does for programs, beside Debian's
 # make bench-disk   measures what a disk costs, beside QEMU microvm and fio
 # make bench-vsock  measures what a socket between guest and host costs, beside QEMU microvm with the host kernel's vhost
 #
@@ -27,7 +28,7 @@ say = @printf '%s\n' '--- $(1)' >&2
 export CARGO_TARGET_DIR := $(CURDIR)/target
 PARALLEL := $(MAKE) --no-print-directory --jobs=3
 
-.PHONY: help run test test-processors race torture check guest fuzz fuzz-seeds bench bench-boot bench-program bench-disk bench-vsock build
+.PHONY: help run test test-processors race torture check guest fuzz fuzz-seeds bench bench-boot bench-program bench-steady bench-disk bench-vsock build
 .PHONY: prepared crates nested formats programs release tests
 
 help:
@@ -87,6 +88,9 @@ bench-boot: build
 
 bench-program: build
 	cargo bench --quiet --bench program
+
+bench-steady: build
+	cargo bench --quiet --bench steady
 
 bench-disk: build
 	cargo bench --quiet --bench disk

@@ -3,13 +3,15 @@
 //! A pattern is KIND:BYTES:DEPTH:COUNT, as `randread:4096:32:8000`: that many transfers of so many bytes, DEPTH of them
 //! at a time. Of each it prints `begin PATTERN`, then `end PATTERN NANOSECONDS` for all of them together.
 //!
-//! Or it does what programs of the host say over the vsock port PORT: `load sockets PORT`.
+//! Or it does what programs of the host say over the vsock port PORT: `load sockets PORT`. Or it times what kernels do for
+//! programs: `load steady DIRECTORY`.
 
 mod aio;
 mod buffer;
 mod init;
 mod pattern;
 mod sockets;
+mod steady;
 
 use std::error::Error;
 use std::fs::{File, OpenOptions};
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let Some(device) = arguments.next() else {
-        eprintln!("usage: load DEVICE KIND:BYTES:DEPTH:COUNT... | load sockets PORT");
+        eprintln!("usage: load DEVICE KIND:BYTES:DEPTH:COUNT... | load sockets PORT | load steady DIRECTORY");
         return ExitCode::from(2);
     };
     if device == "sockets" {
@@ -44,6 +46,19 @@ fn main() -> ExitCode {
             println!("failed: {error}");
         }
         return ExitCode::FAILURE;
+    }
+    if device == steady::NOTHING {
+        return ExitCode::SUCCESS;
+    }
+    if device == "steady" {
+        let ended = steady::run(&arguments.next().unwrap_or_default());
+        return match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("failed: {error}");
+                ExitCode::FAILURE
+            }
+        };
     }
     for pattern in arguments {
         if let Err(error) = run(&device, &pattern) {
