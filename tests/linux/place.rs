@@ -120,6 +120,10 @@ pub fn guest_images() -> PathBuf {
     }
 }
 
+/// Debian's newest series of kernels beside that of its release, and where it is.
+const NEWER_SERIES: &str = "6.12";
+const NEWER: &str = "newer";
+
 /// The directory of Debian's kernel `vmlinuz`, its guests' `stock-initrd`, and their disks `fio.ext4` and `empty.qcow2`.
 pub fn stock() -> PathBuf {
     if is_inside() {
@@ -129,8 +133,13 @@ pub fn stock() -> PathBuf {
     }
 }
 
-/// What that kernel is told where nothing of it is to be seen: its messages, the tests of its own cryptography and the check of
-/// the certificates that signed it would be most of what its start takes.
+/// The same directory of Debian's kernel of the series [`NEWER_SERIES`], without disks.
+pub fn newer_stock() -> PathBuf {
+    stock().join(NEWER)
+}
+
+/// What these kernels are told where nothing of them is to be seen: their messages, the tests of their own cryptography and the check of
+/// the certificates that signed them would be most of what their start takes.
 pub const STOCK_QUICKLY: &str = "quiet cryptomgr.notests initcall_blacklist=load_system_certificate_list";
 
 /// The disk of tests/nested/systemd-disk, of which `stock` has the kernel and the initrd.
@@ -178,6 +187,11 @@ pub fn prepare(wanted: impl Fn(&str) -> bool) -> Result<(), String> {
         let mut stock_kernel = Command::new(root.join("tests/nested/stock-kernel"));
         stock_kernel.arg(stock());
         do_or_say(stock_kernel)?;
+    }
+    if wanted("kernels") {
+        let mut newer = Command::new(root.join("tests/nested/stock-kernel"));
+        newer.arg(newer_stock()).arg(NEWER_SERIES);
+        do_or_say(newer)?;
     }
     let load = wanted("load") && (runs_linux() || is_full_asked());
     if load {
@@ -298,7 +312,14 @@ fn run_share(share: Machine, arguments: &[OsString], has_systemd: bool) -> bool 
     // A trial of the formats is not among those of the Intel machine, which is slow to load files.
     let formats = FORMATS.iter().filter(|_| share != Machine::Intel);
     let images = formats.map(|name| (guest_images().join(name), format!("/guest-images/out/{name}")));
-    let stocked = ["vmlinuz", "stock-initrd", "fio.ext4", "empty.qcow2"];
+    let stocked = [
+        "vmlinuz",
+        "stock-initrd",
+        "fio.ext4",
+        "empty.qcow2",
+        "newer/vmlinuz",
+        "newer/stock-initrd",
+    ];
     let of_systemd: &[_] = match has_systemd {
         true => &["systemd-kernel", "systemd-initrd"],
         false => &[],

@@ -60,7 +60,7 @@ fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
     assert_eq!(file_on(&disk, "from-stock"), b"written by the stock kernel\n");
 }
 
-/// What init prints arrives only if the serial driver gets its interrupts. Without ACPI this kernel finds neither the
+/// The kernel of the newer series. What init prints arrives only if the serial driver gets its interrupts. Without ACPI this kernel finds neither the
 /// disk nor the power-off register, and halts. Without the tables that say what is there, its drivers for a keyboard controller and a
 /// clock would look for them for seconds.
 fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends() {
@@ -75,10 +75,13 @@ fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends
             place::STOCK_QUICKLY
         );
         Coracle::run()
-            .args(["--kernel".as_ref(), place::stock().join("vmlinuz").as_os_str()])
+            .args([
+                "--kernel".as_ref(),
+                place::newer_stock().join("vmlinuz").as_os_str(),
+            ])
             .args([
                 "--initrd".as_ref(),
-                place::stock().join("stock-initrd").as_os_str(),
+                place::newer_stock().join("stock-initrd").as_os_str(),
             ])
             .args(["--cpus", "2", "--memory", "256M", "--cmdline", &parameters])
             .end()
