@@ -7,6 +7,7 @@ use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::error::{Problem, memory_size};
 use super::image::{Image, Source};
+use super::kaslr::KASLR_FLAG;
 use super::unpack::{Compression, Unpacked};
 use super::{Format, Kernel, Protocol, elf, kaslr};
 use crate::x86::layout;
@@ -50,6 +51,7 @@ pub(super) fn load(
     random: Option<u64>,
 ) -> Result<Kernel, Problem> {
     let mut moved = None;
+    header.loadflags &= !KASLR_FLAG;
     let file = File::check(image, &header)?;
     let payload = file.payload(image, &header)?;
     let (format, loaded) = match payload {

@@ -84,7 +84,9 @@ pub(super) fn load(source: &mut impl Source, memory: &GuestMemoryMmap) -> Result
         return Err(stray_entry(protocol, entry, &program_headers));
     }
     let section_headers = u64::from(header.e_shnum) * u64::from(header.e_shentsize);
-    let ends = segments.iter().map(|segment| segment.offset + segment.file_size);
+    let ends = program_headers
+        .iter()
+        .map(|header| header.p_offset.saturating_add(header.p_filesz));
     let file_end = ends.chain([header.e_shoff.saturating_add(section_headers)]).max();
     let start = segments.iter().map(|segment| segment.start).min();
     let end = segments.iter().map(|segment| segment.end).max();

@@ -21,7 +21,7 @@ const KERNEL_MAP: u32 = 0x8000_0000;
 /// `KERNEL_IMAGE_SIZE`: from there on a kernel's own page tables cover so much.
 const KERNEL_IMAGE_SIZE: u64 = 1 << 30;
 /// Of `loadflags`: tells the kernel that it was moved, so that it randomises the places of its other memory, too.
-const KASLR_FLAG: u8 = 1 << 1;
+pub(super) const KASLR_FLAG: u8 = 1 << 1;
 /// The kernel maps itself by pages of this size.
 const ALIGNMENT_MIN: u64 = 2 << 20;
 
@@ -45,10 +45,12 @@ impl Table {
         let zeroes = || words.iter().enumerate().filter(|(_, word)| **word == 0);
         let mut places = zeroes().map(|(place, _)| place);
         let (first, second, third) = (places.next()?, places.next()?, places.next());
-        let is_table = rest.is_empty() && first == 0 && zeroes().count() <= 3;
+        let growing = third.unwrap_or(second);
+        let has_both = second > 1 && growing + 1 < words.len();
+        let is_table = rest.is_empty() && first == 0 && has_both && zeroes().count() <= 3;
         is_table.then_some(Self {
             shrinking: second,
-            growing: third.unwrap_or(second),
+            growing,
             words,
         })
     }
@@ -74,6 +76,10 @@ pub(super) fn randomise(
         return Ok(None);
     };
     relocate(memory, loaded, &table, distance)?;
+    if loaded.protocol == Protocol::Pvh {
+        // PVH has no such flags: without `ro` and `rw` on its command line the kernel mounts its root writable.
+        header.root_flags = 0;
+    }
     loaded.protocol = Protocol::Linux64;
     loaded.entry = entry;
     header.loadflags |= KASLR_FLAG;
@@ -133,7 +139,7 @@ fn word<'a, T: ByteValued, B: BitmapSlice>(
         .and_then(|offset| kernel.get_ref(offset as usize).ok())
         .ok_or_else(|| {
             Problem::Corrupt(format!(
-                "its table of addresses for KASLR names one at 0xffffffff{address:08x}, where it is not"
+                "its table of addresses for KASLR names 0xffffffff{address:08x}, which is outside of the kernel"
             ))
         })
 }

@@ -43,7 +43,10 @@ fn addresses_move_with_the_kernel_and_nothing_else_does() {
     let kernel = kernel.unwrap();
     assert_eq!(kernel.moved, Some(BY));
     assert_eq!((kernel.protocol, kernel.entry.0), (Protocol::Linux64, CODE));
-    assert_eq!(kernel.setup_header.unwrap().loadflags & KASLR_FLAG, KASLR_FLAG);
+    let header = kernel.setup_header.unwrap();
+    assert_eq!(header.loadflags & KASLR_FLAG, KASLR_FLAG);
+    // By its PVH entry, too, its root would have been writable.
+    assert_eq!({ header.root_flags }, 0);
     assert_eq!(wide(&memory, 1), wide(&before, 1).wrapping_add(BY));
     assert_eq!(narrow(&memory, 17), narrow(&before, 17).wrapping_sub(BY as u32));
     assert_eq!(narrow(&memory, 33), narrow(&before, 33).wrapping_add(BY as u32));
@@ -78,6 +81,9 @@ fn what_is_no_table_moves_nothing() {
         &[][..],
         &[PLACE, 0, PLACE],
         &[0, PLACE],
+        &[0, 0, 0],
+        &[0, PLACE, 0],
+        &[0, 0, PLACE],
         &[0, PLACE, 0, PLACE, 0, PLACE, 0],
     ] {
         let (kernel, _) = moved(words, 3);

@@ -258,6 +258,7 @@ pub fn bzimage(payload: &[u8]) -> Vec<u8> {
         header: 0x5372_6448,
         version: 0x020f,
         loadflags: LOADED_HIGH,
+        root_flags: 1,
         initrd_addr_max: 0x7fff_ffff,
         kernel_alignment: 0x20_0000,
         relocatable_kernel: 1,

@@ -46,6 +46,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     let (_, guest) = named::find(&args.name)?;
     ignore_file_size_limit();
     leave_to_parent(Work::Attached, |child| confine::enter_keeper(child, false));
+    let Attachment { socket, past } = guest.attach(PATIENCE)?;
     let has_program = guest.made().is_some_and(|made| made.program.is_some());
     if has_program && io::stdin().is_terminal() {
         tell(format_args!(
@@ -54,7 +55,6 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
             name = guest.name()
         ));
     }
-    let Attachment { socket, past } = guest.attach(PATIENCE)?;
     attend(guest, socket, &past)
 }
 

@@ -12,7 +12,7 @@ use super::{Error, named, status, system, tell};
 use crate::confine;
 use crate::console::{Signals, Work, leave_to_parent};
 use crate::diagnosis::exit_code;
-use crate::guests::{MadeFor, Text, control};
+use crate::guests::{Guest, control};
 use crate::program::{Ended, Session, Stdin};
 
 /// How long the agent may take to answer: a guest that has just been started has to boot.
@@ -86,9 +86,15 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
-    let (_, guest) = named::find(&args.name)?;
-    let made_for = guest.made().and_then(|made| made.program).unwrap_or_default();
-    let program = args.program(made_for)?;
+    let (place, guest) = named::find(&args.name)?;
+    let own = guests_own(&guest).ok_or_else(|| {
+        Error::Command(format!(
+            "the record of guest '{}' is damaged (guest.json in {}), so it is not known as which user its programs run",
+            guest.name(),
+            place.path_of(guest.name()).display()
+        ))
+    })?;
+    let program = args.program(own)?;
     // Where somebody types into a raw terminal, it is given back even if this process is killed.
     if args.tty && args.interactive {
         leave_to_parent(Work::Command, |child| confine::enter_keeper(child, false));
@@ -126,19 +132,25 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     })
 }
 
+/// The program that the guest is for; none of that is said where it is for no program. None if its record makes no sense.
+fn guests_own(guest: &Guest) -> Option<Program> {
+    match guest.made()?.program {
+        Some(own) => own.program().ok(),
+        None => Some(Program::default()),
+    }
+}
+
 impl Args {
     /// The command, which has what the guest's own program has and this command line does not say.
-    fn program(&self, made_for: MadeFor) -> Result<Program, Error> {
-        let bytes = |text: &Option<OsString>, other: Option<Text>| {
-            text.clone().map(OsString::into_vec).or(other.map(Text::into))
-        };
-        let mut environment: Vec<_> = made_for.environment.into_iter().map(Text::into).collect();
+    fn program(&self, own: Program) -> Result<Program, Error> {
+        let bytes = |text: &Option<OsString>| text.clone().map(OsString::into_vec);
+        let mut environment = own.environment;
         environment.extend(self.environment.variables(self.tty)?);
         Ok(Program {
             arguments: self.words.iter().cloned().map(OsString::into_vec).collect(),
             environment,
-            directory: bytes(&self.environment.workdir, made_for.directory),
-            user: bytes(&self.user, made_for.user),
+            directory: bytes(&self.environment.workdir).or(own.directory),
+            user: bytes(&self.user).or(own.user),
             host_name: None,
             terminal: self.tty.then(window_size),
         })

@@ -122,7 +122,7 @@ fn table(lines: &[Known], now: u64) -> String {
         [
             line.name.clone(),
             short(line.made.kernel.as_deref().map_or("built-in", file_name)),
-            short(&line.made.command()),
+            short(&line.made.command().replace(char::is_whitespace, " ")),
             ago(line.made.created, now),
             status(line, now),
             line.made.cpus.to_string(),

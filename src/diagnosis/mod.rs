@@ -467,11 +467,16 @@ fn more_memory(facts: &Facts) -> String {
 
 fn at(instruction_pointer: Option<u64>, facts: &Facts) -> String {
     match instruction_pointer {
-        Some(address) if facts.kernel_moved > 0 && KERNEL_ADDRESSES.contains(&address) => {
+        Some(address) => {
             let in_file = address.wrapping_sub(facts.kernel_moved);
-            format!(" at {address:#x} (KASLR; {in_file:#x} in the kernel's symbols)")
+            let is_kernels = [address, in_file]
+                .iter()
+                .all(|one| KERNEL_ADDRESSES.contains(one));
+            match facts.kernel_moved > 0 && is_kernels {
+                true => format!(" at {address:#x} (KASLR; {in_file:#x} in the kernel's symbols)"),
+                false => format!(" at {address:#x}"),
+            }
         }
-        Some(address) => format!(" at {address:#x}"),
         None => String::new(),
     }
 }

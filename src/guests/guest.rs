@@ -98,12 +98,12 @@ impl Guest {
 
     /// What the guest was made of, if that can be read.
     pub fn made(&self) -> Option<Made> {
-        record::read(self.folder.read("guest.json").ok()?)
+        record::read_made(self.folder.read("guest.json").ok()?)
     }
 
     /// How the guest ended. None if it runs, or if its process was killed before it could write that.
     pub fn ended(&self) -> Option<Ended> {
-        record::read(self.folder.read("exit.json").ok()?)
+        record::read_ended(self.folder.read("exit.json").ok()?)
     }
 
     /// What the guest has printed, as far as it is kept.
@@ -169,7 +169,7 @@ impl Guest {
             (Err(_), Some(lock)) => lock::wait(lock).map_err(self.error("wait for the end of"))?,
             (Err(error), None) => return Err(error),
         }
-        Ok(exit.ok().and_then(record::read))
+        Ok(exit.ok().and_then(record::read_ended))
     }
 
     /// Whether the guest has ended and nothing of it is to be left.

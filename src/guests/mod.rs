@@ -44,7 +44,7 @@ pub use name::Name;
 pub use own::Own;
 pub use place::Place;
 pub use process::Process;
-pub use record::{Ended, Made, MadeFor, Text, now};
+pub use record::{Ended, Made, now};
 
 /// Why something could not be done with a guest.
 #[derive(Debug, thiserror::Error)]

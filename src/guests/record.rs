@@ -2,19 +2,23 @@
 //! of the guest's program goes for the programs that are run beside it.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::SystemTime;
 
 use coracle_agent_protocol::{FRAME_MAX, Program};
+use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::boot::parameters;
 use crate::config::Config;
 
-/// How many bytes of a record are read. What Coracle writes is shorter: a program fits into a frame, and a byte that is no UTF-8
-/// takes a line of up to 16.
-const SIZE_MAX: u64 = 17 * FRAME_MAX as u64;
+/// How many bytes of a record are read. What Coracle writes is shorter: a program fits into a frame, and no byte of it takes more
+/// than the 6 of a control character.
+const MADE_MAX: u64 = 7 * FRAME_MAX as u64;
+/// The same for how a guest ended.
+const ENDED_MAX: u64 = 64 << 10;
 
 /// What a guest was made of: `guest.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +54,7 @@ pub struct MadeFor {
 }
 
 /// Bytes that are a text nearly always.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Text {
     Utf8(String),
@@ -103,6 +107,19 @@ impl Made {
 }
 
 impl MadeFor {
+    /// The program, if it is one that could run.
+    pub fn program(self) -> Result<Program, coracle_agent_protocol::Error> {
+        let texts = |all: Vec<Text>| all.into_iter().map(Text::into).collect();
+        let program = Program {
+            arguments: texts(self.arguments),
+            environment: texts(self.environment),
+            directory: self.directory.map(Text::into),
+            user: self.user.map(Text::into),
+            ..Program::default()
+        };
+        program.check().map(|()| program)
+    }
+
     fn of(program: &Program) -> Self {
         let texts = |all: &[Vec<u8>]| all.iter().cloned().map(Text::from).collect();
         Self {
@@ -111,6 +128,34 @@ impl MadeFor {
             directory: program.directory.clone().map(Text::from),
             user: program.user.clone().map(Text::from),
         }
+    }
+}
+
+impl<'a> Deserialize<'a> for Text {
+    fn deserialize<D: Deserializer<'a>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct TextVisitor;
+
+impl<'a> Visitor<'a> for TextVisitor {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, or its bytes")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+        Ok(Text::Utf8(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut bytes: A) -> Result<Text, A::Error> {
+        let mut read = Vec::new();
+        while let Some(byte) = bytes.next_element()? {
+            read.push(byte);
+        }
+        Ok(Text::Bytes(read))
     }
 }
 
@@ -138,10 +183,19 @@ impl Text {
     }
 }
 
-/// Reads a record. None if there is none, or if it is not what Coracle writes.
-pub fn read<T: for<'a> Deserialize<'a>>(file: File) -> Option<T> {
+/// What a guest was made of. None if that is not what Coracle writes.
+pub fn read_made(file: File) -> Option<Made> {
+    read(file, MADE_MAX)
+}
+
+/// How a guest ended. None if it has not, or if that is not what Coracle writes.
+pub fn read_ended(file: File) -> Option<Ended> {
+    read(file, ENDED_MAX)
+}
+
+fn read<T: DeserializeOwned>(file: File, size_max: u64) -> Option<T> {
     let mut text = Vec::new();
-    file.take(SIZE_MAX).read_to_end(&mut text).ok()?;
+    file.take(size_max).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
@@ -152,7 +206,7 @@ pub fn write_runs(file: &mut File) -> io::Result<()> {
 
 pub fn write(file: &mut File, record: &impl Serialize) -> io::Result<()> {
     // In one piece, so that nobody reads a part of it.
-    let text = serde_json::to_vec_pretty(record)?;
+    let text = serde_json::to_vec(record)?;
     io::Write::write_all(file, &text)
 }
 
@@ -180,8 +234,7 @@ mod tests {
         let read: Made = serde_json::from_str(&written).unwrap();
         assert_eq!(read, made);
         assert_eq!(read.command(), "printf \u{e9}\n \u{fffd}");
-        let environment = read.program.unwrap().environment.into_iter().map(Vec::from);
-        assert_eq!(environment.collect::<Vec<_>>(), program.environment);
+        assert_eq!(read.program.unwrap().program().unwrap(), program);
     }
 
     #[test]
@@ -194,6 +247,6 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         write(&mut file, &made).unwrap();
         io::Seek::rewind(&mut file).unwrap();
-        assert_eq!(read::<Made>(file), Some(made));
+        assert_eq!(read_made(file), Some(made));
     }
 }

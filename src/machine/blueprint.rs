@@ -54,7 +54,9 @@ impl Blueprint {
         let devices = devices::place(config, entropy)?;
 
         // Without random numbers of the host's this would wait.
-        let may_move = entropy && !parameters::names(&config.cmdline, "nokaslr");
+        // A kernel that unpacks itself looks for the word anywhere in the line.
+        let is_off = config.cmdline.split_whitespace().any(|word| word == "nokaslr");
+        let may_move = entropy && !is_off;
         let kernel = boot::load_kernel(&files.kernel, guest, may_move.then(random))?;
         if let Some(distance) = kernel.moved {
             log::info!("KASLR: the kernel's virtual addresses are {distance:#x} above those in its file");

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -309,4 +310,29 @@ fn a_host_without_kvm_is_126_and_told_of_doctor() {
         .end()
         .with_code(126)
         .saying(&["/dev/kvm", "coracle doctor"]);
+}
+
+#[test]
+fn a_kernel_that_is_built_for_it_is_moved_elsewhere_at_each_start_and_stays_with_nokaslr() {
+    let kernel = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/kernel/bzimage-kaslr");
+    let run = |cmdline: &str| {
+        Coracle::new(&["-v", "run", "--dry-run", "--kernel", kernel, "--cmdline", cmdline])
+            .end()
+            .with_code(0)
+    };
+    let places: BTreeSet<_> = (0..4)
+        .map(|_| {
+            let ended = run("quiet");
+            let (_, place) = ended.stderr.split_once("virtual addresses are ").unwrap();
+            place.split_once(' ').unwrap().0.to_owned()
+        })
+        .collect();
+    // That four starts have one of 511 places happens once in a hundred million times.
+    assert!(places.len() > 1, "{places:?}");
+    for cmdline in ["nokaslr", "quiet -- nokaslr"] {
+        let ended = run(cmdline);
+        assert!(!ended.stderr.contains("virtual addresses"), "{}", ended.stderr);
+        let shown = String::from_utf8(ended.stdout).unwrap();
+        assert!(shown.contains("\n  KASLR       none\n"), "{shown}");
+    }
 }

@@ -211,7 +211,8 @@ impl Failure {
 }
 
 impl Program {
-    fn check(&self) -> Result<(), Error> {
+    /// Whether it is one that can be run.
+    pub fn check(&self) -> Result<(), Error> {
         within(!self.arguments.is_empty(), "no program to run")?;
         let texts = self.arguments.iter().chain(&self.environment);
         let texts = texts

@@ -240,7 +240,12 @@ fn fork_and_exit(_: &Place, count: u32) -> io::Result<()> {
 }
 
 fn start_program(_: &Place, count: u32) -> io::Result<()> {
-    (0..count).try_for_each(|_| Command::new("/proc/self/exe").arg(NOTHING).status().map(drop))
+    (0..count).try_for_each(
+        |_| match Command::new("/proc/self/exe").arg(NOTHING).status()?.success() {
+            true => Ok(()),
+            false => Err(io::Error::other("the program failed")),
+        },
+    )
 }
 
 fn map_a_page(_: &Place, count: u32) -> io::Result<()> {

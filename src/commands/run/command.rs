@@ -15,7 +15,7 @@ pub struct Command {
     #[command(flatten)]
     environment: Environment,
 
-    /// The user of the guest, and the group, as which COMMAND runs, by name or number [default: root]
+    /// The user of the guest, and the group, as which COMMAND runs, by name or number; Coracle's own process has --host-user [default: root]
     #[arg(short, long, value_name = "USER[:GROUP]", requires = "words")]
     user: Option<OsString>,
 

@@ -2,7 +2,7 @@
 
 use crate::images::{assert_clean, ext4, file_on, scratch};
 use crate::place;
-use crate::run::Coracle;
+use crate::run::{Coracle, Finished};
 
 crate::group!["kernels":
     a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off,
@@ -17,8 +17,18 @@ crate::group!["kernels":
     an_elf_without_a_pvh_note_boots_to_init,
 ];
 
-/// Where a kernel's code is in its file.
-const UNMOVED: u64 = 0xffff_ffff_8100_0000;
+/// A kernel that KASLR has moved.
+#[track_caller]
+fn assert_is_where_the_log_says(finished: &Finished) {
+    /// Where its code is in its file.
+    const UNMOVED: u64 = 0xffff_ffff_8100_0000;
+    let moved = finished.stderr.lines().find_map(|line| {
+        let (_, behind) = line.split_once("virtual addresses are 0x")?;
+        u64::from_str_radix(behind.split(' ').next()?, 16).ok()
+    });
+    let moved = moved.unwrap_or_else(|| panic!("the kernel was not moved: {finished}"));
+    finished.assert_prints(&format!("\n{:x} T _text\n", UNMOVED + moved));
+}
 
 /// Its virtio drivers are modules, and it knows no `virtio_mmio.device=`: ACPI is the only way to the disk
 /// and to the entropy device. That it powers off shows the sleep registers.
@@ -43,15 +53,9 @@ fn a_stock_debian_kernel_finds_its_devices_through_acpi_and_powers_off() {
         ])
         .args(["--cmdline", place::STOCK_QUICKLY])
         .end();
-    // KASLR: it is where its log says.
-    let moved = finished.stderr.lines().find_map(|line| {
-        let (_, behind) = line.split_once("virtual addresses are 0x")?;
-        u64::from_str_radix(behind.split(' ').next()?, 16).ok()
-    });
-    let moved = moved.unwrap_or_else(|| panic!("the kernel was not moved: {finished}"));
+    assert_is_where_the_log_says(&finished);
     finished
         .assert_code(0)
-        .assert_prints(&format!("\n{:x} T _text\n", UNMOVED + moved))
         .assert_prints("\n2\n")
         .assert_prints("entropy from virtio_rng.0: 64 bytes\n")
         .assert_prints(" vda\n")
@@ -71,10 +75,11 @@ fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends
     };
     for interrupts in ways {
         let parameters = format!(
-            "{},i8042_init,cmos_init acpi=off nokaslr {interrupts}",
+            "{},i8042_init,cmos_init acpi=off {interrupts}",
             place::STOCK_QUICKLY
         );
-        Coracle::run()
+        let finished = Coracle::run()
+            .args(["-v"])
             .args([
                 "--kernel".as_ref(),
                 place::newer_stock().join("vmlinuz").as_os_str(),
@@ -84,9 +89,10 @@ fn a_stock_debian_kernel_without_acpi_uses_the_old_interrupt_controller_and_ends
                 place::newer_stock().join("stock-initrd").as_os_str(),
             ])
             .args(["--cpus", "2", "--memory", "256M", "--cmdline", &parameters])
-            .end()
+            .end();
+        assert_is_where_the_log_says(&finished);
+        finished
             .assert_code(0)
-            .assert_prints(&format!("\n{UNMOVED:x} T _text\n"))
             .assert_prints("stock-init: no /dev/vda")
             .assert_explains(
                 "coracle: the guest has shut down and halted: it could not switch its power off\n",
