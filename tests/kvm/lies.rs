@@ -131,3 +131,29 @@ fn a_directory_that_lies_about_its_guests_process_ends_no_other_and_keeps_nobody
     assert!(stranger.lives());
     assert_eq!(elsewhere.say(&["ps", "-q"]), "other\n");
 }
+
+#[test]
+fn a_record_that_makes_no_sense_runs_no_program() {
+    let harbour = Harbour::new();
+    let directory = harbour.guests().join("lying");
+    let _lock = seems_to_run(&directory);
+    // As whom a program of it runs is not known.
+    for record in [
+        "",
+        "{",
+        r#"{"program": {"arguments": ["sleep"], "user": [49, 256]}}"#,
+        r#"{"program": {"arguments": ["sleep"], "user": [[]]}}"#,
+        r#"{"program": {"arguments": ["sleep"], "environment": ["NO_VALUE"]}}"#,
+        r#"{"program": {"arguments": ["sleep"], "directory": "/\u0000"}}"#,
+        r#"{"program": {"arguments": []}}"#,
+    ] {
+        fs::write(directory.join("guest.json"), record).unwrap();
+        harbour.refuse(
+            &["exec", "lying", "true"],
+            &["guest 'lying' is damaged", "guest.json"],
+        );
+    }
+    fs::remove_file(directory.join("guest.json")).unwrap();
+    harbour.refuse(&["exec", "lying", "true"], &["guest 'lying' is damaged"]);
+    harbour.say(&["ps"]);
+}
