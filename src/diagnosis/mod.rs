@@ -16,22 +16,22 @@ mod initrd;
 mod oops;
 /// A Linux guest's panic.
 mod panic;
+/// Where a vCPU was.
+mod place;
 /// A root file system that could not be mounted.
 mod root;
 
 use std::fmt;
 use std::io;
-use std::ops::Range;
 
 use crate::boot::parameters;
 use crate::machine::Outcome;
 pub use initrd::InitrdWatch;
 use panic::Panic;
+use place::at;
 
 /// How many console lines an explanation shows.
 const CONSOLE_LINES: usize = 6;
-/// Where x86-64 Linux has its own code, but for modules (Documentation/arch/x86/x86_64/mm.rst).
-const KERNEL_ADDRESSES: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 
 /// What an explanation may use of the machine that ran.
 #[derive(Debug, Clone, Default)]
@@ -463,22 +463,6 @@ fn last(lines: &[String]) -> Vec<String> {
 
 fn more_memory(facts: &Facts) -> String {
     format!("more memory: --memory {}M", facts.memory_mib.saturating_mul(2))
-}
-
-fn at(instruction_pointer: Option<u64>, facts: &Facts) -> String {
-    match instruction_pointer {
-        Some(address) => {
-            let in_file = address.wrapping_sub(facts.kernel_moved);
-            let is_kernels = [address, in_file]
-                .iter()
-                .all(|one| KERNEL_ADDRESSES.contains(one));
-            match facts.kernel_moved > 0 && is_kernels {
-                true => format!(" at {address:#x} (KASLR; {in_file:#x} in the kernel's symbols)"),
-                false => format!(" at {address:#x}"),
-            }
-        }
-        None => String::new(),
-    }
 }
 
 /// The names of the signals that end programs (signal(7)).

@@ -56,7 +56,8 @@ impl Blueprint {
         // Without random numbers of the host's this would wait.
         // A kernel that unpacks itself looks for the word anywhere in the line.
         let is_off = config.cmdline.split_whitespace().any(|word| word == "nokaslr");
-        let may_move = entropy && !is_off;
+        // The built-in kernel is not built for it.
+        let may_move = config.kernel.is_some() && entropy && !is_off;
         let kernel = boot::load_kernel(&files.kernel, guest, may_move.then(random))?;
         if let Some(distance) = kernel.moved {
             log::info!("KASLR: the kernel's virtual addresses are {distance:#x} above those in its file");
