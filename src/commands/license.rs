@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     const LISTED: Guest = Guest {
-        kernel: "linux-source-6.1 6.1.999-1 linux 6.1.999-1\n",
+        kernel: "linux-source-6.12 6.12.999-1 linux-6.12 6.12.999-1\n",
         initrd: "busybox-static 1:1.2-3+b4 busybox 1:1.2-3\nlibc6-dev 2.99-9 glibc 2.99-9\n",
         patches: "0001-first.patch 0002-second.patch",
     };
@@ -158,10 +158,10 @@ mod tests {
             "kernel: GPL-2.0\n",
             "busybox, in the built-in guest: GPL-2.0\n",
             "programs: LGPL-2.1\n",
-            "built from  linux-source-6.1 6.1.999-1\n",
+            "built from  linux-source-6.12 6.12.999-1\n",
             "built from  busybox-static 1:1.2-3+b4\n",
             "apt-get source busybox=1:1.2-3\n",
-            "apt-get source linux=6.1.999-1\n",
+            "apt-get source linux-6.12=6.12.999-1\n",
             "  0001-first.patch\n  0002-second.patch\n",
         ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
@@ -178,7 +178,7 @@ mod tests {
     fn the_guest_inside_is_listed_with_all_that_it_was_built_of() {
         let guest = GUEST.unwrap();
         let listed = |list| packages(list).map(|package| package.name).collect::<Vec<_>>();
-        assert_eq!(listed(guest.kernel), ["linux-source-6.1"]);
+        assert_eq!(listed(guest.kernel), ["linux-source-6.12"]);
         assert_eq!(listed(guest.initrd), ["busybox-static", "libc6-dev"]);
         assert!(guest.patches.contains("0001-"), "{}", guest.patches);
     }

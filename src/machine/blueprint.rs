@@ -19,8 +19,9 @@ use crate::x86::{layout, mp_table, pvh, zero_page};
 
 /// The start of every command line: the console is the serial port, and a kernel that panics resets instead of hanging.
 const COMMAND_LINE: &str = "console=ttyS0 panic=-1 reboot=k";
-/// For the built-in kernel only: nobody reads what it says below a warning.
-const BUILT_IN_COMMAND_LINE: &str = "quiet";
+/// For the built-in kernel only: nobody reads what it says below a warning, and where it has one processor it leaves the
+/// locks of its text alone, since to patch them away copies most of the text's pages (docs/boot.md).
+const BUILT_IN_COMMAND_LINE: &str = "quiet noreplace-smp";
 
 /// A machine without KVM's part of it.
 pub struct Blueprint {
@@ -131,11 +132,9 @@ fn root_parameters(config: &Config, has_initrd: bool) -> String {
 }
 
 /// A Linux with memory above 4 GiB sets 64 MiB aside and clears them, for devices that cannot address all memory: this
-/// machine has none, so the kernel is told not to. The built-in kernel does not do it in the first place.
+/// machine has none, so the kernel is told not to.
 fn bounce_buffer_parameters(config: &Config) -> &'static str {
-    let is_needed = config.kernel.is_some()
-        && config.memory.0 > layout::MMIO_HOLE
-        && !parameters::names(&config.cmdline, "swiotlb");
+    let is_needed = config.memory.0 > layout::MMIO_HOLE && !parameters::names(&config.cmdline, "swiotlb");
     if is_needed { "swiotlb=noforce" } else { "" }
 }
 

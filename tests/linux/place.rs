@@ -83,6 +83,15 @@ pub fn processor() -> PathBuf {
     }
 }
 
+/// The program that guests run first, in init's place, to take most of the memory.
+pub fn memory() -> PathBuf {
+    if is_inside() {
+        "/memory".into()
+    } else {
+        target_directory().join("x86_64-unknown-linux-gnu/release/coracle-memory")
+    }
+}
+
 /// The program that guests run to talk to programs of the host.
 pub fn sockets() -> PathBuf {
     if is_inside() {
@@ -401,6 +410,7 @@ pub fn machine(
         (linux_tests(), "/linux-tests".into()),
         (records(), "/records".into()),
         (processor(), "/processor".into()),
+        (memory(), "/memory".into()),
         (sockets(), "/sockets".into()),
     ];
     let files = programs.into_iter().chain(ours);

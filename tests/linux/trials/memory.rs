@@ -7,12 +7,14 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harbour::Harbour;
+use crate::images::{initrd_with, scratch};
 use crate::place;
 use crate::run::Coracle;
 
 crate::group!["memory":
     a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib,
     a_guest_of_64_mib_sees_all_of_it,
+    the_first_program_may_take_nine_tenths_of_the_memory_at_once,
     the_process_dirties_at_most_half_a_megabyte_beside_guest_memory,
     an_idle_guest_in_the_background_costs_half_a_mebibyte_and_wakes_no_thread_but_its_vcpus,
 ];
@@ -48,6 +50,39 @@ fn a_guest_of_5_gib_sees_all_of_it_and_uses_what_is_above_4_gib() {
         matches!(sums[..], [file, above, below] if file == above && file != below),
         "{console}"
     );
+}
+
+fn the_first_program_may_take_nine_tenths_of_the_memory_at_once() {
+    // The built-in kernel prepares most of the memory once init runs, or when it is asked for.
+    let sizes: &[u64] = if place::is_full() {
+        &[64, 128, 1 << 10, 4 << 10, 8 << 10]
+    } else {
+        &[64, 128, 1 << 10]
+    };
+    let folder = scratch();
+    let initrd = initrd_with(&folder, "memory", 0o755, &fs::read(place::memory()).unwrap());
+    for &mebibytes in sizes {
+        // In the smallest guest the kernel and the files of the initrd are more than a tenth.
+        let percent = if mebibytes == 64 { 80 } else { 90 };
+        let finished = Coracle::run()
+            .args([
+                "--memory",
+                &format!("{mebibytes}M"),
+                "--initrd",
+                initrd.to_str().unwrap(),
+            ])
+            .args([
+                "--cmdline",
+                &format!("rdinit=/memory memory.percent={percent} -- true"),
+            ])
+            .end();
+        finished.assert_powered_off();
+        let console = finished.console();
+        assert!(
+            console.contains("kept what was written"),
+            "{mebibytes} MiB: {finished}"
+        );
+    }
 }
 
 /// The memory map has every byte but the legacy holes. Of that, the kernel keeps itself and its tables (at most 32 MiB),
