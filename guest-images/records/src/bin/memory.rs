@@ -4,6 +4,7 @@
 //! `memory.percent=N` is how many percent of MemTotal. It writes a number of its own to each page, reads them all again,
 //! prints `memory: N KiB of M KiB kept what was written`, and goes on as init.
 
+use std::env;
 use std::error::Error;
 use std::fs;
 use std::hint::black_box;
@@ -20,12 +21,14 @@ fn main() -> ExitCode {
         Ok(text) => println!("{text}"),
         Err(why) => println!("memory: {why}"),
     }
-    let why = Command::new("/init").exec();
+    let why = Command::new("/init").args(env::args_os().skip(1)).exec();
     println!("memory: /init cannot be executed: {why}");
     ExitCode::FAILURE
 }
 
 fn take() -> Result<String, Box<dyn Error>> {
+    // The initrd has no such directory yet.
+    fs::create_dir("/proc")?;
     mount(
         None::<&str>,
         "/proc",
