@@ -1,0 +1,1 @@
+//! OCI images: references, registries, archives, the store, and root file systems made of their layers.
