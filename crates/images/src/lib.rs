@@ -1,1 +1,19 @@
 //! OCI images: references, registries, archives, the store, and root file systems made of their layers.
+
+mod decompress;
+mod digest;
+mod error;
+pub mod image;
+pub mod load;
+#[cfg(test)]
+mod made;
+mod platform;
+mod points;
+mod reference;
+pub mod save;
+pub mod store;
+
+pub use digest::{Algorithm, CheckedReader, CheckedWriter, Digest, Expected, Hasher};
+pub use error::{Error, Result};
+pub use platform::Platform;
+pub use reference::Reference;
