@@ -2,8 +2,12 @@
 
 mod decompress;
 mod digest;
+pub mod erofs;
 mod error;
 pub mod image;
+pub mod layer;
+#[cfg(test)]
+mod layers_test;
 pub mod load;
 #[cfg(test)]
 mod made;
@@ -12,6 +16,7 @@ mod points;
 mod reference;
 pub mod save;
 pub mod store;
+pub mod tree;
 
 pub use digest::{Algorithm, CheckedReader, CheckedWriter, Digest, Expected, Hasher};
 pub use error::{Error, Result};
