@@ -40,7 +40,7 @@ const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
 #[derive(Debug, Clone)]
 pub enum Document {
     Manifest(Box<ImageManifest>),
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 /// Only what tells one kind of document from the other.
@@ -86,7 +86,7 @@ impl Document {
             Some(name) => return Err(wrong(&format!("its media type is {name}"))),
         };
         match is_index {
-            true => serde_json::from_slice(bytes).map(Self::Index),
+            true => serde_json::from_slice(bytes).map(|index| Self::Index(Box::new(index))),
             false => serde_json::from_slice(bytes).map(|manifest| Self::Manifest(Box::new(manifest))),
         }
         .map_err(|error| wrong(&error.to_string()))
