@@ -1,5 +1,6 @@
 //! OCI images: references, registries, archives, the store, and root file systems made of their layers.
 
+pub mod credentials;
 mod decompress;
 mod digest;
 pub mod erofs;
