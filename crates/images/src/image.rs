@@ -101,6 +101,13 @@ pub fn expected(descriptor: &Descriptor) -> Result<Expected> {
     })
 }
 
+/// What leads to a blob.
+pub(crate) fn descriptor(media_type: MediaType, blob: &Expected) -> Result<Descriptor> {
+    let digest = oci_spec::image::Digest::try_from(blob.digest.to_string());
+    let digest = digest.map_err(|error| invalid(error.to_string()))?;
+    Ok(Descriptor::new(media_type, blob.size.unwrap_or(0), digest))
+}
+
 /// The image of an index for a platform. Attestations are none.
 pub fn select<'a>(index: &'a ImageIndex, platform: &Platform) -> Result<&'a Descriptor> {
     if index.manifests().len() > IMAGES_MAX {

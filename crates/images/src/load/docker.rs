@@ -8,7 +8,7 @@ use super::{Loaded, Loading};
 use crate::decompress;
 use crate::digest::{Digest, Expected};
 use crate::error::{Error, Result, invalid, shortened};
-use crate::image::{CONFIGURATION_MAX, Configuration, check_manifest};
+use crate::image::{CONFIGURATION_MAX, Configuration, check_manifest, descriptor};
 use crate::reference::Reference;
 
 /// Images of an archive, names of an image, and its layers.
@@ -138,15 +138,6 @@ pub(super) fn manifest(config: Descriptor, layers: Vec<Descriptor>) -> Result<Im
         .media_type(MediaType::ImageManifest);
     let manifest = builder.config(config).layers(layers).build();
     manifest.map_err(|error| invalid(format!("cannot make the image's manifest: {error}")))
-}
-
-pub(super) fn descriptor(media_type: MediaType, blob: &Expected) -> Result<Descriptor> {
-    let digest: oci_spec::image::Digest = blob
-        .digest
-        .to_string()
-        .parse()
-        .map_err(|error| invalid(format!("{error}")))?;
-    Ok(Descriptor::new(media_type, blob.size.unwrap_or(0), digest))
 }
 
 fn lacks(path: &str) -> Error {

@@ -7,10 +7,11 @@ use coracle_archive::Reader;
 use oci_spec::image::{Config, MediaType};
 use serde_json::json;
 
-use super::docker::{descriptor, manifest};
+use super::docker::manifest;
 use super::source::unreadable;
 use crate::decompress::decompress;
 use crate::error::{Result, invalid};
+use crate::image::descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::store::{Entry, Image, Store};

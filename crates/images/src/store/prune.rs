@@ -162,7 +162,7 @@ impl Store {
     }
 
     /// All files in one of the store's places, whatever they are called.
-    pub(super) fn files(&self, place: &str) -> Result<Vec<std::path::PathBuf>> {
+    pub(crate) fn files(&self, place: &str) -> Result<Vec<std::path::PathBuf>> {
         let mut files = Vec::new();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             let directory = self.directory.join(place).join(algorithm.name());

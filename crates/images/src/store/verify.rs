@@ -48,7 +48,7 @@ impl Store {
         for entry in self.entries()? {
             let whole = self
                 .image(&entry, &Platform::default())
-                .and_then(|image| self.is_whole(&image));
+                .and_then(|image| self.check_whole(&image));
             if let Err(why) = whole {
                 problems.push(Problem::Image {
                     manifest: entry.digest()?,
@@ -60,7 +60,8 @@ impl Store {
         Ok(problems)
     }
 
-    fn is_whole(&self, image: &Image) -> Result<()> {
+    /// An error if a layer of the image is not there.
+    pub(crate) fn check_whole(&self, image: &Image) -> Result<()> {
         for layer in image.manifest.layers() {
             let blob = expected(layer)?;
             if !self.has(&blob) {
