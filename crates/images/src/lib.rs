@@ -4,6 +4,9 @@ pub mod credentials;
 mod decompress;
 mod digest;
 pub mod erofs;
+#[cfg(test)]
+#[path = "erofs/reader_test.rs"]
+mod erofs_reader;
 mod error;
 pub mod image;
 pub mod layer;
@@ -15,6 +18,7 @@ mod made;
 mod platform;
 mod points;
 mod reference;
+pub mod registry;
 pub mod save;
 pub mod store;
 pub mod tree;
