@@ -2,19 +2,23 @@
 
 use std::io::Cursor;
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::erofs_reader as reader;
 use crate::layers_test::*;
 use crate::tree::Tree;
+use crate::tree::tests::model::{self, Model};
 
 #[path = "mounted_test.rs"]
 pub mod mounted;
-#[path = "reader_test.rs"]
-pub mod reader;
+#[path = "umoci_test.rs"]
+mod umoci;
 
 const UUID: [u8; 16] = *b"coracle-test-uid";
 
 /// The disk of these layers' tars.
-fn disk_of(tars: &[Vec<u8>]) -> Vec<u8> {
+pub fn disk_of(tars: &[Vec<u8>]) -> Vec<u8> {
     let mut tree = Tree::new();
     for tar in tars {
         tree.add_layer(Cursor::new(tar)).unwrap();
@@ -33,7 +37,7 @@ fn disk_of(tars: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// The files on a disk, by the reader of these tests.
-fn files_on(disk: &[u8]) -> reader::Files {
+pub fn files_on(disk: &[u8]) -> reader::Files {
     reader::read_all(&|position, buffer| {
         buffer.copy_from_slice(&disk[position as usize..position as usize + buffer.len()]);
     })
@@ -118,4 +122,83 @@ fn a_mapping_shows_zeros_behind_the_end_of_a_file_whatever_the_tar_has_there() {
         assert!(page[length..].iter().all(|byte| *byte == 0), "{name}");
     }
     assert_eq!(mounted.files(), files_on(&disk));
+}
+
+/// Makes layers of numbers, each of which becomes an entry if there can be one like that.
+fn random_layers(seeds: &[Vec<u64>], is_strict: bool) -> (Model, Vec<Vec<u8>>) {
+    let mut model = Model::new(is_strict);
+    let mut tars = Vec::new();
+    for seeds in seeds {
+        model.next_layer();
+        let mut bytes = Vec::new();
+        if tars.is_empty() {
+            let root = model::root();
+            model.set_root(&root);
+            bytes.extend(root.pax());
+        }
+        for seed in seeds {
+            let change = model::change(*seed, &model);
+            let mut put = |change: &model::Change| {
+                let is_done = model.apply(change).is_ok();
+                if is_done {
+                    bytes.extend(change.bytes());
+                }
+                is_done
+            };
+            // umoci makes directories that have no entry at a time of its own.
+            if !put(&change) && is_strict {
+                change.parents().iter().for_each(|parent| _ = put(parent));
+                put(&change);
+            }
+        }
+        tars.push(whole(bytes));
+    }
+    (model, tars)
+}
+
+fn seeds() -> impl Strategy<Value = Vec<Vec<u64>>> {
+    prop::collection::vec(prop::collection::vec(any::<u64>(), 0..100), 1..4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn random_layers_make_what_a_slow_model_says(seeds in seeds()) {
+        let (model, tars) = random_layers(&seeds, false);
+        let files = files_on(&disk_of(&tars));
+        same(&files, &model.files());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn linux_mounts_what_umoci_unpacks(seeds in seeds()) {
+        let (model, tars) = random_layers(&seeds, true);
+        let disk = disk_of(&tars);
+        let mounted = mounted::Mounted::new(&disk).files();
+        same(&mounted, &files_on(&disk));
+        let mut unpacked = umoci::unpack(&tars);
+        let mut mounted = mounted;
+        for (path, file) in unpacked.iter_mut().chain(&mut mounted) {
+            if model.is_untimed(path) {
+                file.modified = (0, 0);
+            }
+            // Some file systems count the directories in a directory, others do not.
+            if file.mode & 0o170000 == 0o040000 {
+                file.links = 0;
+            }
+        }
+        same(&mounted, &unpacked);
+    }
+}
+
+/// Shows the first difference only.
+fn same(one: &reader::Files, other: &reader::Files) {
+    let paths: Vec<_> = one.keys().map(|path| String::from_utf8_lossy(path)).collect();
+    let others: Vec<_> = other.keys().map(|path| String::from_utf8_lossy(path)).collect();
+    assert_eq!(paths, others);
+    for (path, file) in one {
+        assert_eq!(file, &other[path], "{}", String::from_utf8_lossy(path));
+    }
 }

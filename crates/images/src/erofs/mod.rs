@@ -22,4 +22,4 @@ pub use write::{Disk, write};
 
 #[cfg(test)]
 #[path = "erofs_test.rs"]
-mod tests;
+pub(crate) mod tests;

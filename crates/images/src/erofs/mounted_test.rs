@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::fs::{lgetxattr, llistxattr};
 use tempfile::TempDir;
 
-use super::reader::{Files, Found, add_data};
+use crate::erofs_reader::{Files, Found, add_data};
 
 /// A disk that is mounted until it is dropped.
 pub struct Mounted {

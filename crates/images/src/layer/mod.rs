@@ -15,7 +15,7 @@ mod sparse;
 mod unpack;
 
 pub use index::{Data, Entry, Index, Kind, Time, Xattr};
-pub(crate) use path::NAME_MAX;
+pub(crate) use path::{NAME_MAX, WHITEOUT};
 pub use sparse::Piece;
 pub use unpack::{Unpacked, unpack};
 

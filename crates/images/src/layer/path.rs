@@ -8,6 +8,8 @@ use super::refused;
 pub const PATH_MAX: usize = 4095;
 /// Linux: `NAME_MAX`.
 pub const NAME_MAX: usize = 255;
+/// An entry with such a name removes what has the rest of the name (OCI image specification, "Whiteouts").
+pub const WHITEOUT: &[u8] = b".wh.";
 
 /// Makes a path relative to the root, with one slash between names and without `.` and `..`, as Docker does: by the text alone. Empty
 /// for the root itself. What leads out of the root is refused, and what Linux could not have as a path.
@@ -28,7 +30,7 @@ pub fn clean(path: &mut Vec<u8>) -> io::Result<()> {
             b"" | b"." => {}
             b".." if end == 0 => return Err(refused("it leads out of the image by '..'")),
             b".." => end = path[..end].iter().rposition(|byte| *byte == b'/').unwrap_or(0),
-            name if name.len() > NAME_MAX => {
+            name if name.len() > most(name, to == path.len()) => {
                 return Err(refused(format!("a name has at most {NAME_MAX} bytes")));
             }
             _ => {
@@ -44,4 +46,12 @@ pub fn clean(path: &mut Vec<u8>) -> io::Result<()> {
     }
     path.truncate(end);
     Ok(())
+}
+
+/// What a whiteout hides may have a name of full length, too.
+fn most(name: &[u8], is_last: bool) -> usize {
+    match is_last && name.starts_with(WHITEOUT) {
+        true => NAME_MAX + WHITEOUT.len(),
+        false => NAME_MAX,
+    }
 }

@@ -5,13 +5,11 @@ use std::num::NonZeroU32;
 
 use super::walk::{Place, split};
 use super::{Content, File, Inode, InodeId, Map, NONE, Node, NodeId, ROOT, Tree, XattrSet};
-use crate::layer::{Data, ENTRIES_MAX, Entry, Kind, Time, refused};
+use crate::layer::{Data, ENTRIES_MAX, Entry, Kind, Time, WHITEOUT, refused};
 
 /// Pieces of all sparse files. They take 128 MiB of memory.
 const PIECES_MAX: usize = 8 << 20;
-/// Removes what has the rest of the name (OCI image specification, "Whiteouts").
-const WHITEOUT: &[u8] = b".wh.";
-/// Removes what is in the directory ("Opaque Whiteout").
+/// Removes what is in the directory (OCI image specification, "Opaque Whiteout").
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Whatever else begins like this is aufs's own.
 const AUFS: &[u8] = b".wh..wh.";

@@ -216,4 +216,4 @@ impl Tree {
 
 #[cfg(test)]
 #[path = "tree_test.rs"]
-mod tests;
+pub(crate) mod tests;

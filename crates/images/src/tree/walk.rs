@@ -9,7 +9,7 @@ use crate::layer::{NAME_MAX, refused};
 /// Symbolic links on one way (Linux: `MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 /// Names on the ways that symbolic links lead, over all entries. It keeps layers that consist of detours from taking hours.
-const DETOURS_MAX: u64 = 100_000_000;
+pub const DETOURS_MAX: u64 = 100_000_000;
 
 /// Where a way leads.
 pub enum Place {
