@@ -194,3 +194,7 @@ fn sync_directory(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|directory| directory.sync_all());
     synced.map_err(Error::file("write", path))
 }
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod tests;

@@ -1,22 +1,23 @@
 //! Layers as plain tars, which root file systems are made of.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::thread;
 
 use super::{Image, Store, lock};
-use crate::decompress::decompress;
-use crate::digest::{Check, CheckedReader, Digest, Expected};
-use crate::error::{Error, Result};
+use crate::digest::{Digest, Expected};
+use crate::error::{Error, Result, invalid};
 use crate::image::expected;
+use crate::layer::unpack;
 use crate::points::reached;
 
-const BUFFER: usize = 256 << 10;
 /// Layers unpacked at the same time.
 const AT_ONCE: usize = 4;
+/// Bytes of a layer when it is unpacked. Zeros take no room on the disk, but time.
+const UNPACKED_MAX: u64 = 64 << 30;
 
 impl Store {
     /// Makes the plain tar of each of an image's layers, if it is not there.
@@ -49,30 +50,26 @@ impl Store {
             _ => thread::scope(|scope| {
                 let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
                 threads.into_iter().try_for_each(|thread| {
-                    let stopped = |_| Err(crate::error::invalid("a layer could not be unpacked"));
+                    let stopped = |_| Err(invalid("a layer could not be unpacked"));
                     thread.join().unwrap_or_else(stopped)
                 })
             }),
         }
     }
 
-    /// Makes the plain tar of one layer, if it is not there. Both digests are checked.
+    /// Makes the plain tar of one layer, if it is not there. What comes out must have the digest that is its name.
     pub fn unpack_layer(&self, blob: &Expected, diff_id: &Digest) -> Result<()> {
         let to = self.layer_path(diff_id);
         if to.exists() {
             return Ok(());
         }
-        let path = self.partial(&format!("layer-{}", diff_id.hex()));
-        let mut partial = Partial {
-            file: lock::exclusive(&path)?,
-            path,
-        };
+        let partial = self.begin_partial(&format!("layer-{}", diff_id.hex()))?;
         reached("layer-locked");
         if to.exists() {
             return Ok(());
         }
-        let source = self.open_blob(&blob.digest)?;
         // A plain blob is there under its own name, and was checked when it got that.
+        let source = self.open_blob(&blob.digest)?;
         if blob.digest == *diff_id {
             match fs::hard_link(self.blob_path(&blob.digest), &to) {
                 Ok(()) => return Ok(()),
@@ -81,69 +78,61 @@ impl Store {
                 Err(_) => {}
             }
         }
-        partial.fill(CheckedReader::new(source, blob.clone()), diff_id)?;
+        let unpacked = unpack(source, &partial.file, UNPACKED_MAX).map_err(|error| match error.kind() {
+            ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => {
+                invalid(error.to_string())
+            }
+            _ => Error::file("unpack a layer to", &partial.path)(error),
+        })?;
+        if unpacked.diff_id != *diff_id {
+            let found = unpacked.diff_id;
+            return Err(invalid(format!(
+                "the layer {diff_id} is damaged or was exchanged: its data have the digest {found}; get the image anew"
+            )));
+        }
+        // The digest is of the tar without what fills it up.
+        partial
+            .file
+            .set_len(unpacked.size)
+            .map_err(Error::file("write", &partial.path))?;
         reached("layer-unpacked");
         self.publish(&partial.file, &partial.path, &to)
     }
+
+    /// Makes the metadata of a root file system, if they are not there. `make` writes them to an empty file.
+    pub fn make_root(&self, chain_id: &Digest, make: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+        let to = self.root_path(chain_id);
+        if to.exists() {
+            return Ok(());
+        }
+        let partial = self.begin_partial(&format!("root-{}", chain_id.hex()))?;
+        if to.exists() {
+            return Ok(());
+        }
+        make(&partial.file)?;
+        reached("root-made");
+        self.publish(&partial.file, &partial.path, &to)
+    }
+
+    /// An empty file under this name, locked. It may have been there, with something in it.
+    fn begin_partial(&self, name: &str) -> Result<Partial> {
+        let path = self.partial(name);
+        let file = lock::exclusive(&path)?;
+        file.set_len(0).map_err(Error::file("empty", &path))?;
+        Ok(Partial { file, path })
+    }
 }
 
-/// A plain tar that is not whole. It is gone if it does not become so.
+/// A file that is not whole. It is gone if it does not become so.
 struct Partial {
     /// Locked.
     file: File,
     path: PathBuf,
 }
 
-impl Partial {
-    fn fill(&mut self, blob: impl Read + Send, diff_id: &Digest) -> Result<()> {
-        self.file.set_len(0).map_err(Error::file("empty", &self.path))?;
-        let mut check = Check::new(Expected {
-            digest: diff_id.clone(),
-            size: None,
-        });
-        let mut tar = decompress(blob).map_err(Error::reading(&self.path))?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let count = fill(&mut tar, &mut buffer).map_err(|error| broken(error, &self.path, diff_id))?;
-            if count == 0 {
-                break;
-            }
-            check.update(&buffer[..count])?;
-            self.file
-                .write_all(&buffer[..count])
-                .map_err(Error::file("write", &self.path))?;
-            reached("layer-partly-unpacked");
-        }
-        check.finish()
-    }
-}
-
 impl Drop for Partial {
     fn drop(&mut self) {
         // Nothing is there once it has another name.
         let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Reads until the buffer is full or the data end.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut count = 0;
-    while count < buffer.len() {
-        match source.read(&mut buffer[count..]) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(count)
-}
-
-fn broken(error: std::io::Error, path: &Path, diff_id: &Digest) -> Error {
-    match Error::reading(path)(error) {
-        Error::File { source, .. } => crate::error::invalid(format!(
-            "the layer {diff_id} cannot be decompressed: {source}; get the image anew"
-        )),
-        own => own,
     }
 }
