@@ -1,6 +1,6 @@
-//! Points at which trials end the process, as a kill or a loss of power would.
+//! Points at which trials kill the process.
 
-/// Names a step that something else may never follow. In tests a process whose environment says so ends here at once.
+/// A step is done after which a killed process leaves something else behind than before it.
 #[cfg(not(test))]
 pub(crate) fn reached(_point: &str) {}
 
@@ -9,23 +9,30 @@ pub(crate) use trial::reached;
 
 #[cfg(test)]
 pub(crate) mod trial {
-    /// A point's name, and how often it is passed before.
-    pub(crate) const VARIABLE: &str = "CORACLE_IMAGES_KILLED_AT";
-    /// The file to which points are written that were reached.
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// How many points the process passes before it is killed at one.
+    pub(crate) const KILLED_AFTER: &str = "CORACLE_IMAGES_KILLED_AFTER";
+    /// A file to which each point's name is added.
     pub(crate) const LOG: &str = "CORACLE_IMAGES_POINTS";
+
+    static PASSED: AtomicUsize = AtomicUsize::new(0);
 
     pub(crate) fn reached(point: &str) {
         use std::io::Write;
         if let Some(log) = std::env::var_os(LOG) {
-            let mut log = std::fs::OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(log)
-                .unwrap();
-            writeln!(log, "{point}").unwrap();
+            let log = std::fs::OpenOptions::new().append(true).create(true).open(log);
+            writeln!(log.unwrap(), "{point}").unwrap();
         }
-        if std::env::var(VARIABLE).is_ok_and(|killed| killed == point) {
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+        if let Ok(after) = std::env::var(KILLED_AFTER)
+            && PASSED.fetch_add(1, Ordering::Relaxed) == after.parse::<usize>().unwrap()
+        {
+            use rustix::process::{Signal, getpid, kill_process};
+            kill_process(getpid(), Signal::KILL).unwrap();
         }
     }
 }
+
+#[cfg(test)]
+#[path = "points_test.rs"]
+mod tests;

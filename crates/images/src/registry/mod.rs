@@ -255,6 +255,8 @@ fn is_loopback(host: &str) -> bool {
 }
 
 #[cfg(test)]
+pub(crate) mod hostile_server;
+#[cfg(test)]
 #[path = "hostile_test.rs"]
 mod hostile_tests;
 #[cfg(test)]
