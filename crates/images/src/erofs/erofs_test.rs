@@ -161,7 +161,7 @@ fn seeds() -> impl Strategy<Value = Vec<Vec<u64>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
     #[test]
     fn random_layers_make_what_a_slow_model_says(seeds in seeds()) {
         let (model, tars) = random_layers(&seeds, false);

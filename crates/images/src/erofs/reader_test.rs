@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 const BLOCK: u64 = 512;
 /// Of the parts of data that are compared.
 pub const PART: u64 = 4096;
+/// So much of the data of a file is compared. A file can have much more, most of it in holes of the disk.
+pub const DATA_MAX: u64 = 4 << 20;
 
 /// A file as it is seen under a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -294,19 +296,18 @@ impl Disk<'_> {
         }
     }
 
+    /// What is not zeros, of the first bytes that are no holes.
     fn data(&self, inode: &Inode) -> BTreeMap<u64, Vec<u8>> {
         let mut data = BTreeMap::new();
+        let mut left = DATA_MAX;
         let mut offset = 0;
         while offset < inode.size {
             let (at, length) = self.map(inode, offset);
+            let end = offset + length;
             if let Some(at) = at {
-                let mut from = 0;
-                while from < length {
-                    let count = (length - from).min(1 << 20);
-                    add_data(&mut data, offset + from, &self.bytes(at + from, count));
-                    from += count;
-                }
-                let end = offset + length;
+                let count = length.min(left);
+                left -= count;
+                add_data(&mut data, offset, &self.bytes(at, count));
                 if end == inode.size && end % BLOCK > 0 && inode.layout != 2 {
                     let behind = self.bytes(at + length, BLOCK - end % BLOCK);
                     assert!(
@@ -315,7 +316,7 @@ impl Disk<'_> {
                     );
                 }
             }
-            offset += length;
+            offset = end;
         }
         data
     }

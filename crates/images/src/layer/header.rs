@@ -38,11 +38,13 @@ impl Header {
         let Some(said) = number(&self.0[CHECKSUM]) else {
             return false;
         };
-        let blanks = CHECKSUM.len() as i64 * i64::from(b' ');
-        let others = || self.0[..CHECKSUM.start].iter().chain(&self.0[CHECKSUM.end..]);
-        let unsigned: i64 = others().map(|byte| i64::from(*byte)).sum();
-        let signed: i64 = others().map(|byte| i64::from(*byte as i8)).sum();
-        said == unsigned + blanks || said == signed + blanks
+        // The field itself counts as blanks.
+        let is_sum = |value: fn(u8) -> i32| {
+            let sum = |bytes: &[u8]| bytes.iter().map(|byte| value(*byte)).sum::<i32>();
+            let blanks = CHECKSUM.len() as i32 * value(b' ');
+            said == i64::from(sum(&self.0) - sum(&self.0[CHECKSUM]) + blanks)
+        };
+        is_sum(|byte| byte.into()) || is_sum(|byte| (byte as i8).into())
     }
 
     pub fn kind(&self) -> u8 {

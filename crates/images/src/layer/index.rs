@@ -140,10 +140,10 @@ impl<R: Read + Seek> Index<R> {
             None => header.path(&mut self.path),
         }
         let had_slash = self.path.ends_with(b"/");
-        path::clean(&mut self.path).map_err(about(&self.path))?;
+        path::clean(&mut self.path).map_err(|why| about(&self.path, why))?;
         let (found, mode, uid, gid, modified) = self
             .read_entry(&header, extended, had_slash)
-            .map_err(about(&self.path))?;
+            .map_err(|why| about(&self.path, why))?;
         let kind = match found {
             Found::File {
                 offset,

@@ -36,15 +36,13 @@ pub(crate) fn refused(why: impl Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_string())
 }
 
-/// For `map_err`: says which entry of a layer is at fault. Whoever shows the name makes it fit for a terminal.
-pub(crate) fn about(path: &[u8]) -> impl FnOnce(io::Error) -> io::Error {
-    let path = String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned();
-    move |why| {
-        io::Error::new(
-            why.kind(),
-            format!("the layer's entry '{path}' cannot be used: {why}"),
-        )
-    }
+/// Says which entry of a layer is at fault. Whoever shows the name makes it fit for a terminal.
+pub(crate) fn about(path: &[u8], why: io::Error) -> io::Error {
+    let path = String::from_utf8_lossy(&path[..path.len().min(200)]);
+    io::Error::new(
+        why.kind(),
+        format!("the layer's entry '{path}' cannot be used: {why}"),
+    )
 }
 
 #[cfg(test)]

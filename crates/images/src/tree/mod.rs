@@ -4,9 +4,14 @@
 
 mod change;
 mod names;
+#[cfg(fuzzing)]
+mod seen;
 mod texts;
 mod walk;
 mod xattrs;
+
+#[cfg(fuzzing)]
+pub use seen::{Seen, SeenData};
 
 use std::io::{self, Read, Seek};
 use std::ops::Range;
@@ -148,7 +153,7 @@ impl Tree {
             if count > ENTRIES_MAX {
                 return Err(refused(format!("a layer has at most {ENTRIES_MAX} entries")));
             }
-            self.apply(&entry).map_err(about(entry.path))?;
+            self.apply(&entry).map_err(|why| about(entry.path, why))?;
         }
         Ok(())
     }
