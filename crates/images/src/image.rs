@@ -321,3 +321,7 @@ pub fn blobs(manifest: &ImageManifest) -> Result<Vec<Expected>> {
     })
     .collect()
 }
+
+#[cfg(test)]
+#[path = "image_test.rs"]
+mod tests;

@@ -70,11 +70,11 @@ pub fn import(tar: impl Read + Send, store: &Store, how: &Import) -> Result<Imag
     let manifest = manifest(descriptor(MediaType::ImageConfig, &config)?, layers)?;
     let value = serde_json::to_value(&manifest).map_err(|error| invalid(error.to_string()))?;
     let blob = store.put_bytes(&bytes(&value)?, &mut lease)?;
-    let entry = Entry {
-        descriptor: descriptor(MediaType::ImageManifest, &blob)?,
-        name: how.name.cloned(),
-        pulled: None,
-    };
+    let entry = Entry::new(
+        descriptor(MediaType::ImageManifest, &blob)?,
+        how.name.cloned(),
+        None,
+    );
     let image = store.image(&entry, &how.platform)?;
     store.unpack(&image)?;
     store.put(&entry.descriptor, how.name, None)?;

@@ -1,6 +1,6 @@
 //! Images of an OCI layout.
 
-use oci_spec::image::{Descriptor, ImageManifest, MediaType};
+use oci_spec::image::{Descriptor, ImageManifest};
 
 use super::docker::DockerImage;
 use super::source::Source;
@@ -80,7 +80,8 @@ impl Loading<'_> {
                 names.push(other);
             }
         }
-        let plain = plain(&found);
+        // Only what says where the manifest is.
+        let plain = Descriptor::new(found.media_type().clone(), found.size(), found.digest().clone());
         self.finish(&plain, &manifest, names)
     }
 
@@ -124,14 +125,4 @@ fn name(descriptor: &Descriptor) -> Option<Reference> {
     let is_tag_only =
         short.is_some_and(|short| short == DEFAULT_TAG) && name.familiar_repository() == DEFAULT_TAG;
     (!is_tag_only).then_some(name)
-}
-
-/// Only what says where the manifest is.
-fn plain(descriptor: &Descriptor) -> Descriptor {
-    let media_type = match descriptor.media_type() {
-        // Nothing else is a manifest; some programs leave it out.
-        MediaType::Other(name) if name.is_empty() => MediaType::ImageManifest,
-        other => other.clone(),
-    };
-    Descriptor::new(media_type, descriptor.size(), descriptor.digest().clone())
 }

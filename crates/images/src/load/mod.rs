@@ -120,11 +120,7 @@ impl<'a> Loading<'a> {
         manifest: &ImageManifest,
         names: Vec<Reference>,
     ) -> Result<Loaded> {
-        let entry = Entry {
-            descriptor: descriptor.clone(),
-            name: None,
-            pulled: None,
-        };
+        let entry = Entry::new(descriptor.clone(), None, None);
         let image = self.store.image(&entry, self.platform)?;
         self.lease.add(&image.configuration.diff_ids)?;
         self.store.unpack(&image)?;

@@ -183,11 +183,7 @@ impl Client {
         platform: &Platform,
         store: &Store,
     ) -> Result<Image> {
-        let entry = Entry {
-            descriptor: descriptor.clone(),
-            name: Some(name.clone()),
-            pulled: Some(pulled.clone()),
-        };
+        let entry = Entry::new(descriptor.clone(), Some(name.clone()), Some(pulled.clone()));
         store.image(&entry, platform)
     }
 

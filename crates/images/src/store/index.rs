@@ -29,39 +29,73 @@ pub struct Entry {
     pub name: Option<Reference>,
     /// What the registry calls the manifest, or the index that the manifest was found in.
     pub pulled: Option<Digest>,
+    /// As they were read: other programs have their own.
+    annotations: HashMap<String, String>,
 }
 
 impl Entry {
+    pub fn new(descriptor: Descriptor, name: Option<Reference>, pulled: Option<Digest>) -> Self {
+        Self {
+            descriptor,
+            name,
+            pulled,
+            annotations: HashMap::new(),
+        }
+    }
+
     pub(super) fn digest(&self) -> Result<Digest> {
         self.descriptor.digest().as_ref().parse()
     }
 
+    /// False also for a name of another program's that is none here.
+    pub(super) fn is_nameless(&self) -> bool {
+        self.name.is_none() && !self.annotations.contains_key(REF_NAME)
+    }
+
     fn read(descriptor: &Descriptor) -> Self {
-        let annotation = |key| descriptor.annotations().as_ref()?.get(key);
-        let name = |key| annotation(key)?.parse().ok();
+        let annotations = descriptor.annotations().clone().unwrap_or_default();
         let mut plain = descriptor.clone();
         plain.set_annotations(None);
         Self {
             descriptor: plain,
-            // Other programs write only the shorter one.
-            name: name(FULL_NAME).or_else(|| name(REF_NAME)),
-            pulled: annotation(PULLED).and_then(|digest| digest.parse().ok()),
+            name: name_in(&annotations),
+            pulled: pulled_in(&annotations),
+            annotations,
         }
     }
 
+    /// What nobody has changed stays as another program may have written it.
     fn write(&self) -> Descriptor {
-        let mut annotations = HashMap::new();
-        if let Some(name) = &self.name {
-            annotations.insert(REF_NAME.to_owned(), name.familiar());
-            annotations.insert(FULL_NAME.to_owned(), name.to_string());
+        let mut annotations = self.annotations.clone();
+        if self.name != name_in(&annotations) {
+            annotations.retain(|key, _| key != REF_NAME && key != FULL_NAME);
+            if let Some(name) = &self.name {
+                annotations.insert(REF_NAME.to_owned(), name.familiar());
+                annotations.insert(FULL_NAME.to_owned(), name.to_string());
+            }
         }
-        if let Some(pulled) = &self.pulled {
-            annotations.insert(PULLED.to_owned(), pulled.to_string());
+        if self.pulled != pulled_in(&annotations) {
+            annotations.remove(PULLED);
+            annotations.extend(
+                self.pulled
+                    .as_ref()
+                    .map(|pulled| (PULLED.to_owned(), pulled.to_string())),
+            );
         }
         let mut descriptor = self.descriptor.clone();
         descriptor.set_annotations((!annotations.is_empty()).then_some(annotations));
         descriptor
     }
+}
+
+fn name_in(annotations: &HashMap<String, String>) -> Option<Reference> {
+    let name = |key| annotations.get(key)?.parse().ok();
+    // Other programs write only the shorter one.
+    name(FULL_NAME).or_else(|| name(REF_NAME))
+}
+
+fn pulled_in(annotations: &HashMap<String, String>) -> Option<Digest> {
+    annotations.get(PULLED)?.parse().ok()
 }
 
 pub(super) fn empty() -> ImageIndex {

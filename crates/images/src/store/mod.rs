@@ -57,13 +57,9 @@ impl Store {
     /// Opens the store in this directory, and makes it if it is not there, for its user alone.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self> {
         let directory = directory.into();
+        // Few blobs have another digest. Its directory is made with the first of them.
         for place in [BLOBS, LAYERS, ROOTS] {
-            for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-                // Nearly no blob has the other.
-                if algorithm == Algorithm::Sha256 {
-                    make_directory(&directory.join(place).join(algorithm.name()))?;
-                }
-            }
+            make_directory(&directory.join(place).join(Algorithm::Sha256.name()))?;
         }
         make_directory(&directory.join(PARTIAL))?;
         let store = Self { directory };

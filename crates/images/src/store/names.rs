@@ -148,11 +148,7 @@ impl Store {
                     release(entries, name);
                 }
             }
-            entries.push(Entry {
-                descriptor: plain.clone(),
-                name: name.cloned(),
-                pulled: pulled.cloned(),
-            });
+            entries.push(Entry::new(plain.clone(), name.cloned(), pulled.cloned()));
             Ok(())
         })
     }

@@ -44,7 +44,7 @@ impl Store {
         self.change_locked(|entries| {
             let mut kept = Vec::new();
             for entry in entries.drain(..) {
-                match entry.name.is_some() || self.is_held(&entry.digest()?)? {
+                match !entry.is_nameless() || self.is_held(&entry.digest()?)? {
                     true => kept.push(entry),
                     false => pruned.images.push(entry.digest()?),
                 }

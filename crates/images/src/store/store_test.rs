@@ -259,6 +259,25 @@ fn prune_gives_back_what_was_left_and_nothing_that_somebody_gets() {
 }
 
 #[test]
+fn names_and_notes_of_other_programs_stay_as_they_are() {
+    let (one, two) = (image(&["one"], gzip), image(&["two"], gzip));
+    let (_place, store) = with(&[(&one, "a:1"), (&two, "b:1")]);
+    let index = store.directory().join("index.json");
+    let mut list: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    let notes =
+        serde_json::json!({ "org.opencontainers.image.ref.name": "Not_OURS", "org.example.note": "kept" });
+    list["manifests"][0]["annotations"] = notes.clone();
+    list["manifests"][1]["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "short" });
+    fs::write(&index, list.to_string()).unwrap();
+    assert_eq!(find(&store, "short"), Some(two.id()));
+    store.tag("short", &"c:1".parse().unwrap()).unwrap();
+    assert!(store.prune().unwrap().images.is_empty());
+    let after: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+    assert_eq!(after["manifests"][0]["annotations"], notes);
+    assert_eq!(after["manifests"][1], list["manifests"][1]);
+}
+
+#[test]
 fn verify_names_what_is_damaged_or_missing() {
     let one = image(&["one", "two"], gzip);
     let (_place, store) = with(&[(&one, "a:1")]);
