@@ -1,6 +1,8 @@
 //! File systems out of hand-made layers: read back, and held against Linux, erofs-utils and umoci.
 
 use std::io::Cursor;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use proptest::prelude::*;
 
@@ -8,7 +10,8 @@ use super::*;
 use crate::erofs_reader as reader;
 use crate::layers_test::*;
 use crate::tree::Tree;
-use crate::tree::tests::model::{self, Model};
+use crate::tree::tests::model::Model;
+use crate::tree::tests::random::{self, Change};
 
 #[path = "mounted_test.rs"]
 pub mod mounted;
@@ -132,13 +135,13 @@ fn random_layers(seeds: &[Vec<u64>], is_strict: bool) -> (Model, Vec<Vec<u8>>) {
         model.next_layer();
         let mut bytes = Vec::new();
         if tars.is_empty() {
-            let root = model::root();
+            let root = random::root();
             model.set_root(&root);
             bytes.extend(root.pax());
         }
         for seed in seeds {
-            let change = model::change(*seed, &model);
-            let mut put = |change: &model::Change| {
+            let change = random::change(*seed, &model);
+            let mut put = |change: &Change| {
                 let is_done = model.apply(change).is_ok();
                 if is_done {
                     bytes.extend(change.bytes());
@@ -201,4 +204,79 @@ fn same(one: &reader::Files, other: &reader::Files) {
     for (path, file) in one {
         assert_eq!(file, &other[path], "{}", String::from_utf8_lossy(path));
     }
+}
+
+#[test]
+fn the_same_layers_give_the_same_bytes() {
+    let layers = [
+        tar(&many_kinds()),
+        tar(&[file("a", "other"), file("directory/.wh..wh..opq", "")]),
+    ];
+    assert!(disk_of(&layers) == disk_of(&layers));
+}
+
+#[test]
+fn capabilities_and_access_lists_are_what_linux_takes() {
+    let list = [(1, 7, !0), (2, 4, 1000), (4, 5, !0), (0x10, 5, !0), (0x20, 4, !0)];
+    let entries = [
+        file("ping", "elf")
+            .mode(0o4755)
+            .xattr("security.capability", random::CAPABILITY),
+        file("list", "x")
+            .mode(0o754)
+            .xattr("system.posix_acl_access", random::acl(&list)),
+        directory("d")
+            .mode(0o754)
+            .xattr("system.posix_acl_access", random::acl(&list))
+            .xattr("system.posix_acl_default", random::acl(&list)),
+        // Linux has no such names, and engines leave them out.
+        file("left out", "x")
+            .xattr("system.other", "1")
+            .xattr("user.", "2")
+            .xattr("unknown", "3"),
+    ];
+    let disk = disk_of(&[tar(&entries)]);
+    let mounted = mounted::Mounted::new(&disk);
+    let files = mounted.files();
+    assert_eq!(files, files_on(&disk));
+    assert_eq!(files[&b"d"[..]].xattrs.len(), 2);
+    assert!(files[&b"left out"[..]].xattrs.is_empty());
+    let path = |name| mounted.root().join(name);
+    let printed = mounted::run(
+        Command::new("getfacl")
+            .args(["-cn", "--absolute-names"])
+            .arg(path("d")),
+    );
+    assert!(
+        printed.contains("user:1000:r--\n") && printed.contains("default:user:1000:r--\n"),
+        "{printed}"
+    );
+}
+
+#[test]
+fn a_huge_sparse_file_takes_little_and_more_than_the_format_has_is_refused() {
+    let sparse = |size: u64, offsets: &[u64]| {
+        let map: Vec<_> = offsets.iter().map(|offset| format!("{offset},1")).collect();
+        let sparse = file("sparse", vec![7; offsets.len()])
+            .record("GNU.sparse.size", size.to_string())
+            .record("GNU.sparse.map", map.join(","));
+        tar(&[sparse])
+    };
+    let mut tree = Tree::new();
+    let layer = sparse(292 << 30, &[4099]);
+    tree.add_layer(Cursor::new(&layer)).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let disk = write(&tree, &mut [Cursor::new(&layer)], UUID, &file).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), disk.metadata);
+    assert!(file.metadata().unwrap().blocks() * 512 < 64 << 10);
+    // Each byte takes the 1024th part of the file, in holes of the metadata.
+    let far: Vec<u64> = (0..130).map(|number| (number << 34) + 5).collect();
+    let layer = sparse(16 << 40, &far);
+    let mut tree = Tree::new();
+    tree.add_layer(Cursor::new(&layer)).unwrap();
+    let why = write(&tree, &mut [Cursor::new(&layer)], UUID, Cursor::new(Vec::new())).unwrap_err();
+    assert!(why.to_string().contains("2 TiB"), "{why}");
+    let larger = sparse((16 << 40) + 1, &[0]);
+    let why = Tree::new().add_layer(Cursor::new(&larger)).unwrap_err();
+    assert!(why.to_string().contains("at most 16 TiB"), "{why}");
 }

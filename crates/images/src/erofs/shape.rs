@@ -54,6 +54,7 @@ impl Shape {
             Content::File(file) => match tree.pieces(file) {
                 Some(pieces) => Body::Chunks(Chunks::of(file, pieces)),
                 None if file.has_clean_tail => Body::InTar,
+                // Linux reads whole blocks, so a mapping of the last page would show what follows in the tar.
                 None => match tail(file.size) {
                     Some(tail) => Body::TailInline(tail),
                     None => Body::Own {

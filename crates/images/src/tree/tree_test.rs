@@ -9,6 +9,8 @@ use crate::layers_test::{directory, entry, file, hard_link, symlink, tar};
 
 #[path = "model_test.rs"]
 pub mod model;
+#[path = "random_test.rs"]
+pub mod random;
 
 type Layer = Vec<crate::layers_test::Entry>;
 
