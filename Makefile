@@ -126,4 +126,4 @@ formats:
 
 # Programs that tests run. A test fails where its program is missing.
 programs:
-	@guest-images/need qemu-utils
+	@guest-images/need acl apache2-utils docker-registry openssl qemu-utils skopeo umoci
