@@ -75,7 +75,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn compare(found: &reader::Found, seen: &Seen, layers: &[Vec<u8>]) {
-    assert_eq!(found.mode & 0o7777, seen.mode.into());
+    assert_eq!(found.mode & 0o7777, u32::from(seen.mode));
     assert_eq!((found.uid, found.gid), seen.owner);
     assert_eq!(found.modified, seen.modified);
     let is_directory = found.mode & 0o170000 == 0o040000;
