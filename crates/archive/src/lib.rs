@@ -6,6 +6,7 @@
 //! - [`Unpacker`] puts entries into a directory, and nothing anywhere else: it opens every directory on the way by its name alone,
 //!   and follows no symbolic link. A file gets its name when it is whole.
 //! - [`destination()`] finds where a copy goes, by Docker's rules.
+//! - [`decimal`], [`time`], [`sparse_map`] and [`check_pieces`] read what other readers of archives read, too.
 //!
 //! The fields of headers are those of the crate `tar`. Its own reader is not used: it keeps names of any length in memory, and
 //! takes a file that is cut off for a shorter one.
@@ -14,14 +15,18 @@ mod aside;
 mod destination;
 mod entry;
 mod pack;
+mod pax;
 mod reader;
+mod sparse;
 mod unpack;
 mod writer;
 
 pub use destination::{Destination, Source, destination};
 pub use entry::{Entry, Kind, Piece, Time};
 pub use pack::pack;
+pub use pax::{decimal, time};
 pub use reader::Reader;
+pub use sparse::{PIECES_MAX, check_pieces, no_map, sparse_map, too_many_pieces};
 pub use unpack::{Policy, Top, Unpacker};
 pub use writer::Writer;
 

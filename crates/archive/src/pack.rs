@@ -17,7 +17,7 @@ use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, SYSFS_MAGIC, fstatfs};
 use nix::unistd::{Whence, lseek};
 
 use crate::entry::{Entry, Kind, Piece, Time};
-use crate::reader::PIECES_MAX;
+use crate::sparse::PIECES_MAX;
 use crate::{DEPTH_MAX, Writer, failed, refused, shown};
 
 /// Bytes of data read at once.

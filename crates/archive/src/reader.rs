@@ -5,13 +5,13 @@ use std::io::{self, ErrorKind, Read};
 use tar::{EntryType, GnuSparseHeader, Header};
 
 use crate::entry::{Entry, Kind, Piece, Time};
+use crate::pax::{decimal, time};
+use crate::sparse::{PIECES_MAX, check_pieces, no_map, sparse_map, too_many_pieces};
 use crate::{PATH_MAX, refused};
 
 const BLOCK: usize = 512;
 /// No extended header is longer: it has a path or two, and some numbers.
 const EXTENDED_MAX: u64 = 64 << 10;
-/// Pieces of a sparse file. They take a MiB of memory.
-pub const PIECES_MAX: usize = 1 << 16;
 /// Extended headers in front of one entry.
 const HEADERS_MAX: usize = 8;
 
@@ -150,13 +150,17 @@ impl<R: Read> Reader<R> {
                     let size = extended
                         .real_size
                         .ok_or_else(|| refused("a sparse file has no size"))?;
-                    let pieces = self.map()?;
+                    let (pieces, length) = sparse_map(self.left, || {
+                        let mut block = [0; BLOCK];
+                        self.fill(&mut block).map(|()| block)
+                    })?;
+                    self.left -= length;
                     self.sparse(size, pieces)?
                 }
-                _ => return Err(not_understood()),
+                _ => return Err(no_map()),
             },
             EntryType::GNUSparse => {
-                let gnu = header.as_gnu().ok_or_else(not_understood)?;
+                let gnu = header.as_gnu().ok_or_else(no_map)?;
                 let size = gnu.real_size()?;
                 let mut pieces = Vec::new();
                 add_pieces(&mut pieces, &gnu.sparse)?;
@@ -201,66 +205,14 @@ impl<R: Read> Reader<R> {
 
     /// A sparse file whose data, as much as the header says, is that of `pieces`.
     fn sparse(&mut self, size: u64, pieces: Vec<Piece>) -> io::Result<Kind> {
-        let mut end = 0;
-        let mut sum = 0u64;
-        for Piece { offset, length } in &pieces {
-            let is_behind = *offset >= end;
-            end = offset.checked_add(*length).unwrap_or(u64::MAX);
-            sum = sum.saturating_add(*length);
-            if !is_behind || end > size {
-                return Err(refused(
-                    "the pieces of a sparse file overlap, or are behind its end",
-                ));
-            }
-        }
-        if size > i64::MAX as u64 || sum != self.left {
-            return Err(refused("a sparse file has another size than its pieces"));
+        check_pieces(&pieces, size, self.left)?;
+        if size > i64::MAX as u64 {
+            return Err(refused("a file is larger than any can be"));
         }
         Ok(Kind::File {
             size,
             pieces: Some(pieces),
         })
-    }
-
-    /// The pieces of a sparse file in GNU tar's format 1.0, which are in front of its data, filled up to a block: how many there are,
-    /// and of each where it is and how long. All are decimal numbers, a line each.
-    fn map(&mut self) -> io::Result<Vec<Piece>> {
-        let mut block = [0; BLOCK];
-        let mut position = BLOCK;
-        let mut next_number = || -> io::Result<u64> {
-            let mut number = 0u64;
-            let mut digits = 0;
-            loop {
-                if position == BLOCK {
-                    let Some(left) = self.left.checked_sub(BLOCK as u64) else {
-                        return Err(not_understood());
-                    };
-                    self.fill(&mut block)?;
-                    self.left = left;
-                    position = 0;
-                }
-                let byte = block[position];
-                position += 1;
-                match byte {
-                    b'0'..=b'9' if digits < 19 => number = number * 10 + u64::from(byte - b'0'),
-                    b'\n' if digits > 0 => return Ok(number),
-                    _ => return Err(not_understood()),
-                }
-                digits += 1;
-            }
-        };
-        let count = next_number()?;
-        if count > PIECES_MAX as u64 {
-            return Err(refused("a sparse file has too many pieces"));
-        }
-        (0..count)
-            .map(|_| {
-                Ok(Piece {
-                    offset: next_number()?,
-                    length: next_number()?,
-                })
-            })
-            .collect()
     }
 
     /// The data of a header about another entry.
@@ -337,7 +289,7 @@ impl Extended {
 fn add_pieces(pieces: &mut Vec<Piece>, headers: &[GnuSparseHeader]) -> io::Result<()> {
     for header in headers.iter().filter(|header| !header.is_empty()) {
         if pieces.len() == PIECES_MAX {
-            return Err(refused("a sparse file has too many pieces"));
+            return Err(too_many_pieces());
         }
         pieces.push(Piece {
             offset: header.offset()?,
@@ -358,38 +310,6 @@ fn padding(size: u64) -> u64 {
     (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
 }
 
-fn decimal(text: &[u8]) -> Option<u64> {
-    let is_plain = text.iter().all(u8::is_ascii_digit);
-    str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
-}
-
-/// Seconds since 1970 with a fraction, and perhaps a minus sign.
-fn time(text: &[u8]) -> Option<Time> {
-    let (is_negative, text) = match text.strip_prefix(b"-") {
-        Some(text) => (true, text),
-        None => (false, text),
-    };
-    let point = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
-    let seconds = i64::try_from(decimal(&text[..point])?).ok()?;
-    let mut nanoseconds = 0;
-    let fraction = text.get(point + 1..).unwrap_or_default();
-    for index in 0..9 {
-        let digit = fraction.get(index).copied().unwrap_or(b'0');
-        nanoseconds = nanoseconds * 10 + u32::from(digit.checked_sub(b'0').filter(|digit| *digit < 10)?);
-    }
-    Some(match (is_negative, nanoseconds) {
-        (false, _) => Time { seconds, nanoseconds },
-        (true, 0) => Time {
-            seconds: -seconds,
-            nanoseconds,
-        },
-        (true, _) => Time {
-            seconds: -seconds - 1,
-            nanoseconds: 1_000_000_000 - nanoseconds,
-        },
-    })
-}
-
 fn read(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match source.read(buffer) {
@@ -401,8 +321,4 @@ fn read(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 
 fn cut_off() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "the archive is cut off")
-}
-
-fn not_understood() -> io::Error {
-    refused("a sparse file is in a format that is not understood: tar --format=pax makes one that is")
 }

@@ -13,22 +13,27 @@ use crate::digest::Digest;
 pub fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut writer = Writer::new(Vec::new());
     for (path, data) in files {
-        let kind = Kind::File {
-            size: data.len() as u64,
-            pieces: None,
-        };
-        let entry = Entry {
-            path: path.as_bytes().to_vec(),
-            kind,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            modified: Time::default(),
-        };
-        writer.entry(&entry).unwrap();
-        writer.data(data).unwrap();
+        put_entry(&mut writer, path, data, None);
     }
     writer.finish().unwrap()
+}
+
+/// Adds a file to a tar, or what else it is.
+pub fn put_entry(writer: &mut Writer<Vec<u8>>, path: &str, data: &[u8], kind: Option<Kind>) {
+    let file = Kind::File {
+        size: data.len() as u64,
+        pieces: None,
+    };
+    let entry = Entry {
+        path: path.as_bytes().to_vec(),
+        kind: kind.unwrap_or(file),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        modified: Time::default(),
+    };
+    writer.entry(&entry).unwrap();
+    writer.data(data).unwrap();
 }
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {

@@ -3,10 +3,12 @@
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::mem;
 
+use coracle_archive::{Piece, Time, no_map, sparse_map};
+
 use super::header::{self, Header};
 use super::path::{self, PATH_MAX};
 use super::pax::Extended;
-use super::sparse::{self, Piece};
+use super::sparse;
 use super::{BLOCK, about, refused};
 
 /// No extended header is longer: it has a path or two, and the extended attributes of a file.
@@ -63,13 +65,6 @@ pub struct Data<'a> {
     pub pieces: Option<&'a [Piece]>,
     /// Whether only zeros are behind the data, up to the block's end.
     pub has_clean_tail: bool,
-}
-
-/// Seconds since 1970, and nanoseconds after that.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Time {
-    pub seconds: i64,
-    pub nanoseconds: u32,
 }
 
 /// An extended attribute, with the name's namespace.
@@ -312,8 +307,7 @@ impl<R: Read + Seek> Index<R> {
             }
             [Some(1), Some(0)] => {
                 size = sparse.size;
-                let (pieces, length) = sparse::new_map(&mut self.source, stored)?;
-                self.position += length;
+                let (pieces, length) = sparse_map(stored, || self.block())?;
                 stored -= length;
                 Some(pieces)
             }
@@ -324,9 +318,9 @@ impl<R: Read + Seek> Index<R> {
                 }
                 pieces
             }
-            _ => return Err(sparse::no_map()),
+            _ => return Err(no_map()),
         };
-        let size = size.ok_or_else(sparse::no_map)?;
+        let size = size.ok_or_else(no_map)?;
         let offset = self.position;
         let end = offset
             .checked_add(stored)

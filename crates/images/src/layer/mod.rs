@@ -5,7 +5,8 @@
 //! - [`Index`] gives what the tar has, and where in it the data of files are.
 //!
 //! `coracle-archive` reads archives as well, but as a stream that it unpacks: it has neither extended attributes nor places of data, its
-//! bounds are those of a copy from a guest, and it reads all data that it passes over. An index of a large layer seeks over them.
+//! bounds are those of a copy from a guest, and it reads all data that it passes over. An index of a large layer seeks over them. Numbers,
+//! times and maps of sparse files are read by the same functions.
 
 mod header;
 mod index;
@@ -14,9 +15,9 @@ mod pax;
 mod sparse;
 mod unpack;
 
-pub use index::{Data, Entry, Index, Kind, Time, Xattr};
+pub use coracle_archive::{Piece, Time};
+pub use index::{Data, Entry, Index, Kind, Xattr};
 pub(crate) use path::{NAME_MAX, WHITEOUT};
-pub use sparse::Piece;
 pub use unpack::{Unpacked, unpack};
 
 use std::fmt::Display;

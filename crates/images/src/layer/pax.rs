@@ -2,9 +2,10 @@
 
 use std::io;
 
-use super::index::{Time, Xattr};
+use coracle_archive::{PIECES_MAX, Piece, Time, decimal, time, too_many_pieces};
+
+use super::index::Xattr;
 use super::refused;
-use super::sparse::{PIECES_MAX, Piece, too_many};
 
 /// No single value that EROFS can hold is longer. Linux has one byte more.
 const VALUE_MAX: usize = u16::MAX as usize;
@@ -144,7 +145,7 @@ impl Sparse {
     fn piece(&mut self, offset: u64, length: u64) -> io::Result<()> {
         let pieces = self.pieces.get_or_insert_default();
         if pieces.len() == PIECES_MAX {
-            return Err(too_many());
+            return Err(too_many_pieces());
         }
         pieces.push(Piece { offset, length });
         Ok(())
@@ -157,38 +158,6 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = decimal(&bytes[..blank])?.try_into().ok()?;
     let (record, rest) = bytes.split_at_checked(length)?;
     Some((record.get(blank + 1..)?.strip_suffix(b"\n")?, rest))
-}
-
-pub fn decimal(text: &[u8]) -> Option<u64> {
-    let is_plain = text.iter().all(u8::is_ascii_digit);
-    str::from_utf8(text).ok().filter(|_| is_plain)?.parse().ok()
-}
-
-/// Seconds since 1970 with a fraction, and perhaps a minus sign. What is smaller than a nanosecond is left out.
-fn time(text: &[u8]) -> Option<Time> {
-    let (is_negative, text) = match text.strip_prefix(b"-") {
-        Some(text) => (true, text),
-        None => (false, text),
-    };
-    let point = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
-    let seconds = i64::try_from(decimal(&text[..point])?).ok()?;
-    let fraction = text.get(point + 1..).unwrap_or_default();
-    if !fraction.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let digit = |index| u32::from(*fraction.get(index).unwrap_or(&b'0') - b'0');
-    let nanoseconds = (0..9).fold(0, |value, index| value * 10 + digit(index));
-    Some(match (is_negative, nanoseconds) {
-        (false, _) => Time { seconds, nanoseconds },
-        (true, 0) => Time {
-            seconds: -seconds,
-            nanoseconds,
-        },
-        (true, _) => Time {
-            seconds: -seconds - 1,
-            nanoseconds: 1_000_000_000 - nanoseconds,
-        },
-    })
 }
 
 fn damaged() -> io::Error {

@@ -277,27 +277,10 @@ fn a_configuration_and_a_manifest_of_different_lengths_are_refused() {
 
 #[test]
 fn older_archives_name_a_layer_twice_by_a_link() {
-    use coracle_archive::{Entry, Kind, Time, Writer};
+    use coracle_archive::{Kind, Writer};
     let (place, made) = (Place::new(), image(&["same", "same"], plain));
     let mut writer = Writer::new(Vec::new());
-    let mut put = |path: &str, data: &[u8], kind: Option<Kind>| {
-        let file = Kind::File {
-            size: data.len() as u64,
-            pieces: None,
-        };
-        let kind = kind.unwrap_or(file);
-        let path = path.as_bytes().to_vec();
-        let entry = Entry {
-            path,
-            kind,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            modified: Time::default(),
-        };
-        writer.entry(&entry).unwrap();
-        writer.data(data).unwrap();
-    };
+    let mut put = |path: &str, data: &[u8], kind| made::put_entry(&mut writer, path, data, kind);
     let made = Made {
         tars: vec![made.tars[0].clone(); 2],
         ..image_twice(&made)

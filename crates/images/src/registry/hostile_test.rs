@@ -1,22 +1,19 @@
 //! With a registry that lies, stalls and leads astray.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tempfile::TempDir;
 
-use super::hostile_server::{Asked, Server, send, serve};
-use super::{Cancel, Client, Options, Patience, Pulled};
-use crate::credentials::{Credential, Credentials};
+use super::hostile_place::{Place, large};
+use super::hostile_server::{Asked, Server, send};
+use crate::credentials::Credential;
 use crate::digest::Digest;
-use crate::made::{self, Made, gzip, image, image_of, tar};
-use crate::store::Store;
-use crate::{Error, Platform, Result};
+use crate::made::{self, gzip, image};
+use crate::{Error, Platform};
 
 fn is_blob(asked: &Asked, blob: &[u8]) -> bool {
     asked.path.ends_with(Digest::of(blob).hex()) && asked.path.contains("/blobs/")
@@ -24,83 +21,6 @@ fn is_blob(asked: &Asked, blob: &[u8]) -> bool {
 
 fn is_manifest(asked: &Asked) -> bool {
     asked.path.ends_with("/manifests/1") && asked.method == "GET"
-}
-
-struct Place {
-    _directory: TempDir,
-    store: Store,
-    patience: Patience,
-    credentials: Credentials,
-    cancel: Cancel,
-}
-
-impl Place {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path().join("store")).unwrap();
-        let credentials = Credentials::in_files(vec![directory.path().join("config.json")]);
-        let patience = Patience {
-            answer: Duration::from_millis(1500),
-            small: Duration::from_millis(1500),
-            read: Duration::from_millis(700),
-            attempts: 3,
-            delay: Duration::from_millis(10),
-            delay_max: Duration::from_secs(2),
-            ..Patience::default()
-        };
-        Self {
-            _directory: directory,
-            store,
-            patience,
-            credentials,
-            cancel: Cancel::default(),
-        }
-    }
-
-    fn client(&self) -> Client {
-        let options = Options {
-            patience: self.patience.clone(),
-            ..Options::default()
-        };
-        Client::new(options, self.credentials.clone(), self.cancel.clone()).unwrap()
-    }
-
-    fn pull(&self, server: &Server) -> Result<Pulled> {
-        let begin = Instant::now();
-        let pulled = self
-            .client()
-            .pull(&server.name(), &Platform::default(), &self.store, &());
-        assert!(begin.elapsed() < Duration::from_secs(20), "it takes too long");
-        assert!(self.store.verify(|_| ()).unwrap().is_empty());
-        assert_eq!(pulled.is_ok(), self.store.entries().unwrap().len() == 1);
-        pulled
-    }
-
-    fn refuses(&self, server: &Server, why: &str) -> Error {
-        let error = self.pull(server).unwrap_err();
-        assert!(error.to_string().contains(why), "{error}");
-        error
-    }
-
-    fn has(&self, made: &Made) {
-        for tar in &made.tars {
-            assert_eq!(&fs::read(self.store.layer_path(&Digest::of(tar))).unwrap(), tar);
-        }
-    }
-}
-
-/// An image whose layer takes more than one read.
-fn large() -> Made {
-    let mut state = 1u64;
-    let noise: Vec<u8> = (0..400_000)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u8
-        })
-        .collect();
-    image_of("amd64", vec![tar(&[("noise", &noise)])], gzip)
 }
 
 #[test]
@@ -502,94 +422,6 @@ fn indexes_that_lead_to_indexes_end() {
         }
     });
     place.refuses(&server, "lead to each other");
-}
-
-/// A server that wants tokens, which it gives itself.
-fn with_tokens(made: &Made, lifetime: u64, wants_password: bool) -> Server {
-    let made = made.clone();
-    let given = Arc::new(Mutex::new(0));
-    Server::start(move |asked, stream| {
-        let host = asked.header("host").unwrap_or_default().to_owned();
-        let mut given = given.lock().unwrap();
-        if asked.path.starts_with("/token") {
-            let is_known = asked.header("authorization") == Some("Basic bWU6c2VjcmV0");
-            if wants_password && !is_known {
-                return send(
-                    stream,
-                    "401 Unauthorized",
-                    &[],
-                    br#"{"errors":[{"code":"DENIED","message":"wrong password"}]}"#,
-                );
-            }
-            *given += 1;
-            let token = json!({ "token": format!("token-{given}"), "expires_in": lifetime }).to_string();
-            return send(stream, "200 OK", &[], token.as_bytes());
-        }
-        let is_good = asked.header("authorization") == Some(&format!("Bearer token-{given}"));
-        match is_good {
-            true => {
-                drop(given);
-                serve(&made, asked, stream);
-            }
-            false => {
-                let challenge = format!(
-                    "WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"s\",scope=\"repository:a/b:pull\""
-                );
-                send(stream, "401 Unauthorized", &[&challenge], b"");
-            }
-        }
-    })
-}
-
-#[test]
-fn tokens_are_got_used_and_got_again() {
-    let (place, made) = (Place::new(), large());
-    let server = with_tokens(&made, 300, false);
-    place.pull(&server).unwrap();
-    place.has(&made);
-    let asked = server.asked();
-    let tokens: Vec<_> = asked
-        .iter()
-        .filter(|asked| asked.path.starts_with("/token"))
-        .collect();
-    assert_eq!(tokens.len(), 1, "one is enough for all requests");
-    assert!(
-        tokens[0].path.contains("scope=repository%3Aa%2Fb%3Apull") && tokens[0].path.contains("service=s")
-    );
-    let password = |secret: &str| Credential::Password {
-        user: "me".into(),
-        secret: secret.into(),
-    };
-    let server = with_tokens(&made, 1, true);
-    let place = Place::new();
-    place.refuses(&server, "wrong password");
-    place
-        .credentials
-        .store(&server.host(), &password("wrong"))
-        .unwrap();
-    place.refuses(&server, "wrong password");
-    place
-        .credentials
-        .store(&server.host(), &password("secret"))
-        .unwrap();
-    place.pull(&server).unwrap();
-    place.has(&made);
-}
-
-#[test]
-fn a_server_that_is_never_content_with_a_token_is_left() {
-    let place = Place::new();
-    let server = Server::start(|asked, stream| {
-        let host = asked.header("host").unwrap_or_default();
-        let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\"");
-        match asked.path.starts_with("/token") {
-            true => send(stream, "200 OK", &[], br#"{"token":"t"}"#),
-            false => send(stream, "401 Unauthorized", &[&challenge], b""),
-        }
-    });
-    let error = place.pull(&server).unwrap_err();
-    assert!(matches!(error, Error::Denied(_)), "{error:?}");
-    assert!(server.asked().len() < 20);
 }
 
 #[test]

@@ -255,6 +255,8 @@ fn is_loopback(host: &str) -> bool {
 }
 
 #[cfg(test)]
+mod hostile_place;
+#[cfg(test)]
 pub(crate) mod hostile_server;
 #[cfg(test)]
 #[path = "hostile_test.rs"]
@@ -262,3 +264,6 @@ mod hostile_tests;
 #[cfg(test)]
 #[path = "registry_test.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "token_test.rs"]
+mod token_tests;
