@@ -17,17 +17,7 @@ const BLOCK: usize = 512;
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 const MAGIC: std::ops::Range<usize> = 257..262;
 
-static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let memory = PathBuf::from("/dev/shm");
-    let place = if memory.is_dir() {
-        memory
-    } else {
-        std::env::temp_dir()
-    };
-    let place = place.join(format!("coracle-fuzz-docker-archive-{}", std::process::id()));
-    fs::create_dir_all(&place).unwrap();
-    place
-});
+static PLACE: LazyLock<PathBuf> = LazyLock::new(|| coracle_fuzz::scratch_directory("docker-archive"));
 
 fuzz_target!(|input: &[u8]| {
     let Some((&how, archive)) = input.split_first() else {

@@ -11,13 +11,7 @@ use coracle_images::store::Store;
 use libfuzzer_sys::fuzz_target;
 
 static PLACE: LazyLock<(PathBuf, Store)> = LazyLock::new(|| {
-    let memory = PathBuf::from("/dev/shm");
-    let place = if memory.is_dir() {
-        memory
-    } else {
-        std::env::temp_dir()
-    };
-    let place = place.join(format!("coracle-fuzz-manifest-{}", std::process::id()));
+    let place = coracle_fuzz::scratch_directory("manifest");
     let store = Store::open(&place).unwrap();
     (place, store)
 });

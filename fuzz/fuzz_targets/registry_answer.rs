@@ -28,13 +28,7 @@ const HOST: &str = "registry.example";
 const ANSWERS_MAX: usize = 10;
 
 static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let memory = PathBuf::from("/dev/shm");
-    let place = if memory.is_dir() {
-        memory
-    } else {
-        std::env::temp_dir()
-    };
-    let place = place.join(format!("coracle-fuzz-registry-answer-{}", std::process::id()));
+    let place = coracle_fuzz::scratch_directory("registry-answer");
     let password = Credential::Password {
         user: "me".into(),
         secret: "secret".into(),

@@ -1,4 +1,4 @@
-//! What the targets share: files and guest memory that are quick to make anew for every input.
+//! What the targets share: files, directories and guest memory that are quick to make anew for every input.
 
 pub mod hostile_driver;
 
@@ -56,6 +56,18 @@ impl MemoryFile {
     pub fn contents(&self) -> Vec<u8> {
         std::fs::read(self.path()).expect("a file in memory is read")
     }
+}
+
+/// A new directory for this process, in memory if there is such a file system.
+pub fn scratch_directory(name: &str) -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    let parent = match memory.is_dir() {
+        true => memory,
+        false => std::env::temp_dir(),
+    };
+    let place = parent.join(format!("coracle-fuzz-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&place).expect("a directory is made");
+    place
 }
 
 const PAGE: u64 = 4096;
