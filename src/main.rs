@@ -4,7 +4,7 @@ use std::env;
 use std::process::ExitCode;
 
 use coracle::clock::monotonic;
-use coracle::commands::{Cli, Error, print_refusal};
+use coracle::commands::{Cli, print_refusal};
 use coracle::console::{NotingAllocator, end_on_lack_of_memory, end_on_panic, finish_stderr, tell};
 use coracle::diagnosis::exit_code;
 use coracle::logging;
@@ -50,9 +50,10 @@ fn main() -> ExitCode {
     log::debug!("main began {} us ago", (monotonic() - started).as_micros());
     let code = match cli.execute(started) {
         Ok(code) => code,
-        Err(error @ Error::StdoutClosed) => error.exit_code(),
         Err(error) => {
-            tell(format_args!("coracle: {error}"));
+            if error.is_news() {
+                tell(format_args!("coracle: {error}"));
+            }
             error.exit_code()
         }
     };

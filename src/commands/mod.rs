@@ -15,6 +15,7 @@ mod logs;
 mod man;
 mod named;
 mod number;
+pub mod oci;
 mod pause;
 mod prune;
 mod ps;
@@ -43,6 +44,7 @@ use crate::console::tell;
 use crate::diagnosis::exit_code;
 use crate::guests;
 use crate::machine;
+use crate::plain_text::clean;
 
 /// A virtual machine that starts like a container and keeps a kernel of its own.
 #[derive(Debug, Parser)]
@@ -90,6 +92,7 @@ enum Command {
     Rename(rename::Args),
     Rm(rm::Args),
     Prune(prune::Args),
+    Pull(oci::pull::Args),
     Doctor(doctor::Args),
     Race(race::Args),
     Completions(completions::Args),
@@ -125,6 +128,14 @@ pub enum Error {
     },
     #[error(transparent)]
     Guest(#[from] guests::Error),
+    #[error("{}", clean(&.0.to_string()))]
+    Image(#[from] coracle_images::Error),
+    /// A signal ended the work on an image. What was got stays.
+    #[error("stopped before it was done; repeat the command to go on from there")]
+    Interrupted(i32),
+    /// Another process has told the person, and ended with this exit code.
+    #[error("another process failed")]
+    Told(u8),
     #[error(transparent)]
     Race(#[from] coracle_race::Error),
     #[error(transparent)]
@@ -137,9 +148,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the person is to be told of it.
+    pub fn is_news(&self) -> bool {
+        !matches!(self, Self::StdoutClosed | Self::Told(_))
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::StdoutClosed => exit_code::STDOUT_CLOSED,
+            Self::Told(code) => *code,
+            Self::Interrupted(signal) => exit_code::from_signal(*signal),
+            Self::Image(error) if error.is_missing() => exit_code::FILE_MISSING,
             Self::Config(error) if error.is_missing_file() => exit_code::FILE_MISSING,
             Self::EnvFile { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 exit_code::FILE_MISSING
@@ -228,6 +247,7 @@ impl Cli {
             Command::Prune(args) => prune::execute(args),
             Command::Kill(args) => kill::execute(args),
             Command::Rm(args) => rm::execute(args),
+            Command::Pull(args) => oci::pull::execute(args),
             Command::Doctor(args) => doctor::execute(args),
             Command::Race(args) => race::execute(args),
             Command::Completions(args) => completions::execute(args),
@@ -256,7 +276,7 @@ pub fn print_refusal(error: &clap::Error) -> u8 {
     match (is_asked_for, printed) {
         (true, Ok(())) => 0,
         (true, Err(error)) => {
-            if !matches!(error, Error::StdoutClosed) {
+            if error.is_news() {
                 tell(format_args!("coracle: {error}"));
             }
             error.exit_code()

@@ -43,6 +43,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether something that was named is not there: an image, a blob or a file.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+
     /// For `map_err`: what could not be done with which file.
     pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -38,7 +38,7 @@ impl Platform {
     }
 
     /// True if an image for `other` is one for this platform. A variant counts only where one is asked for.
-    pub(crate) fn takes(&self, other: &Self) -> bool {
+    pub fn takes(&self, other: &Self) -> bool {
         let variant = self.variant.is_none() || self.variant == other.variant;
         self.os == other.os && self.architecture == other.architecture && variant
     }

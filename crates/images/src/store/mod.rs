@@ -73,6 +73,14 @@ impl Store {
         Ok(store)
     }
 
+    /// The store in this directory, if there is one: with one look at one file.
+    pub fn existing(directory: impl Into<PathBuf>) -> Option<Self> {
+        let directory = directory.into();
+        // It is made last.
+        let is_there = directory.join(index::FILE).exists();
+        is_there.then_some(Self { directory })
+    }
+
     pub fn directory(&self) -> &Path {
         &self.directory
     }

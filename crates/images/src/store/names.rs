@@ -247,8 +247,12 @@ fn is_meant(entry: &Entry, name: &Reference) -> bool {
 }
 
 fn missing(text: &str) -> Error {
+    let pull = match text.parse::<Reference>() {
+        Ok(name) => format!("`coracle pull {}` gets it, and ", name.familiar()),
+        Err(_) => String::new(),
+    };
     Error::Missing(format!(
-        "there is no image '{}' in the store; `coracle images` lists those that are",
+        "there is no image '{}' in the store; {pull}`coracle images` lists those that are there",
         shortened(text)
     ))
 }
