@@ -1,5 +1,5 @@
 //! `coracle completions`: prints a shell's completion script. It is generated from the definitions of the arguments, and has the
-//! shell ask `coracle ps` for the names of guests.
+//! shell ask `coracle ps` and `coracle images` for names.
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use clap_complete::Shell;
@@ -8,7 +8,7 @@ use super::{Cli, Error, print};
 
 /// Print the completion script of a shell
 ///
-/// Names of guests are completed, too, in bash, zsh and fish.
+/// Names of guests and images are completed, too, in bash, zsh and fish.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -20,23 +20,28 @@ pub struct Args {
     shell: Shell,
 }
 
-/// The commands whose first argument is the name of a guest, and what lists the names that make sense there.
-const NAMES: [(&str, &str); 12] = [
+/// The commands whose first argument is the name of a guest or of an image, and what lists the names that make sense there.
+const NAMES: [(&str, &str); 16] = [
     ("attach", LIVING),
     ("exec", "coracle ps -q -f status=running"),
+    ("history", IMAGES),
     ("inspect", ALL),
     ("kill", LIVING),
     ("logs", ALL),
     ("pause", "coracle ps -q -f status=running"),
     ("rename", ALL),
     ("rm", "coracle ps -q -f status=exited"),
+    ("rmi", IMAGES),
+    ("save", IMAGES),
     ("stats", LIVING),
     ("stop", LIVING),
+    ("tag", IMAGES),
     ("unpause", "coracle ps -q -f status=paused"),
     ("wait", LIVING),
 ];
 const LIVING: &str = "coracle ps -q";
 const ALL: &str = "coracle ps -q -a";
+const IMAGES: &str = "coracle images --names";
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
     print("print completions", script(args.shell))?;
@@ -167,11 +172,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_command_that_takes_names_of_guests_completes_them() {
+    fn every_command_that_takes_names_completes_them() {
         let cli = Cli::command();
         let takes_name = |command: &&Command| {
             let first = command.get_positionals().next();
-            first.is_some_and(|first| ["name", "names", "from"].contains(&first.get_id().as_str()))
+            first.is_some_and(|first| {
+                ["name", "names", "from", "image", "images"].contains(&first.get_id().as_str())
+            })
         };
         let commands: BTreeSet<_> = cli
             .get_subcommands()

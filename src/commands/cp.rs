@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use coracle_agent_protocol::{CopyIn, CopyOut, CopySource, DATA_MAX, ToAgent, copy_status};
 use coracle_archive::{Kind, Policy, Reader, Source, Unpacker, destination, pack};
 
+use super::decimal::decimal;
 use super::{Error, named, system, tell};
 use crate::console::Signals;
 use crate::diagnosis::exit_code;
@@ -308,7 +309,7 @@ fn carry(
         (Some(CopyEnded::Exited(0)), Ok(())) => {
             if is_shown {
                 let to = plain_text::clean(to);
-                tell(format_args!("Successfully copied {} to {to}", size(count)));
+                tell(format_args!("Successfully copied {} to {to}", decimal(count)));
             }
             Ok(0)
         }
@@ -424,7 +425,7 @@ impl Progress {
         }
         self.shown = Some(Instant::now());
         // Nothing depends on it.
-        let _ = write!(stderr(), "\r\x1b[K{title} - {}", size(count));
+        let _ = write!(stderr(), "\r\x1b[K{title} - {}", decimal(count));
     }
 
     fn clear(&self) {
@@ -432,24 +433,6 @@ impl Progress {
             let _ = write!(stderr(), "\r\x1b[K");
         }
     }
-}
-
-/// A number of bytes as Docker shows it: with four digits at most, and units of a thousand.
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let mut number = bytes as f64;
-    let mut unit = 0;
-    while number >= 1000.0 && unit + 1 < UNITS.len() {
-        number /= 1000.0;
-        unit += 1;
-    }
-    let decimals = match number {
-        _ if unit == 0 => 0,
-        ..10.0 => 2,
-        ..100.0 => 1,
-        _ => 0,
-    };
-    format!("{number:.decimals$}{}", UNITS[unit])
 }
 
 #[cfg(test)]
@@ -469,19 +452,6 @@ mod tests {
         assert_eq!(of("-"), Place::Stream);
         for here in ["file", "./a:b", "/a:b", ".:x", "../x:y"] {
             assert_eq!(of(here), Place::Here(here.into()), "{here}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_dockers() {
-        for (bytes, text) in [
-            (0, "0B"),
-            (999, "999B"),
-            (2048, "2.05kB"),
-            (12_345_678, "12.3MB"),
-            (123_456_789_012, "123GB"),
-        ] {
-            assert_eq!(size(bytes), text);
         }
     }
 }

@@ -46,10 +46,25 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "coracle run makes a guest and starts it, anew each time; what it is to keep is on a disk (--disk FILE)",
     ),
     (
-        &[
-            "build", "commit", "images", "image", "load", "pull", "push", "rmi", "save", "tag",
-        ],
-        "container images cannot be run yet; coracle run has a guest of its own, or takes a kernel, an initrd and disks",
+        &["image"],
+        "the commands for images stand by themselves: coracle images, coracle pull, coracle rmi, coracle inspect --type image",
+    ),
+    (
+        &["build", "buildx", "commit", "push"],
+        "images are made and published by other programs, such as buildah and skopeo; coracle load and coracle pull take them, and \
+         coracle import makes one of a root file system",
+    ),
+    (
+        &["export", "diff"],
+        "coracle cp copies files out of a guest, coracle save writes an image to an archive",
+    ),
+    (
+        &["search"],
+        "registries are searched by a browser, or by skopeo list-tags; coracle pull NAME gets an image by its name",
+    ),
+    (
+        &["system"],
+        "the commands stand by themselves: coracle prune gives space back, coracle doctor shows what this host can do",
     ),
     (
         &["top"],

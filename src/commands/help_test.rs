@@ -102,6 +102,7 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
         include_str!("../../docs/race.md").to_owned(),
         include_str!("../../docs/confinement.md").to_owned(),
         include_str!("../../docs/guests.md").to_owned(),
+        include_str!("../../docs/images.md").to_owned(),
         include_str!("../../docs/vsock.md").to_owned(),
         include_str!("../../docs/programs.md").to_owned(),
     ];

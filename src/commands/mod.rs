@@ -4,6 +4,7 @@ mod agent;
 mod attach;
 mod completions;
 mod cp;
+mod decimal;
 mod doctor;
 mod environment;
 mod exec;
@@ -60,6 +61,7 @@ Examples:
   coracle run                        a shell in the built-in guest (Ctrl-A x quits, Ctrl-A h helps)
   coracle run --cpus 4 --memory 1G   the same with more vCPUs and memory
   coracle run -- ls /                one command in the built-in guest
+  coracle pull debian:12             gets an image from a registry
   coracle race                       boot time beside containers and other VMMs
   coracle help run                   kernels, disks, exit codes and more examples
 
@@ -93,6 +95,15 @@ enum Command {
     Rm(rm::Args),
     Prune(prune::Args),
     Pull(oci::pull::Args),
+    Images(oci::images::Args),
+    Rmi(oci::rmi::Args),
+    Tag(oci::tag::Args),
+    Load(oci::load::Args),
+    Save(oci::save::Args),
+    Import(oci::import::Args),
+    History(oci::history::Args),
+    Login(oci::login::Args),
+    Logout(oci::logout::Args),
     Doctor(doctor::Args),
     Race(race::Args),
     Completions(completions::Args),
@@ -248,6 +259,15 @@ impl Cli {
             Command::Kill(args) => kill::execute(args),
             Command::Rm(args) => rm::execute(args),
             Command::Pull(args) => oci::pull::execute(args),
+            Command::Images(args) => oci::images::execute(args),
+            Command::Rmi(args) => oci::rmi::execute(args),
+            Command::Tag(args) => oci::tag::execute(args),
+            Command::Load(args) => oci::load::execute(args),
+            Command::Save(args) => oci::save::execute(args),
+            Command::Import(args) => oci::import::execute(args),
+            Command::Login(args) => oci::login::execute(args),
+            Command::Logout(args) => oci::logout::execute(args),
+            Command::History(args) => oci::history::execute(args),
             Command::Doctor(args) => doctor::execute(args),
             Command::Race(args) => race::execute(args),
             Command::Completions(args) => completions::execute(args),

@@ -155,13 +155,19 @@ fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn ago(then: u64, now: u64) -> String {
+pub(super) fn ago(then: u64, now: u64) -> String {
     match then {
         // It is not known.
         0 => String::new(),
         _ => format!("{} ago", span(then, now)),
     }
 }
+
+const DAY: u64 = 86_400;
+/// From so many days on there is a larger unit.
+const DAYS_14: u64 = 14 * DAY;
+const DAYS_60: u64 = 60 * DAY;
+const DAYS_730: u64 = 730 * DAY;
 
 /// A span of seconds in words. The clock may have been set back meanwhile, or the record lie.
 fn span(from: u64, to: u64) -> String {
@@ -171,7 +177,10 @@ fn span(from: u64, to: u64) -> String {
         1..60 => (seconds, "second"),
         60..3600 => (seconds / 60, "minute"),
         3600..172_800 => (seconds / 3600, "hour"),
-        _ => (seconds / 86_400, "day"),
+        172_800..DAYS_14 => (seconds / DAY, "day"),
+        DAYS_14..DAYS_60 => (seconds / (7 * DAY), "week"),
+        DAYS_60..DAYS_730 => (seconds / (30 * DAY), "month"),
+        _ => (seconds / (365 * DAY), "year"),
     };
     match count {
         1 => format!("1 {unit}"),
@@ -258,6 +267,10 @@ x             built-in                2 days ago   Killed                      2
             (60, "1 minute"),
             (7199, "1 hour"),
             (172_800, "2 days"),
+            (DAYS_14 - 1, "13 days"),
+            (DAYS_14, "2 weeks"),
+            (DAYS_60, "2 months"),
+            (DAYS_730, "2 years"),
         ] {
             assert_eq!(span(100, 100 + seconds), words);
         }

@@ -26,4 +26,4 @@ pub mod tree;
 pub use digest::{Algorithm, CheckedReader, CheckedWriter, Digest, Expected, Hasher};
 pub use error::{Error, Result};
 pub use platform::Platform;
-pub use reference::Reference;
+pub use reference::{DEFAULT_HOST, Reference};

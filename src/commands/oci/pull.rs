@@ -1,12 +1,11 @@
 //! `coracle pull`: gets an image from a registry.
 
-use coracle_images::credentials::Credentials;
 use coracle_images::registry::{Client, Progress};
 use coracle_images::{Platform, Reference};
 
 use super::interrupt::cancellable;
 use super::progress::Shown;
-use super::{options, store};
+use super::{credentials, options, store};
 use crate::commands::{Error, print};
 use crate::console::tell;
 
@@ -18,8 +17,10 @@ use crate::console::tell;
 Examples:
   coracle pull debian:12
       from Docker's registry, as docker.io/library/debian:12
-  coracle pull localhost:5000/tools@sha256:2d4f6a8c0e1b3d5f7a9c1e3b5d7f9a1c3e5b7d9f1a3c5e7b9d1f3a5c7e9b1d3f
-      from another registry, by its digest: exactly this one
+  coracle pull me/tools@sha256:2d4f6a8c0e1b3d5f7a9c1e3b5d7f9a1c3e5b7d9f1a3c5e7b9d1f3a5c7e9b1d3f
+      by its digest: exactly this one
+  coracle pull localhost:5000/tools
+      from another registry
   coracle pull --platform linux/arm64 debian:12
       for another platform: to look into it or to save it
 
@@ -28,7 +29,7 @@ login.")]
 pub struct Args {
     /// The image: [HOST[:PORT]/]NAME[:TAG|@DIGEST]
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
-    image: Reference,
+    reference: Reference,
 
     /// The platform: OS/ARCHITECTURE[/VARIANT]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", default_value_t)]
@@ -45,7 +46,7 @@ pub struct Args {
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
     let store = store()?;
-    let name = &args.image;
+    let name = &args.reference;
     let shown = Shown::new();
     let progress: &dyn Progress = match args.quiet {
         true => &(),
@@ -61,8 +62,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         }
     };
     let pulled = cancellable(|cancel| {
-        let credentials = Credentials::from_environment(|variable| std::env::var_os(variable));
-        let client = Client::new(options(args.insecure), credentials, cancel.clone())?;
+        let client = Client::new(options(args.insecure), credentials(), cancel.clone())?;
         client.pull(name, &args.platform, &store, progress)
     });
     shown.finish();

@@ -114,8 +114,8 @@ impl Credentials {
         Ok(None)
     }
 
-    /// Keeps a credential in the first file, or with the helper program that the file names.
-    pub fn store(&self, host: &str, credential: &Credential) -> Result<()> {
+    /// Keeps a credential in the first file, or with the helper program that the file names. Says in which file, if in one.
+    pub fn store(&self, host: &str, credential: &Credential) -> Result<Option<PathBuf>> {
         let (file, mut whole) = self.first()?;
         if let Some(helper) = self.helper(&parse(&file, &whole.to_string())?, host)? {
             let (username, secret) = match credential {
@@ -123,11 +123,12 @@ impl Credentials {
                 Credential::IdentityToken(token) => (TOKEN_USER.to_owned(), token.clone()),
             };
             let server = key(host).to_owned();
-            return helper.store(&Kept {
+            let kept = Kept {
                 server,
                 username,
                 secret,
-            });
+            };
+            return helper.store(&kept).map(|()| None);
         }
         let auth = match credential {
             Credential::Password { user, .. } if user.contains(':') => {
@@ -148,7 +149,8 @@ impl Credentials {
             .as_object_mut()
             .ok_or_else(|| damaged(&file, "'auths' is no object"))?
             .insert(key(host).to_owned(), auth);
-        write(&file, &whole)
+        write(&file, &whole)?;
+        Ok(Some(file))
     }
 
     /// Forgets what the first file, or its helper program, has for a registry. False if that is nothing.

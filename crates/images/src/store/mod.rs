@@ -33,7 +33,7 @@ pub use hold::Hold;
 pub use index::Entry;
 pub(crate) use index::{FULL_NAME, REF_NAME, name_of, parse as parse_index};
 pub use lease::Lease;
-pub use names::{Image, Removed};
+pub use names::{Image, Removed, missing};
 pub use prune::Pruned;
 pub use verify::Problem;
 

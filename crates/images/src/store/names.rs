@@ -246,7 +246,8 @@ fn is_meant(entry: &Entry, name: &Reference) -> bool {
     }
 }
 
-fn missing(text: &str) -> Error {
+/// What is said where a store has no image with this name or ID.
+pub fn missing(text: &str) -> Error {
     let pull = match text.parse::<Reference>() {
         Ok(name) => format!("`coracle pull {}` gets it, and ", name.familiar()),
         Err(_) => String::new(),
