@@ -106,6 +106,10 @@ impl Place {
     /// The guest of this name.
     pub fn find(&self, name: &Name) -> Result<Guest, Error> {
         let unknown = || Error::Unknown(name.to_string());
+        // The user's images, where XDG_DATA_HOME and XDG_RUNTIME_DIR are one directory.
+        if name.as_str() == "images" && self.inner("images/oci-layout").exists() {
+            return Err(unknown());
+        }
         let guest = Guest::open(self, name).map_err(|source| match source.raw_os_error() {
             // Something there is not what it is in a guest's directory; without a number, the lock is no plain file.
             Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EISDIR | libc::ENXIO) | None => unknown(),

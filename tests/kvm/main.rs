@@ -29,6 +29,8 @@ mod filters;
 mod hostile;
 /// Guests that have nothing to do.
 mod idle;
+/// Commands about OCI images.
+mod images;
 /// Interrupts, from a device to the guest's handler.
 mod interrupts;
 /// The parent that keeps the terminal of a run.

@@ -1,7 +1,8 @@
 //! `coracle login`: keeps what a registry is shown.
 
-use std::io::{self, IsTerminal, Read, Write, stderr, stdin};
+use std::io::{IsTerminal, Read, Write, stderr, stdin};
 
+use coracle_images::Error as ImageError;
 use coracle_images::credentials::Credential;
 use coracle_images::registry::Client;
 
@@ -58,7 +59,16 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     let is_wanted = cancellable(|cancel| {
         let client = Client::new(options(args.insecure), credentials(), cancel.clone())?;
         client.login(host, &credential)
-    })?;
+    });
+    let is_wanted = match is_wanted {
+        Err(Error::Image(ImageError::Denied(_))) => {
+            return Err(Error::Command(format!(
+                "the registry {} does not take this name and password; check both",
+                clean(host)
+            )));
+        }
+        checked => checked?,
+    };
     if !is_wanted {
         tell(format_args!(
             "coracle: the registry {} asks nobody for a password, so nothing was checked; it is kept all the same",
@@ -83,7 +93,7 @@ fn user(args: &Args) -> Result<String, Error> {
     if !stdin().is_terminal() {
         return Err(not_asked());
     }
-    ask("Username: ")?;
+    stderr().write_all(b"Username: ").map_err(system(WHAT))?;
     let mut line = String::new();
     stdin().read_line(&mut line).map_err(system(WHAT))?;
     match line.trim() {
@@ -106,13 +116,7 @@ fn secret(args: &Args) -> Result<String, Error> {
             text.trim_end_matches(['\r', '\n']).to_owned()
         }
         None if !stdin().is_terminal() => return Err(not_asked()),
-        None => {
-            ask("Password: ")?;
-            let secret = read_secret();
-            // What was typed was not shown, and its end neither.
-            ask("\n")?;
-            secret?
-        }
+        None => read_secret("Password: ")?,
     };
     match secret.is_empty() {
         true => Err(Error::Command(
@@ -126,9 +130,4 @@ fn not_asked() -> Error {
     Error::Command(
         "stdin is no terminal, so nobody can be asked: give the name by -u NAME and the password by --password-stdin".into(),
     )
-}
-
-fn ask(text: &str) -> Result<(), Error> {
-    let asked: io::Result<()> = stderr().write_all(text.as_bytes());
-    asked.map_err(system(WHAT))
 }

@@ -25,8 +25,10 @@ pub struct Shown {
 struct Layer {
     name: String,
     size: u64,
-    /// From the first event on.
+    /// None until it is shown.
     bar: Option<ProgressBar>,
+    /// It was in the store before.
+    is_old: bool,
 }
 
 impl Shown {
@@ -55,67 +57,78 @@ impl Progress for Shown {
             name: digest.hex().chars().take(DIGITS).collect(),
             size: *size,
             bar: None,
+            is_old: false,
         };
-        *self.lock() = layers.iter().map(layer).collect();
+        let mut layers: Vec<_> = layers.iter().map(layer).collect();
+        if let Some(bars) = self.bars.as_ref().filter(|_| all_fit(layers.len())) {
+            layers.iter_mut().for_each(|layer| drop(layer.bar(bars)));
+        }
+        *self.lock() = layers;
     }
 
     fn layer(&self, index: usize, event: Event) {
         let mut layers = self.lock();
-        let count = layers.len();
+        let fit = all_fit(layers.len());
         let Some(layer) = layers.get_mut(index) else {
             return;
         };
+        layer.is_old |= event == Event::Exists;
         match &self.bars {
-            Some(bars) => layer.draw(event, bars, count),
-            None => layer.tell(event),
+            Some(bars) => layer.draw(event, bars, fit),
+            None if event == Event::Done => tell(format_args!("{}: {}", layer.name, layer.outcome())),
+            None => {}
         }
     }
 }
 
 impl Layer {
-    fn draw(&mut self, event: Event, bars: &MultiProgress, count: usize) {
+    fn bar(&mut self, bars: &MultiProgress) -> ProgressBar {
         let bar = self.bar.get_or_insert_with(|| {
             let bar = bars.add(ProgressBar::new(self.size).with_prefix(self.name.clone()));
-            bar.set_style(style("{prefix}: {msg:<11} [{bar:40}] {bytes}/{total_bytes}"));
+            bar.set_style(style("{prefix}: {msg}"));
+            bar.set_message("Waiting");
             bar
         });
+        bar.clone()
+    }
+
+    fn draw(&mut self, event: Event, bars: &MultiProgress, fit: bool) {
+        let bar = self.bar(bars);
         match event {
             Event::Downloading(bytes) => {
-                bar.set_message("Downloading");
+                if bar.message() != "Downloading" {
+                    let template = "{prefix}: {msg:<11} [{bar:40}] {decimal_bytes}/{decimal_total_bytes}";
+                    bar.set_style(style(template));
+                    bar.set_message("Downloading");
+                }
                 bar.set_position(bytes);
             }
             Event::Unpacking => bar.set_message("Extracting"),
-            Event::Exists => self.end(bars, count, "Already exists"),
-            Event::Done => self.end(bars, count, "Pull complete"),
-        }
-    }
-
-    /// The last that is said of the layer.
-    fn end(&mut self, bars: &MultiProgress, count: usize, words: &'static str) {
-        let Some(bar) = self.bar.as_ref().filter(|bar| !bar.is_finished()) else {
-            return;
-        };
-        let rows = terminal_size_of(stderr()).map_or(usize::MAX, |(_, Height(rows))| rows.into());
-        match count + SPARE > rows {
-            // More layers than lines: only those are shown that are worked at.
-            true => {
-                bar.finish_and_clear();
-                bars.remove(bar);
-            }
-            false => {
+            Event::Exists => {}
+            Event::Done if fit => {
                 bar.set_style(style("{prefix}: {msg}"));
-                bar.finish_with_message(words);
+                bar.finish_with_message(self.outcome());
+            }
+            // More layers than lines: only those are shown that are worked at.
+            Event::Done => {
+                bar.finish_and_clear();
+                bars.remove(&bar);
             }
         }
     }
 
-    fn tell(&self, event: Event) {
-        match event {
-            Event::Exists => tell(format_args!("{}: Already exists", self.name)),
-            Event::Done => tell(format_args!("{}: Pull complete", self.name)),
-            Event::Downloading(_) | Event::Unpacking => {}
+    fn outcome(&self) -> &'static str {
+        match self.is_old {
+            true => "Already exists",
+            false => "Pull complete",
         }
     }
+}
+
+/// Whether the terminal has a line for each layer.
+fn all_fit(layers: usize) -> bool {
+    let rows = terminal_size_of(stderr()).map_or(usize::MAX, |(_, Height(rows))| rows.into());
+    layers + SPARE <= rows
 }
 
 /// If the template is not understood, a bar keeps its default style.

@@ -1,7 +1,7 @@
 //! A line that a person types without seeing it.
 
 use std::fs::File;
-use std::io::{self, Read, stdin};
+use std::io::{self, Read, Write, stderr, stdin};
 use std::os::fd::AsFd;
 
 use crate::commands::{Error, system};
@@ -13,14 +13,17 @@ const END: u8 = 0x04;
 const BACKSPACE: [u8; 2] = [0x08, 0x7f];
 const ERASE_LINE: u8 = 0x15;
 
-/// Reads it from the terminal on stdin. The terminal has its modes back however that ends.
-pub fn read_secret() -> Result<String, Error> {
+/// Asks for it by these words, and reads it from the terminal on stdin. The terminal has its modes back however that ends.
+pub fn read_secret(words: &str) -> Result<String, Error> {
     let mut signals = Signals::catch().map_err(system(WHAT))?;
     let mut terminal = Terminal::on_stdin();
     if let Some(terminal) = &mut terminal {
         terminal.make_quiet().map_err(system(WHAT))?;
     }
-    let typed = typed(&mut signals, terminal.as_mut());
+    let asked = stderr().write_all(words.as_bytes()).map_err(system(WHAT));
+    let typed = asked.and_then(|()| typed(&mut signals, terminal.as_mut()));
+    // What was typed was not shown, and its end neither. Nothing depends on it.
+    let _ = stderr().write_all(b"\n");
     drop(terminal);
     signals.release();
     typed

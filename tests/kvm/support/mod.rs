@@ -17,6 +17,8 @@ pub mod owned;
 pub mod pipe;
 /// Queues as a driver lays them out, made on the host.
 pub mod queue;
+/// A registry of images.
+pub mod registry;
 /// The program under test, as a process.
 pub mod running;
 /// What a terminal shows.
