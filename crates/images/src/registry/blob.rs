@@ -7,7 +7,7 @@ use ureq::http::{Method, StatusCode, header};
 
 use super::http::{Answer, Failure, Request, cut_off};
 use super::{Base, Client, answer};
-use crate::digest::Expected;
+use crate::digest::{Digest, Expected};
 use crate::error::{Error, Result};
 use crate::points::reached;
 use crate::store::{Download, Store};
@@ -15,13 +15,14 @@ use crate::store::{Download, Store};
 const BUFFER: usize = 64 << 10;
 
 impl Client {
-    /// Gets a blob into the store, from where an earlier attempt has ended. `progress` is told how many bytes are there, and may
-    /// end it.
+    /// Gets a blob into the store, from where an earlier attempt has ended. One that is a layer is unpacked meanwhile. `progress` is
+    /// told how many bytes are there, and may end it.
     pub(super) fn blob(
         &self,
         base: &Base,
         repository: &str,
         blob: &Expected,
+        diff_id: Option<&Digest>,
         store: &Store,
         progress: &dyn Fn(u64) -> Result<()>,
     ) -> Result<()> {
@@ -29,6 +30,9 @@ impl Client {
             return progress(blob.size.unwrap_or(0));
         };
         reached("blob-begun");
+        if let Some(diff_id) = diff_id {
+            download.unpack_as(diff_id)?;
+        }
         let path = format!("/v2/{repository}/blobs/{}", blob.digest);
         let mut attempt = 1;
         let mut most = download.count();
@@ -60,7 +64,9 @@ impl Client {
         reached("blob-whole");
         match download.finish() {
             // What was there before may be what is damaged, and is gone now.
-            Err(Error::Invalid(_)) if had_some => self.blob(base, repository, blob, store, progress),
+            Err(Error::Invalid(_)) if had_some && !store.has(blob) => {
+                self.blob(base, repository, blob, diff_id, store, progress)
+            }
             done => done,
         }
     }

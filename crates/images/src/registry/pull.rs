@@ -108,7 +108,7 @@ impl Client {
         let parts = blobs(&found.manifest)?;
         lease.add(parts.iter().chain([&manifest]).map(|blob| &blob.digest))?;
         let config = expected(found.manifest.config())?;
-        self.blob(base, name.path(), &config, store, &|_| Ok(()))?;
+        self.blob(base, name.path(), &config, None, store, &|_| Ok(()))?;
         let configuration = Configuration::parse(&store.read(&config, CONFIGURATION_MAX)?)?;
         configuration.check(&found.manifest)?;
         if !platform.takes(&configuration.platform()) {
@@ -187,7 +187,7 @@ impl Client {
         store.image(&entry, platform)
     }
 
-    /// Gets layers and unpacks each as soon as it is there, some at a time.
+    /// Gets layers and unpacks each while it comes, some at a time.
     fn layers(
         &self,
         base: &Base,
@@ -250,7 +250,7 @@ impl Client {
     ) -> Result<()> {
         match store.has(blob) {
             true => tell(Event::Exists),
-            false => self.blob(base, repository, blob, store, &|count| {
+            false => self.blob(base, repository, blob, Some(diff_id), store, &|count| {
                 tell(Event::Downloading(count));
                 match is_over.load(Ordering::Relaxed) {
                     true => Err(Error::Cancelled),
@@ -259,6 +259,7 @@ impl Client {
             })?,
         }
         tell(Event::Unpacking);
+        // What was there before, and what a registry gave in another order than it was asked for, is not unpacked yet.
         store.unpack_layer(blob, diff_id)?;
         tell(Event::Done);
         Ok(())

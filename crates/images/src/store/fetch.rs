@@ -4,8 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::unpacking::Unpacking;
 use super::{Lease, Store, lock};
-use crate::digest::{Algorithm, Check, Expected, Hasher};
+use crate::digest::{Algorithm, Check, Digest, Expected, Hasher};
 use crate::error::{Error, Result};
 use crate::points::reached;
 
@@ -33,6 +34,7 @@ impl Store {
             path,
             blob: blob.clone(),
             check: Check::new(blob.clone()),
+            unpacking: None,
             is_published: false,
         };
         reached("blob-locked");
@@ -80,12 +82,14 @@ pub(super) fn unique() -> String {
 
 /// A blob of which a part may be there. What was written stays for the next who wants the blob.
 pub struct Download {
-    store: Store,
+    pub(super) store: Store,
     /// Locked.
-    file: File,
-    path: PathBuf,
-    blob: Expected,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) blob: Expected,
     check: Check,
+    /// The layer that it is, if that is unpacked meanwhile.
+    pub(super) unpacking: Option<(Unpacking, Digest)>,
     is_published: bool,
 }
 
@@ -105,11 +109,19 @@ impl Download {
             .write_all(bytes)
             .map_err(writing(&self.path, &self.blob))?;
         reached("blob-partly-written");
-        Ok(())
+        if let Some((unpacking, _)) = &self.unpacking {
+            unpacking.grow_to(self.check.count());
+        }
+        let has_given_up = |(unpacking, _): &mut (Unpacking, _)| unpacking.has_given_up();
+        match self.unpacking.take_if(has_given_up) {
+            Some((unpacking, diff_id)) => unpacking.finish(&diff_id),
+            None => Ok(()),
+        }
     }
 
-    /// Forgets what is there.
+    /// Forgets what is there, and unpacks no more.
     pub fn restart(&mut self) -> Result<()> {
+        self.unpacking = None;
         self.check = Check::new(self.blob.clone());
         let truncated = self
             .file
@@ -118,16 +130,22 @@ impl Download {
         truncated.map_err(Error::file("empty", &self.path))
     }
 
-    /// Checks the blob and gives it its name. One that is not what was expected is forgotten.
+    /// Checks the blob and gives it its name. One that is not what was expected is forgotten, and what was unpacked of it.
     pub fn finish(mut self) -> Result<()> {
         if let Err(error) = self.check.clone().finish() {
             self.restart()?;
             return Err(error);
         }
+        if let Some((unpacking, _)) = &self.unpacking {
+            unpacking.complete();
+        }
         let to = self.store.blob_path(&self.blob.digest);
         self.store.publish(&self.file, &self.path, &to)?;
         self.is_published = true;
-        Ok(())
+        match self.unpacking.take() {
+            Some((unpacking, diff_id)) => unpacking.finish(&diff_id),
+            None => Ok(()),
+        }
     }
 
     /// Takes what is there of the blob into account.

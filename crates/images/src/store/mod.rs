@@ -14,6 +14,7 @@
 //! that: a name, a [`Lease`] of somebody who is getting an image, and a [`Hold`] of a guest that runs.
 
 mod fetch;
+mod growing;
 mod hold;
 mod index;
 mod lease;
@@ -21,6 +22,7 @@ mod lock;
 mod names;
 mod plain;
 mod prune;
+mod unpacking;
 mod verify;
 
 use std::fs::{self, DirBuilder, File};
@@ -35,6 +37,7 @@ pub(crate) use index::{FULL_NAME, REF_NAME, name_of, parse as parse_index};
 pub use lease::Lease;
 pub use names::{Image, Removed, missing};
 pub use prune::Pruned;
+pub use unpacking::Confine;
 pub use verify::Problem;
 
 use crate::digest::{Algorithm, CheckedReader, Digest, Expected};
@@ -51,6 +54,8 @@ const PARTIAL: &str = "partial";
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: PathBuf,
+    /// What each thread that unpacks calls first.
+    confine: Option<Confine>,
 }
 
 impl Store {
@@ -62,7 +67,10 @@ impl Store {
             make_directory(&directory.join(place).join(Algorithm::Sha256.name()))?;
         }
         make_directory(&directory.join(PARTIAL))?;
-        let store = Self { directory };
+        let store = Self {
+            directory,
+            confine: None,
+        };
         if !store.directory.join(index::FILE).exists() || !store.directory.join("oci-layout").exists() {
             let _lock = store.lock()?;
             store.replace("oci-layout", LAYOUT.as_bytes())?;
@@ -78,7 +86,10 @@ impl Store {
         let directory = directory.into();
         // It is made last.
         let is_there = directory.join(index::FILE).exists();
-        is_there.then_some(Self { directory })
+        is_there.then_some(Self {
+            directory,
+            confine: None,
+        })
     }
 
     pub fn directory(&self) -> &Path {

@@ -11,13 +11,10 @@ use super::{Image, Store, lock};
 use crate::digest::{Digest, Expected};
 use crate::error::{Error, Result, invalid};
 use crate::image::expected;
-use crate::layer::unpack;
 use crate::points::reached;
 
 /// Layers unpacked at the same time.
 const AT_ONCE: usize = 4;
-/// Bytes of a layer when it is unpacked. Zeros take no room on the disk, but time.
-const UNPACKED_MAX: u64 = 64 << 30;
 
 impl Store {
     /// Makes the plain tar of each of an image's layers, if it is not there.
@@ -78,25 +75,9 @@ impl Store {
                 Err(_) => {}
             }
         }
-        let unpacked = unpack(source, &partial.file, UNPACKED_MAX).map_err(|error| match error.kind() {
-            ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => {
-                invalid(error.to_string())
-            }
-            _ => Error::file("unpack a layer to", &partial.path)(error),
-        })?;
-        if unpacked.diff_id != *diff_id {
-            let found = unpacked.diff_id;
-            return Err(invalid(format!(
-                "the layer {diff_id} is damaged or was exchanged: its data have the digest {found}; get the image anew"
-            )));
-        }
-        // The digest is of the tar without what fills it up.
-        partial
-            .file
-            .set_len(unpacked.size)
-            .map_err(Error::file("write", &partial.path))?;
-        reached("layer-unpacked");
-        self.publish(&partial.file, &partial.path, &to)
+        let unpacking = self.start_unpacking(source, partial)?;
+        unpacking.complete();
+        unpacking.finish(diff_id)
     }
 
     /// Makes the metadata of a root file system, if they are not there. `make` writes them to an empty file.
@@ -115,7 +96,7 @@ impl Store {
     }
 
     /// An empty file under this name, locked. It may have been there, with something in it.
-    fn begin_partial(&self, name: &str) -> Result<Partial> {
+    pub(super) fn begin_partial(&self, name: &str) -> Result<Partial> {
         let path = self.partial(name);
         let file = lock::exclusive(&path)?;
         file.set_len(0).map_err(Error::file("empty", &path))?;
@@ -124,10 +105,10 @@ impl Store {
 }
 
 /// A file that is not whole. It is gone if it does not become so.
-struct Partial {
+pub(super) struct Partial {
     /// Locked.
-    file: File,
-    path: PathBuf,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
 }
 
 impl Drop for Partial {
