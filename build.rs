@@ -29,6 +29,7 @@ fn compile_filters() {
         (&tables::START_PLAIN, None),
         (&tables::KEEPER, Some(tables::OFTEN)),
         (&tables::CONNECTOR, Some(tables::OFTEN)),
+        (&tables::UNPACKER, Some(tables::OFTEN)),
     ]
     .map(|(kind, often)| (kind.name, programs::inherited(kind.calls(), often)));
     let narrowed = tables::KINDS

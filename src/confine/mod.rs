@@ -87,6 +87,12 @@ pub fn restrict_connector() -> [Layer; 3] {
     ]
 }
 
+/// Confines the calling thread, which unpacks what somebody else has packed, to the files that it has open, as far as this host can.
+/// Returns the layers.
+pub fn restrict_unpacker() -> Vec<Layer> {
+    with_calls(restrict_thread(), filter::restrict_unpacker())
+}
+
 /// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and
 /// nothing else.
 pub fn outlook() -> Vec<Layer> {

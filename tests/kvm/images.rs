@@ -9,9 +9,9 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::registry::Registry;
+use crate::support::registry::{Registry, stalling};
 use crate::support::terminal::Terminal;
-use crate::support::{Coracle, Ended};
+use crate::support::{Coracle, Ended, Random};
 
 /// A home with images in it.
 struct Home(TempDir);
@@ -401,6 +401,37 @@ fn a_signal_ends_a_pull_at_once_although_the_registry_is_silent() {
         let ended = running.end().with_code(128 + signal as u8);
         ended.saying(&["stopped before it was done"]);
     }
+    home.verify();
+}
+
+#[test]
+fn the_thread_that_unpacks_a_layer_is_confined_while_the_layer_comes() {
+    let maker = Home::new();
+    let mut seed = Random(0x5eed);
+    let noise: String = (0..1 << 20)
+        .map(|_| char::from(b' ' + (seed.next() >> 60) as u8))
+        .collect();
+    maker.import("tool:1", &noise);
+    let registry = Registry::start();
+    registry.push(&format!("{}:tool:1", maker.store().display()), "tool:1");
+    let home = Home::new();
+    let name = format!("{}/tool:1", stalling(&registry, 128 << 10));
+    let running = home.coracle(&["pull", &name]).start();
+    // It waits for more of the layer.
+    running.wait_until_thread_is_in("unpack", libc::SYS_futex);
+    let tasks = format!("/proc/{}/task", running.id());
+    let is_unpacker =
+        |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "unpack\n");
+    let tasks = fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
+    let status = fs::read_to_string(tasks.into_iter().find(is_unpacker).unwrap().join("status")).unwrap();
+    for line in ["Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"] {
+        assert!(status.contains(line), "no {line:?} in {status}");
+    }
+    running.signal(libc::SIGINT);
+    running.end().with_code(128 + libc::SIGINT as u8);
+    // What has come is not got again.
+    let whole = format!("{}/tool:1", registry.host);
+    home.say(&["pull", &whole]);
     home.verify();
 }
 

@@ -7,7 +7,7 @@ use coracle_images::{Digest, Platform, Reference};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::{created, directory, short_id, size};
+use super::{created, existing, short_id, size};
 use crate::commands::decimal::decimal;
 use crate::commands::{Error, named, print, ps, system};
 use crate::console::tell;
@@ -102,7 +102,7 @@ struct Known {
 }
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
-    let Some(store) = Store::existing(directory()?) else {
+    let Some(store) = existing()? else {
         if !args.verify {
             print_all(args, &[])?;
         }

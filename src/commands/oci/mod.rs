@@ -18,6 +18,7 @@ pub mod save;
 mod secret;
 mod size;
 pub mod tag;
+mod unpacking;
 
 use std::env;
 use std::path::PathBuf;
@@ -33,12 +34,18 @@ use super::Error;
 
 /// The store of this user's images. It is made if it is not there.
 fn store() -> Result<Store, Error> {
-    Ok(Store::open(directory()?)?)
+    Ok(Store::open(directory()?)?.confined(unpacking::confine))
+}
+
+/// The store, if there is one.
+fn existing() -> Result<Option<Store>, Error> {
+    let store = Store::existing(directory()?);
+    Ok(store.map(|store| store.confined(unpacking::confine)))
 }
 
 /// The store, to look for an image in it: an error if there is none, as if the image alone was missing.
 fn store_with(image: &str) -> Result<Store, Error> {
-    Ok(Store::existing(directory()?).ok_or_else(|| missing(image))?)
+    Ok(existing()?.ok_or_else(|| missing(image))?)
 }
 
 /// Where it is (XDG Base Directory Specification).
@@ -57,10 +64,7 @@ fn directory() -> Result<PathBuf, Error> {
 
 /// Removes what no image needs. None if there is no store.
 pub fn prune() -> Result<Option<Pruned>, Error> {
-    match Store::existing(directory()?) {
-        Some(store) => Ok(Some(store.prune()?)),
-        None => Ok(None),
-    }
+    Ok(existing()?.map(|store| store.prune()).transpose()?)
 }
 
 /// How registries are reached.

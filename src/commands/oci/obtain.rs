@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use coracle_images::store::{Image, Store};
 use coracle_images::{Error as ImageError, Platform, Reference};
 
-use super::directory;
+use super::existing;
 use crate::commands::{Error, system};
 use crate::console::{For, Request, Signals, suspend, tell, wait};
 use crate::diagnosis::exit_code;
@@ -36,16 +36,17 @@ pub fn obtain(
     insecure: bool,
     quiet: bool,
 ) -> Result<(Store, Image), Error> {
-    let directory = directory()?;
-    let there = || {
-        let store = Store::existing(&directory)?;
-        let found = find(&store, name, platform).transpose()?;
-        Some(found.map(|image| (store, image)))
+    let there = || -> Result<_, Error> {
+        let Some(store) = existing()? else {
+            return Ok(None);
+        };
+        let image = find(&store, name, platform)?;
+        Ok(image.map(|image| (store, image)))
     };
     if pull != PullPolicy::Always
-        && let Some(found) = there()
+        && let Some(found) = there()?
     {
-        return found;
+        return Ok(found);
     }
     let reference: Reference = name.parse()?;
     let familiar = reference.familiar();
@@ -61,11 +62,10 @@ pub fn obtain(
         ));
     }
     pull_apart(&reference, platform, insecure, quiet)?;
-    there().unwrap_or_else(|| {
-        Err(ImageError::Missing(format!(
-            "the image {familiar} is gone again: another command has removed it; repeat this one"
-        ))
-        .into())
+    there()?.ok_or_else(|| {
+        let gone =
+            format!("the image {familiar} is gone again: another command has removed it; repeat this one");
+        ImageError::Missing(gone).into()
     })
 }
 

@@ -1,9 +1,9 @@
 //! `coracle rmi`: removes images.
 
 use coracle_images::Error as ImageError;
-use coracle_images::store::{Store, missing};
+use coracle_images::store::missing;
 
-use super::directory;
+use super::existing;
 use crate::commands::{Error, print};
 use crate::console::tell;
 
@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
-    let store = Store::existing(directory()?);
+    let store = existing()?;
     let mut code = 0;
     for text in &args.images {
         let removed = match &store {

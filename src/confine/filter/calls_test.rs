@@ -4,7 +4,7 @@ use std::arch::asm;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::tables::{Answer, CONNECTOR, KEEPER, START_PLAIN, Test};
+use super::tables::{Answer, CONNECTOR, KEEPER, START_PLAIN, Test, UNPACKER};
 use super::tests::{ALL, NUMBERS, tables};
 use super::*;
 
@@ -17,6 +17,7 @@ fn all() -> impl Iterator<Item = Installed> {
         (&compiled::START_PLAIN[..], &START_PLAIN),
         (&compiled::KEEPER[..], &KEEPER),
         (&compiled::CONNECTOR[..], &CONNECTOR),
+        (&compiled::UNPACKER[..], &UNPACKER),
     ];
     threads().chain(alone.map(|(program, tables)| (vec![program], tables)))
 }

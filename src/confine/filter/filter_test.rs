@@ -8,7 +8,7 @@ use seccompiler::{
     TargetArch,
 };
 
-use super::tables::{Answer, CONNECTOR, KEEPER, KINDS, START, START_PLAIN, Test};
+use super::tables::{Answer, CONNECTOR, KEEPER, KINDS, START, START_PLAIN, Test, UNPACKER};
 use super::*;
 
 /// Higher than all numbers of system calls, now and for some years.
@@ -121,7 +121,7 @@ fn by_seccompiler<'c>(calls: impl Iterator<Item = &'c tables::Call>) -> BpfProgr
 
 /// What the crate makes of each table.
 static ORACLES: LazyLock<BTreeMap<&str, BpfProgram>> = LazyLock::new(|| {
-    let all = [&START, &START_PLAIN, &KEEPER, &CONNECTOR]
+    let all = [&START, &START_PLAIN, &KEEPER, &CONNECTOR, &UNPACKER]
         .into_iter()
         .chain(KINDS);
     all.map(|tables| (tables.name, by_seccompiler(tables.calls())))
@@ -189,7 +189,7 @@ fn meant(tables: &tables::Kind, number: u32, arguments: [u64; 6]) -> u32 {
 
 /// Arguments of a call that tell all tests in all tables apart, with something in the halves that no test looks at, too.
 fn arguments_that_matter(number: u32) -> Vec<[u64; 6]> {
-    let kinds = [&START, &START_PLAIN, &KEEPER, &CONNECTOR];
+    let kinds = [&START, &START_PLAIN, &KEEPER, &CONNECTOR, &UNPACKER];
     let calls = kinds.into_iter().chain(KINDS).flat_map(tables::Kind::calls);
     let tests = calls
         .filter(|call| call.number == number)
@@ -231,6 +231,7 @@ fn every_program_means_what_its_table_says() {
     let others = [
         (&KEEPER, &compiled::KEEPER[..]),
         (&CONNECTOR, &compiled::CONNECTOR[..]),
+        (&UNPACKER, &compiled::UNPACKER[..]),
     ];
     for number in 0..NUMBERS {
         for arguments in arguments_that_matter(number) {
@@ -283,6 +284,7 @@ fn calls_of_other_architectures_and_of_x32_are_refused() {
         &compiled::START_PLAIN,
         &compiled::KEEPER,
         &compiled::CONNECTOR,
+        &compiled::UNPACKER,
     ];
     for number in (0..NUMBERS).chain([0x4000_0000, 0x4000_0001, 0x4000_0010, u32::MAX]) {
         for program in inherited {
@@ -387,6 +389,34 @@ fn the_process_that_connects_can_do_nothing_else() {
     assert_eq!(count(&CONNECTOR), 11);
     let document = include_str!("../../../docs/confinement.md");
     assert!(document.contains("\n11 system calls,"));
+}
+
+#[test]
+fn a_thread_that_unpacks_can_open_nothing_and_reach_nobody() {
+    for call in [
+        libc::SYS_open,
+        libc::SYS_openat,
+        libc::SYS_socket,
+        libc::SYS_connect,
+        libc::SYS_sendmsg,
+        libc::SYS_execve,
+        libc::SYS_clone,
+        libc::SYS_unlink,
+        libc::SYS_rename,
+        libc::SYS_read,
+    ] {
+        assert_eq!(
+            run(&compiled::UNPACKER, call as u32, X86_64, [0; 6]),
+            TRAP,
+            "{call}"
+        );
+    }
+    let document = include_str!("../../../docs/confinement.md");
+    let line = format!(
+        "\n| a thread that unpacks an image's layer | {} |\n",
+        count(&UNPACKER)
+    );
+    assert!(document.contains(&line), "{line}");
 }
 
 #[test]

@@ -137,6 +137,12 @@ pub fn restrict_connector() -> Layer {
     layer(install(&compiled::CONNECTOR, None))
 }
 
+/// Restricts the calling thread, which no filter restricts yet, to unpacking a layer of an image from one open file to another. What
+/// it may not do ends the process by SIGSYS.
+pub fn restrict_unpacker() -> Layer {
+    layer(install(&compiled::UNPACKER, None))
+}
+
 /// Whether the calling thread may start others of another kind.
 pub fn may_start_threads() -> bool {
     matches!(KIND.get(), None | Some(Kind::Main | Kind::MainWithRestarts))

@@ -1,7 +1,8 @@
 //! Debian's docker-registry at a port of this machine.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -84,4 +85,24 @@ impl Drop for Registry {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A way to a registry on which each answer stops after so many bytes, and its connection stays open.
+pub fn stalling(registry: &Registry, after: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (own, host) = (listener.local_addr().unwrap(), registry.host.clone());
+    thread::spawn(move || {
+        // They are kept open.
+        let mut connections = Vec::new();
+        for client in listener.incoming().map_while(Result::ok) {
+            let server = TcpStream::connect(&host).unwrap();
+            let copies = || (client.try_clone().unwrap(), server.try_clone().unwrap());
+            let (mut from, mut to) = copies();
+            thread::spawn(move || io::copy(&mut from, &mut to));
+            let (mut to, from) = copies();
+            thread::spawn(move || io::copy(&mut from.take(after as u64), &mut to));
+            connections.push((client, server));
+        }
+    });
+    own.to_string()
 }

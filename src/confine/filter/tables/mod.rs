@@ -22,6 +22,8 @@ mod start;
 /// Threads that start others: main, for the one that ends the machine beside it and for Coracle's own lines, and that of the control
 /// socket, for pauses.
 mod starting;
+/// A thread that unpacks a layer of an image.
+mod unpacker;
 /// A vCPU's thread once it runs the guest.
 mod vcpu;
 /// The socket device's thread.
@@ -132,6 +134,12 @@ pub const KEEPER: Kind = Kind {
 pub const CONNECTOR: Kind = Kind {
     name: "CONNECTOR",
     tables: &[connector::CALLS],
+};
+
+/// The filter of a thread that unpacks a layer of an image, in a process that has none.
+pub const UNPACKER: Kind = Kind {
+    name: "UNPACKER",
+    tables: &[unpacker::CALLS, common::CALLS],
 };
 
 /// The kinds of threads that narrow what they inherit.
