@@ -97,6 +97,58 @@ fn linux_sees_what_the_reader_of_these_tests_sees() {
 }
 
 #[test]
+fn what_overlayfs_acts_on_does_nothing_in_a_guests_overlayfs() {
+    let lower = vec![
+        directory("d"),
+        directory("e"),
+        file("d/kept", "1").xattr("trusted.mine", "2"),
+        file("e/kept", "3"),
+    ];
+    let upper = vec![
+        directory("d")
+            .xattr("trusted.overlay.opaque", "y")
+            .xattr("user.overlay.opaque", "y"),
+        entry(b'3', "d/whiteout"),
+        hard_link("d/another", "d/whiteout"),
+        file("d/marked", "4").xattr("trusted.overlay.whiteout", ""),
+        directory("moved").xattr("trusted.overlay.redirect", "/e"),
+        file("data", "5").xattr("trusted.overlay.metacopy", ""),
+    ];
+    let disk = disk_of(&[tar(&lower), tar(&upper)]);
+    let mut expected = files_on(&disk);
+    let marked = |found: &reader::Found| {
+        found
+            .xattrs
+            .keys()
+            .any(|name| name.starts_with(b"trusted.overlay."))
+    };
+    assert!(!expected.values().any(marked));
+    let paths: Vec<_> = expected
+        .keys()
+        .map(|path| String::from_utf8_lossy(path))
+        .collect();
+    assert_eq!(
+        paths,
+        ["", "d", "d/kept", "d/marked", "data", "e", "e/kept", "moved"]
+    );
+    let overlaid = mounted::Overlaid::new(mounted::Mounted::new(&disk));
+    let mut found = mounted::files_below(&overlaid.root());
+    // A directory of an overlayfs has one link, whatever is in it.
+    for found in found.values_mut().chain(expected.values_mut()) {
+        if found.mode & 0o170000 == 0o040000 {
+            found.links = 0;
+        }
+    }
+    // The root is that of what is written.
+    found.remove(&b""[..]);
+    expected.remove(&b""[..]);
+    assert!(found == expected);
+    let changed = overlaid.root().join("d/whiteout");
+    std::fs::write(changed, "a name like all others").unwrap();
+    std::fs::remove_dir_all(overlaid.root().join("d")).unwrap();
+}
+
+#[test]
 fn a_mapping_shows_zeros_behind_the_end_of_a_file_whatever_the_tar_has_there() {
     let long = [7; 700];
     let mut entries = vec![file("short", "abc"), file("long", long), file("whole", [7; 1024])];

@@ -22,7 +22,9 @@ impl Mounted {
         let place = TempDir::new().unwrap();
         let file = place.path().join("disk");
         fs::write(&file, disk).unwrap();
-        fs::create_dir(place.path().join("root")).unwrap();
+        for name in ["root", "top"] {
+            fs::create_dir(place.path().join(name)).unwrap();
+        }
         run(Command::new("mount")
             .args(["-t", "erofs", "-o", "loop,ro"])
             .arg(&file)
@@ -42,6 +44,38 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         run(Command::new("umount").arg(self.root()));
+    }
+}
+
+/// An overlayfs that a guest has over a disk, until it is dropped.
+pub struct Overlaid(Mounted);
+
+impl Overlaid {
+    pub fn new(disk: Mounted) -> Self {
+        let place = disk.place.path();
+        // Only another file system than overlayfs can have what is written, and tests may run on one.
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "tmpfs"])
+            .arg(place.join("top")));
+        for name in ["upper", "work", "merged"] {
+            fs::create_dir(place.join("top").join(name)).unwrap();
+        }
+        let options = "lowerdir=root,upperdir=top/upper,workdir=top/work";
+        run(Command::new("mount")
+            .args(["-t", "overlay", "-o", options, "overlay", "top/merged"])
+            .current_dir(place));
+        Self(disk)
+    }
+
+    pub fn root(&self) -> std::path::PathBuf {
+        self.0.place.path().join("top/merged")
+    }
+}
+
+impl Drop for Overlaid {
+    fn drop(&mut self) {
+        run(Command::new("umount").arg(self.root()));
+        run(Command::new("umount").arg(self.0.place.path().join("top")));
     }
 }
 

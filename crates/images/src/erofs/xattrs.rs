@@ -12,6 +12,10 @@ const PREFIXES: [(&[u8], u8); 5] = [
     (b"security.", 6),
 ];
 
+/// Attributes by which overlayfs marks what is in a layer of its own: directories that hide others, and names that lead elsewhere
+/// (Linux, Documentation/filesystems/overlayfs.rst).
+const OVERLAYFS: &[u8] = b"trusted.overlay.";
+
 /// Units of four bytes in which the place of a shared attribute is counted.
 const UNIT: u64 = 4;
 
@@ -94,8 +98,12 @@ impl<'a> Shared<'a> {
 }
 
 /// The number of a name's begin, and its rest. None of what Linux has no place for in this file system, nor another one that images
-/// are made on; engines leave such attributes out.
+/// are made on; engines leave such attributes out. None of overlayfs's own either: a guest has this file system below an overlayfs, which
+/// would act on them.
 fn split(name: &[u8]) -> Option<(u8, &[u8])> {
+    if name.starts_with(OVERLAYFS) {
+        return None;
+    }
     PREFIXES.into_iter().find_map(|(prefix, number)| {
         let rest = name.strip_prefix(prefix)?;
         (rest.is_empty() != prefix.ends_with(b".")).then_some((number, rest))

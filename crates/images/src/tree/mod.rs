@@ -1,5 +1,9 @@
 //! The file system that layers make together (OCI image specification, "Applying Changesets").
 //!
+//! A character device with the numbers 0:0 is an entry like all others, but it is not shown: to overlayfs, on which Docker and podman keep
+//! their layers, it is a whiteout. So it hides there, as it does here, what older layers have under its name, and no container sees it.
+//! A guest has an overlayfs over all of this, whose directories would list a name that cannot be opened.
+//!
 //! Everything is small and refers to others by number: a million files take 100 to 200 MB.
 
 mod change;
@@ -79,6 +83,20 @@ pub(crate) enum Content {
         minor: u32,
     },
     Fifo,
+}
+
+impl Content {
+    /// Whether overlayfs takes it for a name that is removed.
+    fn is_whiteout(&self) -> bool {
+        matches!(
+            self,
+            Self::Device {
+                is_block: false,
+                major: 0,
+                minor: 0
+            }
+        )
+    }
 }
 
 /// A file whose data are in a layer's tar.
@@ -171,9 +189,10 @@ impl Tree {
         &self.inodes[id.index()]
     }
 
-    /// All that have a name.
+    /// All that have a name and are shown.
     pub(crate) fn inodes(&self) -> impl Iterator<Item = &Inode> {
-        self.inodes.iter().filter(|inode| inode.links > 0)
+        let is_shown = |inode: &&Inode| inode.links > 0 && !inode.content.is_whiteout();
+        self.inodes.iter().filter(is_shown)
     }
 
     pub(crate) fn inode_of(&self, node: NodeId) -> InodeId {
@@ -193,11 +212,12 @@ impl Tree {
         self.texts.get(text)
     }
 
-    /// What is in a directory, in no order.
+    /// What is in a directory and shown, in no order.
     pub(crate) fn children(&self, directory: NodeId) -> impl Iterator<Item = NodeId> + '_ {
         let following = |node: NodeId| (node != NONE).then_some(node);
         let first = following(self.node(directory).first_child);
         std::iter::successors(first, move |node| following(self.node(*node).next))
+            .filter(|node| !self.inode(self.inode_of(*node)).content.is_whiteout())
     }
 
     pub(crate) fn is_directory(&self, node: NodeId) -> bool {

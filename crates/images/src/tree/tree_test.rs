@@ -269,6 +269,23 @@ fn devices_pipes_and_all_modes_and_owners_are_as_in_the_layer() {
 }
 
 #[test]
+fn a_whiteout_of_overlayfs_hides_and_is_not_seen() {
+    let whiteout = |path: &str| entry(b'3', path);
+    // Linux makes one whiteout with many names.
+    let upper = vec![whiteout("d"), hard_link("f", "d"), hard_link("new", "f")];
+    assert_eq!(paths(&[base(), upper.clone()]), ["g"]);
+    assert!(paths(&[upper.clone()]).is_empty());
+    let again = vec![file("d", "a file"), file("new/below", "")];
+    assert_eq!(
+        paths(&[base(), upper.clone(), again]),
+        ["d", "g", "new", "new/below"]
+    );
+    assert_eq!(paths(&[upper, vec![file(".wh.d", "")]]), Vec::<String>::new());
+    let others = vec![entry(b'4', "block"), whiteout("one").device(0, 1)];
+    assert_eq!(paths(&[others]), ["block", "one"]);
+}
+
+#[test]
 fn a_name_of_full_length_can_be_removed() {
     let name = "n".repeat(255);
     let layers = [vec![file(&name, "")], vec![file(format!(".wh.{name}"), "")]];
