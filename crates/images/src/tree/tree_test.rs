@@ -274,7 +274,7 @@ fn a_whiteout_of_overlayfs_hides_and_is_not_seen() {
     // Linux makes one whiteout with many names.
     let upper = vec![whiteout("d"), hard_link("f", "d"), hard_link("new", "f")];
     assert_eq!(paths(&[base(), upper.clone()]), ["g"]);
-    assert!(paths(&[upper.clone()]).is_empty());
+    assert!(paths(std::slice::from_ref(&upper)).is_empty());
     let again = vec![file("d", "a file"), file("new/below", "")];
     assert_eq!(
         paths(&[base(), upper.clone(), again]),
