@@ -1,7 +1,5 @@
 //! Answers to arguments that people type out of habit, because other programs take them, and that Coracle does not have.
 
-use std::path::Path;
-
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Commands, flags that other programs' commands of this name have, and what a person can do today to get the same effect.
@@ -14,11 +12,6 @@ const FLAGS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "run",
-        &["--entrypoint"],
-        "is not needed: COMMAND is the program that runs, with all its arguments (coracle run -- COMMAND)",
-    ),
-    (
-        "run",
         &["--privileged", "--cap-add", "--cap-drop", "--security-opt"],
         "does not exist, because a guest has a kernel of its own: its programs may do all that the guest can",
     ),
@@ -26,6 +19,21 @@ const FLAGS: &[(&str, &[&str], &str)] = &[
         "run",
         &["--restart"],
         "does not exist: a service of this host (systemd) runs a guest again when it has ended",
+    ),
+    (
+        "pull",
+        &["--tls-verify"],
+        "is --insecure: the registry may use plain HTTP, or a certificate that nobody has signed",
+    ),
+    (
+        "pull",
+        &["-a", "--all-tags"],
+        "does not exist: coracle pull NAME:TAG gets one image",
+    ),
+    (
+        "login",
+        &["--tls-verify"],
+        "is --insecure: the registry may use plain HTTP, or a certificate that nobody has signed",
     ),
     (
         "exec",
@@ -108,31 +116,10 @@ pub fn answer(error: &clap::Error, arguments: &[String]) -> Option<String> {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return None;
     };
-    if argument.starts_with('-') {
-        let flag = argument.split('=').next()?;
-        let is_it = |entry: &&(&str, &[&str], _)| entry.0 == command && entry.1.contains(&flag);
-        let (_, _, answer) = FLAGS.iter().find(is_it)?;
-        return Some(format!("{flag} {answer}"));
-    }
-    (command == "run").then(|| word(argument))
-}
-
-/// About a word that is no flag.
-fn word(word: &str) -> String {
-    let shown = word.escape_debug();
-    if Path::new(word).exists() {
-        return format!(
-            "'{shown}' needs a flag that says what it is: --disk, --kernel, --initrd or --config, each before its file"
-        );
-    }
-    if word.contains(":/") {
-        return format!("'{shown}' {NO_SHARED_FOLDERS}");
-    }
-    format!(
-        "'{shown}' is neither a flag nor a file. Container images cannot be run yet; a disk of your own can: coracle run \
-         --kernel VMLINUZ --initrd INITRD --disk ROOT.img --cmdline root=/dev/vda. A command goes behind two dashes: \
-         coracle run -- COMMAND"
-    )
+    let flag = argument.split('=').next()?;
+    let is_it = |entry: &&(&str, &[&str], _)| entry.0 == command && entry.1.contains(&flag);
+    let (_, _, answer) = FLAGS.iter().find(is_it)?;
+    Some(format!("{flag} {answer}"))
 }
 
 #[cfg(test)]

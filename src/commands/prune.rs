@@ -7,9 +7,9 @@ use super::{Error, named, oci, print};
 use crate::console::tell;
 use crate::guests;
 
-/// Remove what is left of all guests that have ended, and print their names; and of images what none needs
+/// Remove what is left of guests that have ended, and what no image needs
 ///
-/// Images that have a name stay, whether a guest uses them or not: coracle rmi removes those. An image loses its name when another one
+/// The guests' names are printed on stdout, and on stderr how much space images give back. Images that have a name stay, whether a guest uses them or not: coracle rmi removes those. An image loses its name when another one
 /// gets it, for example by a pull. What was begun and left by commands that were killed goes, too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -1,6 +1,8 @@
+use std::path::Path;
+
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, RestrictionStatus, Ruleset,
-    RulesetAttr, RulesetError, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 
 use super::{Layer, State};
@@ -46,7 +48,27 @@ const PARTS: [Part; 4] = [
 
 /// Restricts the calling thread to the files that are open.
 pub fn restrict() -> impl Iterator<Item = Layer> {
-    let status = enforce();
+    parts(enforce(Ruleset::default(), Ok))
+}
+
+/// Restricts the calling thread to what is below `writable`, to reading what is at and below `readable`, and to the files that are
+/// open.
+pub fn restrict_to(writable: &Path, readable: Option<&Path>) -> impl Iterator<Item = Layer> {
+    // Without this, Landlock lets no file be renamed from one directory to another.
+    let renames = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Refer);
+    let rules = |ruleset: RulesetCreated| {
+        let all = AccessFs::from_all(NEWEST) & !AccessFs::Execute;
+        let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+        ruleset
+            .add_rules(path_beneath_rules([writable], all))?
+            .add_rules(path_beneath_rules(readable, reading))
+    };
+    parts(renames.and_then(|ruleset| enforce(ruleset, rules)))
+}
+
+fn parts(status: Result<RestrictionStatus, RulesetError>) -> impl Iterator<Item = Layer> {
     PARTS.into_iter().map(move |part| Layer {
         name: part.name,
         state: part.state(&status),
@@ -75,13 +97,16 @@ impl Part {
     }
 }
 
-/// Forbids everything that this host's Landlock can forbid, and permits nothing.
-fn enforce() -> Result<RestrictionStatus, RulesetError> {
-    Ruleset::default()
+/// Forbids everything that this host's Landlock can forbid, but for what the rules permit.
+fn enforce(
+    ruleset: Ruleset,
+    rules: impl FnOnce(RulesetCreated) -> Result<RulesetCreated, RulesetError>,
+) -> Result<RestrictionStatus, RulesetError> {
+    let ruleset = ruleset
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
-        .create()?
-        .restrict_self()
+        .create()?;
+    rules(ruleset)?.restrict_self()
 }

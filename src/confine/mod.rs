@@ -14,6 +14,7 @@ mod namespaces;
 mod privileges;
 
 use std::fmt;
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 pub use privileges::become_user;
@@ -91,6 +92,13 @@ pub fn restrict_connector() -> [Layer; 3] {
 /// Returns the layers.
 pub fn restrict_unpacker() -> Vec<Layer> {
     with_calls(restrict_thread(), filter::restrict_unpacker())
+}
+
+/// Confines the calling thread and those that it starts, which read an archive that somebody else has made, to a directory to which they
+/// write what is in it, and to `source` to read it; without network and other programs. Returns the layers.
+pub fn restrict_reader(directory: &Path, source: Option<&Path>) -> Vec<Layer> {
+    let layers = landlock::restrict_to(directory, source).collect();
+    with_calls(layers, filter::restrict_reader())
 }
 
 /// Returns the layers that [`enter`] would return on this host. Confines a child process and a thread, which end at once, and

@@ -6,77 +6,10 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::Value;
-use tempfile::TempDir;
-
 use crate::support::registry::{Registry, stalling};
 use crate::support::terminal::Terminal;
-use crate::support::{Coracle, Ended, Random};
-
-/// A home with images in it.
-struct Home(TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn store(&self) -> PathBuf {
-        self.path("coracle/images")
-    }
-
-    fn coracle(&self, arguments: &[&str]) -> Coracle {
-        self.at_home(Coracle::new(arguments))
-    }
-
-    fn at_home(&self, coracle: Coracle) -> Coracle {
-        let home = self.0.path().to_str().unwrap();
-        ["HOME", "XDG_DATA_HOME", "DOCKER_CONFIG", "XDG_RUNTIME_DIR"]
-            .iter()
-            .fold(coracle, |coracle, name| coracle.variable(name, home))
-            .variable("REGISTRY_AUTH_FILE", "")
-    }
-
-    fn end(&self, arguments: &[&str]) -> Ended {
-        self.coracle(arguments).end()
-    }
-
-    /// What a command prints that works.
-    #[track_caller]
-    fn say(&self, arguments: &[&str]) -> String {
-        String::from_utf8(self.end(arguments).with_code(0).stdout).unwrap()
-    }
-
-    /// An image of one small file, with this name.
-    fn import(&self, name: &str, text: &str) -> String {
-        let root = self.path("root");
-        fs::create_dir_all(&root).unwrap();
-        fs::write(root.join("file"), text).unwrap();
-        let id = self.say(&[
-            "import",
-            "-c",
-            "CMD [\"/bin/true\"]",
-            root.to_str().unwrap(),
-            name,
-        ]);
-        id.trim_end().to_owned()
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.say(&["images", "--names"])
-            .lines()
-            .map(str::to_owned)
-            .collect()
-    }
-
-    fn verify(&self) {
-        assert_eq!(self.say(&["images", "--verify"]), "");
-    }
-}
+use crate::support::{Coracle, Ended, Home, Random, Running};
+use serde_json::Value;
 
 /// A registry with an image, and the image's whole name and ID.
 fn registry_with(registry: Registry, text: &str) -> (Registry, String, String) {
@@ -308,7 +241,7 @@ fn an_archive_that_cannot_be_written_leaves_what_was_there() {
     home.end(&["save", "-o", old.to_str().unwrap(), "none"])
         .with_code(127);
     assert_eq!(fs::read(&old).unwrap(), b"old");
-    let beside: Vec<_> = fs::read_dir(home.0.path()).unwrap().flatten().collect();
+    let beside: Vec<_> = fs::read_dir(home.path(".")).unwrap().flatten().collect();
     assert!(
         beside
             .iter()
@@ -419,11 +352,7 @@ fn the_thread_that_unpacks_a_layer_is_confined_while_the_layer_comes() {
     let running = home.coracle(&["pull", &name]).start();
     // It waits for more of the layer.
     running.wait_until_thread_is_in("unpack", libc::SYS_futex);
-    let tasks = format!("/proc/{}/task", running.id());
-    let is_unpacker =
-        |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "unpack\n");
-    let tasks = fs::read_dir(tasks).unwrap().map(|task| task.unwrap().path());
-    let status = fs::read_to_string(tasks.into_iter().find(is_unpacker).unwrap().join("status")).unwrap();
+    let status = status_of(&running, "unpack");
     for line in ["Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"] {
         assert!(status.contains(line), "no {line:?} in {status}");
     }
@@ -433,6 +362,34 @@ fn the_thread_that_unpacks_a_layer_is_confined_while_the_layer_comes() {
     let whole = format!("{}/tool:1", registry.host);
     home.say(&["pull", &whole]);
     home.verify();
+}
+
+#[test]
+fn a_host_that_cannot_confine_loads_all_the_same_and_says_so() {
+    let maker = Home::new();
+    maker.import("tool:1", "hello");
+    let archive = maker.end(&["save", "tool:1"]).with_code(0).stdout;
+    let home = Home::new();
+    let running = home.coracle(&["load"]).keyboard().start();
+    running.wait_until_thread_is_in("coracle", libc::SYS_read);
+    let status = status_of(&running, "coracle");
+    assert!(status.contains("Seccomp:\t2\n"), "{status}");
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.end().signal, Some(libc::SIGTERM));
+    let other = Home::new();
+    let lacking = other.coracle(&["load"]).input(archive);
+    let lacking = lacking.without_call(libc::SYS_landlock_create_ruleset);
+    lacking.end().with_code(0).saying(&["files", "NOT ENFORCED"]);
+    assert_eq!(other.names(), ["tool:1"]);
+}
+
+/// What the kernel says of a thread of this name.
+fn status_of(running: &Running, thread: &str) -> String {
+    let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let is_it =
+        |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == thread);
+    fs::read_to_string(tasks.find(is_it).unwrap().join("status")).unwrap()
 }
 
 #[test]

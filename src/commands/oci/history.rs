@@ -14,7 +14,9 @@ const SHOWN: usize = 45;
 /// The ID of a step: only the last one is an image.
 const MISSING: &str = "<missing>";
 
-/// Show how an image was made: its steps, the newest first, and the size of what each has added
+/// Show how an image was made
+///
+/// Its steps are listed, the newest first, with the size of what each has added.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -8,17 +8,18 @@ use std::time::SystemTime;
 
 use coracle_archive::pack;
 use coracle_images::load::{Import, import};
-use coracle_images::store::{Image, Store};
+use coracle_images::store::Image;
 use coracle_images::{Platform, Reference};
 use serde_json::{Map, Value};
 
 use super::change::Change;
 use super::store;
+use super::unpacking::confine_reader;
 use crate::commands::{Error, print, system};
 use crate::console::tell;
 use crate::plain_text::{clean, shell_word};
 
-/// Make an image of a root file system: a tar archive or a directory
+/// Make an image of a tar archive or a directory
 ///
 /// The image has one layer, and says nothing of how it is run but what --change adds. Its ID is printed.
 #[derive(Debug, clap::Args)]
@@ -97,7 +98,9 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
 }
 
 fn make(tar: impl Read + Send, args: &Args) -> Result<Image, Error> {
-    let store: Store = store()?;
+    let store = store()?;
+    // A directory is read by another thread.
+    confine_reader(&store, None);
     let mut config = Map::new();
     for change in &args.changes {
         change.apply(&mut config);

@@ -9,11 +9,14 @@ use coracle_images::load::{Loaded, load, load_stream};
 use coracle_images::{Platform, Reference};
 
 use super::store;
+use super::unpacking::confine_reader;
 use crate::commands::{Error, print, system};
 
 const STDIN: &str = "/dev/stdin";
 
-/// Take images from an archive: one of docker save or podman save, an OCI archive, or a directory with an OCI layout
+/// Take images from an archive or a directory
+///
+/// It is an archive of docker save, podman save or coracle save, an OCI archive, or a directory with an OCI layout.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -39,15 +42,20 @@ pub struct Args {
 
 pub fn execute(args: &Args) -> Result<u8, Error> {
     let input = args.input.as_deref().filter(|path| *path != Path::new("-"));
-    let loaded = match input {
-        Some(path) => load(path, &store()?, &args.platform)?,
+    let input = match input {
         None if stdin().is_terminal() => {
             return Err(Error::Command(
                 "stdin is a terminal: give an archive by -i FILE, or send one through a pipe".into(),
             ));
         }
-        None if is_whole_file()? => load(Path::new(STDIN), &store()?, &args.platform)?,
-        None => load_stream(stdin(), &store()?, &args.platform)?,
+        None if is_whole_file()? => Some(Path::new(STDIN)),
+        input => input,
+    };
+    let store = store()?;
+    confine_reader(&store, input);
+    let loaded = match input {
+        Some(path) => load(path, &store, &args.platform)?,
+        None => load_stream(stdin(), &store, &args.platform)?,
     };
     let mut told = HashSet::new();
     let lines = loaded.iter().flat_map(|image| lines(image, args.quiet));

@@ -17,9 +17,9 @@ const WHAT: &str = "read the name and the password";
 /// Bytes of a password or a token.
 const SECRET_MAX: u64 = 64 << 10;
 
-/// Log in to a registry: check a name and a password with it, and keep them for later pulls
+/// Log in to a registry
 ///
-/// They are kept where Docker keeps them, in ~/.docker/config.json or with the helper program that is named there, so that docker
+/// A name and a password are checked with the registry, and kept for later pulls. They are kept where Docker keeps them, in ~/.docker/config.json or with the helper program that is named there, so that docker
 /// login is enough, too. What podman login keeps is found as well.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -34,13 +34,13 @@ use super::Error;
 
 /// The store of this user's images. It is made if it is not there.
 fn store() -> Result<Store, Error> {
-    Ok(Store::open(directory()?)?.confined(unpacking::confine))
+    Ok(Store::open(directory()?)?.confined(unpacking::confine_unpacker))
 }
 
 /// The store, if there is one.
 fn existing() -> Result<Option<Store>, Error> {
     let store = Store::existing(directory()?);
-    Ok(store.map(|store| store.confined(unpacking::confine)))
+    Ok(store.map(|store| store.confined(unpacking::confine_unpacker)))
 }
 
 /// The store, to look for an image in it: an error if there is none, as if the image alone was missing.

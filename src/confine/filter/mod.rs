@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::{fmt, process};
 
-use seccompiler::{apply_filter, sock_filter};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter, sock_filter};
 
 use super::{Layer, State};
 
@@ -141,6 +141,34 @@ pub fn restrict_connector() -> Layer {
 /// it may not do ends the process by SIGSYS.
 pub fn restrict_unpacker() -> Layer {
     layer(install(&compiled::UNPACKER, None))
+}
+
+/// Calls by which a program reaches others or becomes one, and what opens the kernel to more than files.
+const OUTWARD: [i64; 12] = [
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_connect,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_io_uring_setup,
+    libc::SYS_bpf,
+    libc::SYS_userfaultfd,
+    libc::SYS_mount,
+];
+
+/// Takes these calls from the calling thread and those that it starts, which no filter restricts yet: each fails as if the user had no
+/// right to it. The files that are opened are many, so there is no list of all that is allowed.
+pub fn restrict_reader() -> Layer {
+    let rules = OUTWARD.map(|number| (number, Vec::new())).into();
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, TargetArch::x86_64);
+    let program = filter
+        .and_then(BpfProgram::try_from)
+        .map_err(seccompiler::Error::from);
+    layer(program.and_then(|program| apply_filter(&program)))
 }
 
 /// Whether the calling thread may start others of another kind.

@@ -9,6 +9,8 @@ pub mod ended;
 /// Assembly as bytes.
 #[macro_use]
 pub mod guest;
+/// A home with images in it.
+pub mod home;
 /// The program under test as a job of a shell.
 pub mod job;
 /// Threads of the program under test, taken over.
@@ -33,6 +35,7 @@ pub mod traced;
 pub use command::Coracle;
 pub use elf::{Guest, Kernel};
 pub use ended::Ended;
+pub use home::Home;
 pub use running::Running;
 
 /// Fails the test where there is no KVM.
