@@ -1,5 +1,7 @@
 //! Builds the guest into the program if guest-images/ has been built, and compiles the tables of the filters for system calls.
 
+#[path = "build/kernel_layout.rs"]
+mod kernel_layout;
 #[path = "build/programs.rs"]
 mod programs;
 #[path = "src/confine/filter/tables/mod.rs"]
@@ -9,6 +11,8 @@ use std::env;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+
+use kernel_layout::KernelLayout;
 
 fn main() {
     build_guest_in();
@@ -64,12 +68,31 @@ fn build_guest_in() {
             println!("cargo::rerun-if-changed={}", path.display());
             println!("cargo::rustc-env={name}={}", path.display());
         }
+        write_kernel_layout(&images);
         let patches = images.join("kernel/patches");
         println!("cargo::rerun-if-changed={}", patches.display());
         println!("cargo::rustc-env=CORACLE_KERNEL_PATCHES={}", names_in(&patches));
     } else {
         println!("cargo::rerun-if-changed=guest-images/out");
     }
+}
+
+/// Writes what src/built_in.rs includes.
+fn write_kernel_layout(images: &Path) {
+    let map = images.join("out/System.map");
+    let order = images.join("kernel/text-order");
+    for file in [&map, &order] {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+    let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let vmlinux = fs::read(images.join("out/vmlinux")).expect("the kernel was found before");
+    let layout = KernelLayout::of(&vmlinux, &text(&map), &text(&order));
+    let source = format!(
+        "const DATA: u64 = {:#x};\nconst WRITTEN_BEFORE_DATA: &[Range<u64>] = &{:#x?};\n",
+        layout.data, layout.written
+    );
+    let out = env::var("OUT_DIR").expect("cargo tells build scripts where to write");
+    fs::write(Path::new(&out).join("kernel_layout.rs"), source).expect("cargo made the directory");
 }
 
 /// What guest-images/build made, and the variables that tell the program's sources where it is.

@@ -168,7 +168,7 @@ impl Machine {
                 timeline.mark(Phase::ProcessorKnown);
                 let blueprint = Blueprint::new(config, &opened.boot, console_hints, guest, timeline)?;
                 if built_in {
-                    memory.provide(built_in::WRITTEN_AT_BOOT, made);
+                    built_in::written_at_boot().for_each(|range| memory.provide(range, made));
                 }
                 Ok::<_, Error>(blueprint)
             };

@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod, umask};
 
 use crate::say::complain;
 
@@ -21,8 +22,18 @@ const MOUNTS: [(&str, &str, &str); 7] = [
     ("/run", "tmpfs", "mode=755"),
 ];
 
+/// Character devices whose drivers start when somebody opens one: name, major and minor number, mode (Documentation/admin-guide/
+/// devices.txt). Others appear with their drivers.
+const NODES: [(&str, u64, u64, u32); 3] = [
+    ("/dev/net/tun", 10, 200, 0o666),
+    ("/dev/mapper/control", 10, 236, 0o600),
+    ("/dev/loop-control", 10, 237, 0o660),
+];
+
 /// File systems that keep nothing when the guest ends.
-const MEMORY_ONLY: [&str; 7] = ["rootfs", "ramfs", "tmpfs", "devtmpfs", "devpts", "proc", "sysfs"];
+const MEMORY_ONLY: [&str; 9] = [
+    "rootfs", "ramfs", "tmpfs", "devtmpfs", "devpts", "proc", "sysfs", "cgroup2", "mqueue",
+];
 
 /// Mounts everything in `MOUNTS`, but for what is mounted already, and what a container refuses.
 pub fn mount_all() {
@@ -49,6 +60,13 @@ pub fn mount_all() {
         // Some scripts use them; nothing else needs them.
         let _ = symlink(target, format!("/dev/{name}"));
     }
+    let usual = umask(Mode::empty());
+    for (name, major, minor, mode) in NODES {
+        // A container may not make any, and then has those that it was given.
+        let _ = Path::new(name).parent().map(fs::create_dir);
+        let _ = mknod(name, SFlag::S_IFCHR, Mode::from_bits_truncate(mode), makedev(major, minor));
+    }
+    umask(usual);
 }
 
 /// Unmounts what keeps data, the last mounted first; what is busy is made read-only, which writes it out too.

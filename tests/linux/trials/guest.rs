@@ -21,6 +21,7 @@ crate::group!["guest":
     the_roots_own_init_is_run_in_place_of_the_built_in_one,
     a_root_that_is_not_there_is_told,
     the_entropy_device_gives_random_bytes,
+    what_the_boot_leaves_out_starts_when_a_program_asks_for_it,
     verbose_messages_are_on_stderr_alone,
 ];
 
@@ -289,6 +290,33 @@ fn the_entropy_device_gives_random_bytes() {
         .assert_prints("source virtio_rng.0, 3000 bytes\n")
         .assert_prints("they differ\n")
         .assert_prints("interrupts 1\n");
+}
+
+fn what_the_boot_leaves_out_starts_when_a_program_asks_for_it() {
+    // A socket, a device, a file system and a kind of network device, each the first that its guest asks for.
+    let asks = [
+        "ping -c 1 127.0.0.1",
+        "true </dev/net/tun",
+        "mount -t squashfs /dev/zero /mnt",
+        "ip link add bridge0 type bridge",
+    ];
+    for ask in asks {
+        let script = format!(
+            "ls /proc/net/tcp; {ask}; echo asked; ip link set lo up; ls /proc/net/tcp; grep -w squashfs /proc/filesystems; \
+             ip link add bridge1 type bridge && ip link set bridge1 up && ping -c 1 ::1; echo is $?"
+        );
+        let console = Coracle::run()
+            .script(&script)
+            .end()
+            .assert_powered_off()
+            .assert_prints("1 packets received")
+            .assert_prints("is 0")
+            .console();
+        let (before, after) = console.split_once("asked").unwrap();
+        assert!(before.contains("/proc/net/tcp: No such file"), "{console}");
+        assert!(after.contains("\n/proc/net/tcp\n"), "{console}");
+        assert!(after.contains("squashfs\n"), "{console}");
+    }
 }
 
 fn verbose_messages_are_on_stderr_alone() {

@@ -43,8 +43,9 @@ fn a_boot_has_every_mark_of_kernel_and_init_and_the_workloads_first_output() {
         "end",
     ];
     assert!(order.map(at).is_sorted(), "{json:#}");
+    // Init has written its line then; the other vCPU may still be sending it.
     assert!(
-        (at("init_line")..at("workload_output")).contains(&at("guest_mark_4")),
+        (at("guest_mark_3")..at("workload_output")).contains(&at("guest_mark_4")),
         "{json:#}"
     );
     assert_eq!(json["guest_marks_lost"], 0);
