@@ -6,6 +6,8 @@ mod kernel_layout;
 mod programs;
 #[path = "src/confine/filter/tables/mod.rs"]
 mod tables;
+#[path = "build/writable_layer.rs"]
+mod writable_layer;
 
 use std::env;
 use std::fmt::Write;
@@ -13,6 +15,7 @@ use std::fs;
 use std::path::Path;
 
 use kernel_layout::KernelLayout;
+use writable_layer::WritableLayer;
 
 fn main() {
     build_guest_in();
@@ -69,6 +72,7 @@ fn build_guest_in() {
             println!("cargo::rustc-env={name}={}", path.display());
         }
         write_kernel_layout(&images);
+        write_writable_layer(&out.join("writable-layer"));
         let patches = images.join("kernel/patches");
         println!("cargo::rerun-if-changed={}", patches.display());
         println!("cargo::rustc-env=CORACLE_KERNEL_PATCHES={}", names_in(&patches));
@@ -95,12 +99,25 @@ fn write_kernel_layout(images: &Path) {
     fs::write(Path::new(&out).join("kernel_layout.rs"), source).expect("cargo made the directory");
 }
 
+/// Writes what src/writable_layer.rs includes.
+fn write_writable_layer(path: &Path) {
+    let file = fs::read(path).expect("the file was found before");
+    let layer = WritableLayer::of(&file);
+    let source = format!(
+        "const LENGTH: u64 = {:#x};\nconst RUNS: &[(u64, Range<usize>)] = &{:#x?};\n",
+        layer.length, layer.runs
+    );
+    let out = env::var("OUT_DIR").expect("cargo tells build scripts where to write");
+    fs::write(Path::new(&out).join("writable_layer.rs"), source).expect("cargo made the directory");
+}
+
 /// What guest-images/build made, and the variables that tell the program's sources where it is.
-const CARRIED: [(&str, &str); 4] = [
+const CARRIED: [(&str, &str); 5] = [
     ("CORACLE_KERNEL", "vmlinux"),
     ("CORACLE_KERNEL_PACKAGES", "kernel.packages"),
     ("CORACLE_INITRD", "initrd"),
     ("CORACLE_INITRD_PACKAGES", "initrd.packages"),
+    ("CORACLE_WRITABLE_LAYER", "writable-layer"),
 ];
 
 /// The names of a directory's files, in order and separated by blanks.

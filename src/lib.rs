@@ -50,5 +50,7 @@ pub mod timings;
 pub mod unix_socket;
 // Devices of virtio 1.2 and their transport.
 pub mod virtio;
+// The disk that the guest of an OCI image writes to, as it is new.
+pub mod writable_layer;
 // What is specific to an x86 PC.
 pub mod x86;
