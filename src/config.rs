@@ -129,8 +129,11 @@ impl fmt::Display for Size {
 /// A disk, written `FILE[,OPTION]...`; `config/disk_option.rs` lists the options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Image or block device.
+    /// Image or block device. Of a disk that is handed over, only the name by which people are told of it.
     pub file: PathBuf,
+    /// Whether its files are handed over open to whoever opens the machine's files. If the disk is only read, its bytes are those
+    /// of all these files, each filled up with zeroes to whole pages; if it is written, those of its only file.
+    pub handed_over: bool,
     /// Whether it is read-only: the guest cannot write it.
     pub ro: bool,
     /// What the guest reads as the disk's serial.
@@ -202,6 +205,7 @@ impl Disk {
     pub fn new(file: PathBuf) -> Self {
         Self {
             file,
+            handed_over: false,
             ro: false,
             id: None,
             engine: Engine::default(),
@@ -212,6 +216,16 @@ impl Disk {
             format: None,
             backing: Backing::default(),
             data: None,
+        }
+    }
+
+    /// A disk called `name`, whose files are handed over open.
+    pub fn handed_over(name: PathBuf, ro: bool) -> Self {
+        Self {
+            handed_over: true,
+            ro,
+            format: Some(Format::Raw),
+            ..Self::new(name)
         }
     }
 

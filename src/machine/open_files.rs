@@ -3,13 +3,14 @@
 //! A guest that reboots boots again from these: the contents of its ephemeral disks stay, no lock is let go, and a file
 //! that somebody put in the place of another one is not taken.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use super::footprint::Mappings;
 use super::{Error, limits};
 use crate::boot::Image;
 use crate::built_in;
-use crate::config::Config;
+use crate::config::{Config, Disk};
 use crate::kvm::Kvm;
 use crate::virtio::block::{Backend, ImageError, check_each_once};
 use crate::virtio::log_limit::LogLimit;
@@ -53,13 +54,22 @@ impl BootFiles {
 impl OpenFiles {
     /// Opens the files of `config`, locks its disks, and opens /dev/kvm.
     pub fn open(config: &Config) -> Result<Self, Error> {
+        Self::open_with(config, Vec::new())
+    }
+
+    /// The same. `handed_over` has the open files of each disk of `config` that is handed over, in the order of these disks.
+    pub fn open_with(config: &Config, handed_over: Vec<Vec<File>>) -> Result<Self, Error> {
         limits::raise();
         let boot = BootFiles::open(config)?;
         check_each_once(&config.disks).map_err(ImageError::from)?;
-        let disks = config
-            .disks
-            .iter()
-            .map(|disk| Backend::open(disk, config.cpus).map(Arc::new))
+        let mut handed_over = handed_over.into_iter();
+        let mut open_disk = |disk: &Disk| match disk.handed_over {
+            true => Backend::handed_over(disk, handed_over.next().unwrap_or_default(), config.cpus),
+            false => Backend::open(disk, config.cpus),
+        };
+        let disks = config.disks.iter();
+        let disks = disks
+            .map(|disk| open_disk(disk).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let vsock = config.vsock.as_ref();
         let vsock = vsock

@@ -25,4 +25,15 @@ fn a_missing_kernel_initrd_or_disk_is_a_missing_file() {
         ..with_kernel()
     }));
     assert!(BootFiles::open(&with_kernel()).is_ok());
+    // A disk that nobody hands over is not looked for by its name.
+    let disk = Disk::handed_over("/no/such/disk".into(), true);
+    let config = Config {
+        disks: vec![disk],
+        ..with_kernel()
+    };
+    let error = OpenFiles::open_with(&config, Vec::new()).err().unwrap();
+    assert!(
+        !error.is_missing_file() && error.to_string().contains("handed over"),
+        "{error}"
+    );
 }

@@ -1,6 +1,7 @@
 //! A disk's part on the host: the image, and a thread for each queue. It outlives the devices that drive the disk, so that a
 //! guest that reboots needs nothing new of the host.
 
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +25,11 @@ impl Backend {
     /// Opens the file of `disk` for a machine with `cpus` vCPUs.
     pub fn open(disk: &config::Disk, cpus: u8) -> Result<Self, ImageError> {
         Disk::open(disk, cpus).map(Self::of)
+    }
+
+    /// The same of a disk whose open `files` are handed over.
+    pub fn handed_over(disk: &config::Disk, files: Vec<File>, cpus: u8) -> Result<Self, ImageError> {
+        Disk::handed_over(disk, files, cpus).map(Self::of)
     }
 
     pub(super) fn of(disk: Disk) -> Self {

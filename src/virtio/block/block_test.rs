@@ -16,6 +16,8 @@ mod bounds;
 mod features;
 #[path = "hostile_test.rs"]
 mod hostile;
+#[path = "joined_test.rs"]
+mod joined;
 #[path = "model_test.rs"]
 mod model;
 #[path = "quiesce_test.rs"]

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::config::Cache;
+use crate::virtio::block::image::Raw;
 
 with_each_engine!(
     the_configuration_says_what_the_disk_is,

@@ -1,5 +1,9 @@
 //! Tables, rings and headers that no driver in its right mind would write.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -102,6 +106,25 @@ fn attacked_image(engine: Engine) -> (Driver, NamedTempFile) {
     (Driver::new(Box::new(block)), file)
 }
 
+/// A disk of two files, and all that is in these.
+fn attacked_files(engine: Engine) -> (Driver, [File; 2], Vec<u8>) {
+    let files = [(); 2].map(|()| tempfile::tempfile().unwrap());
+    for mut file in &files {
+        file.write_all(&pattern()).unwrap();
+    }
+    let options = config::Disk {
+        engine,
+        ..config::Disk::handed_over("attacked".into(), true)
+    };
+    let opened = files.each_ref().map(|file| file.try_clone().unwrap());
+    let backend = Backend::handed_over(&options, opened.into(), 1).unwrap();
+    (
+        Driver::new(Box::new(Block::new(Arc::new(backend)))),
+        files,
+        pattern(),
+    )
+}
+
 /// Starts the device on the attack and waits until it has dealt with it. Returns what memory was before.
 fn launch(driver: &mut Driver, attack: &Attack) -> Vec<u8> {
     assert!(driver.negotiate(FEATURES));
@@ -157,6 +180,21 @@ proptest! {
         let descriptors = attack.main.iter().chain(&attack.indirect);
         prop_assert!(driver.has_written_only(&before, descriptors), "guest memory changed outside of writable descriptors");
         survives(&mut driver, &file)?;
+    }
+
+    #[test]
+    fn a_disk_of_several_files_survives_it_and_no_file_changes(attack in attack(any_address(), any_address()), engine in any_engine()) {
+        let (mut driver, files, before) = attacked_files(engine);
+        launch(&mut driver, &attack);
+        driver.start(FEATURES, QUEUE);
+        prop_assert_eq!(write(&mut driver, 0, &[0x42; 512]), IOERR);
+        prop_assert!(read(&mut driver, 0, SECTORS * 512).data == before);
+        for file in &files {
+            prop_assert_eq!(file.metadata().unwrap().len(), before.len() as u64);
+            let mut bytes = vec![0; before.len()];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            prop_assert!(bytes == before);
+        }
     }
 
     #[test]

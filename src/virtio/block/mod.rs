@@ -1,5 +1,6 @@
 //! The block device (virtio 1.2 section 5.2).
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use super::traffic::Traffic;
 use super::{Activation, QueuePosition, VirtioDevice};
 use crate::config::{self, Cache, DISK_QUEUES_DEFAULT_MAX, Engine};
 pub use backend::Backend;
-use image::{Image, Raw};
+use image::{Files, Image};
 pub use image::{ImageError, OpenError, check_each_once};
 pub use preview::Preview;
 use queue::Begun;
@@ -123,10 +124,16 @@ impl Disk {
         Ok(Self::of(Image::open(disk)?, id, disk, cpus))
     }
 
+    /// The same of a disk whose open `files` are handed over.
+    pub fn handed_over(disk: &config::Disk, files: Vec<File>, cpus: u8) -> Result<Self, ImageError> {
+        let id = pad_id(disk.id.as_deref())?;
+        Ok(Self::of(Image::handed_over(disk, files)?, id, disk, cpus))
+    }
+
     fn of(image: Image, id: Id, disk: &config::Disk, cpus: u8) -> Self {
         let always_writes_through = disk.cache == Cache::Writethrough;
         Self {
-            engine: engine::choose(disk.engine, image.raw().is_some()),
+            engine: engine::choose(disk.engine, image.files().is_some()),
             queues: queue_count(disk, cpus),
             image,
             id,
@@ -153,10 +160,10 @@ impl Disk {
         format!("disk-{name}")
     }
 
-    /// The image, if io_uring carries out its requests.
-    fn raw_for_uring(&self) -> Option<&Raw> {
+    /// The image's files, if io_uring carries out its requests.
+    fn files_for_uring(&self) -> Option<Files<'_>> {
         match self.engine.engine {
-            Engine::Uring => self.image.raw(),
+            Engine::Uring => self.image.files(),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! What `--dry-run` tells about a disk. Its file and the files under it are read, but neither locked nor opened for writing.
 
-use super::image::{Image, ImageError};
+use super::image::{Image, ImageError, Looked};
 use super::{engine, pad_id, queue_count};
 use crate::config::{self, Format};
 
@@ -17,7 +17,10 @@ impl Preview {
     /// Looks at what `disk` names, for a machine of `cpus` vCPUs.
     pub fn of(disk: &config::Disk, cpus: u8) -> Result<Self, ImageError> {
         pad_id(disk.id.as_deref())?;
-        let looked = Image::look(disk)?;
+        let looked = match disk.handed_over {
+            true => Looked::raw(),
+            false => Image::look(disk)?,
+        };
         let is_raw = looked.format == Format::Raw && !disk.ephemeral;
         Ok(Self {
             queues: queue_count(disk, cpus),

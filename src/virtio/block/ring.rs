@@ -1,6 +1,6 @@
 //! A queue's ring of io_uring: what the host's kernel is asked for, and how its answers are fetched.
 //!
-//! The ring takes the operations of a disk on two open files and nothing else, whatever somebody writes into its memory.
+//! The ring takes the operations of a disk on the disk's open files and nothing else, whatever somebody writes into its memory.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,11 +11,12 @@ use io_uring::types::Fixed;
 use io_uring::{Builder, IoUring, Probe, cqueue, opcode, squeue};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::image::Raw;
+use super::image::Files;
 
-/// The ring's table of files has the image at this place, and the notifier at the next.
-pub const IMAGE: Fixed = Fixed(0);
-pub const NOTIFIER: Fixed = Fixed(1);
+/// The ring's table of files has the notifier at this place, and the image's files at those behind it.
+pub const NOTIFIER: Fixed = Fixed(0);
+/// The only file of an image that has one.
+pub const IMAGE: Fixed = image_file(0);
 /// linux/io_uring.h.
 const ENTER_GETEVENTS: u32 = 1;
 
@@ -28,16 +29,22 @@ const OPCODES: [u8; 6] = [
     opcode::Fallocate::CODE,
 ];
 
+/// What stands for the image's file with this number, from 0.
+#[inline]
+pub const fn image_file(number: u32) -> Fixed {
+    Fixed(number + 1)
+}
+
 /// A ring for one queue. The thread that uses it must create it.
 pub struct Ring<'d> {
     ring: IoUring,
-    raw: &'d Raw,
+    files: Files<'d>,
     notifier: &'d EventFd,
 }
 
 impl<'d> Ring<'d> {
     /// A ring for `depth` requests at once. Fails if the kernel is too old, or if io_uring is forbidden.
-    pub fn new(raw: &'d Raw, notifier: &'d EventFd, depth: u16) -> io::Result<Self> {
+    pub fn new(image: Files<'d>, notifier: &'d EventFd, depth: u16) -> io::Result<Self> {
         // One entry more than requests, for the read of the notifier.
         let entries = u32::from(depth) + 1;
         let disabled = || {
@@ -61,20 +68,25 @@ impl<'d> Ring<'d> {
         if !OPCODES.iter().all(|opcode| probe.is_supported(*opcode)) {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let files = [raw.fd(), notifier.as_raw_fd()];
+        let mut files = vec![notifier.as_raw_fd()];
+        files.extend(image.descriptors());
         submitter.register_files(&files)?;
         let operations = OPCODES.map(Restriction::sqe_op);
         let files_only = Restriction::sqe_flags_required(squeue::Flags::FIXED_FILE.bits());
         let mut restrictions: Vec<_> = operations.into_iter().chain([files_only]).collect();
         submitter.register_restrictions(&mut restrictions)?;
         submitter.register_enable_rings()?;
-        Ok(Self { ring, raw, notifier })
+        Ok(Self {
+            ring,
+            files: image,
+            notifier,
+        })
     }
 
-    /// The image that [`IMAGE`] stands for.
+    /// The files that [`image_file`] stands for.
     #[inline]
-    pub fn raw(&self) -> &'d Raw {
-        self.raw
+    pub fn files(&self) -> Files<'d> {
+        self.files
     }
 
     /// What [`NOTIFIER`] stands for.

@@ -10,7 +10,7 @@ fn a_ring_takes_no_other_operation_and_no_other_file() {
     let disk = crate::config::Disk::new(image.path().into());
     let image = crate::virtio::block::image::Image::open(&disk).unwrap();
     let notifier = EventFd::new(0).unwrap();
-    let mut ring = Ring::new(image.raw().unwrap(), &notifier, 8).unwrap();
+    let mut ring = Ring::new(image.files().unwrap(), &notifier, 8).unwrap();
     let mut byte = 1_u8;
     let mut result = |entry: squeue::Entry| {
         // SAFETY: the byte that an entry points to outlives the wait for its completion.

@@ -11,7 +11,7 @@ use super::chain::Chain;
 use super::image::raw::{PUNCH_HOLE, is_unsupported, zeroing_mode};
 use super::queue::{self, DiskQueue, Failure, QueueError};
 use super::request::{Operation, PIECE, Request};
-use super::ring::{IMAGE, NOTIFIER, Ring};
+use super::ring::{IMAGE, NOTIFIER, Ring, image_file};
 use super::sync;
 
 /// How many direct requests are submitted together. The host's device works on them while the next ones are prepared.
@@ -100,7 +100,7 @@ impl Engine<'_, '_, '_> {
 
     /// Whether there may be completions that the kernel hands over only when it is called.
     fn has_completions_to_fetch(&mut self) -> bool {
-        self.ring.has_task_work() || !self.ring.raw().is_direct() && self.ring.pushed() > 0
+        self.ring.has_task_work() || !self.ring.files().is_direct() && self.ring.pushed() > 0
     }
 
     /// Whether the kernel works on no entry that was pushed.
@@ -163,7 +163,7 @@ impl Engine<'_, '_, '_> {
         pushed.map_err(QueueError::Wait)?;
         self.in_flight += 1;
         let is_batch =
-            self.pushed >= BATCH || self.ring.raw().is_direct() && self.ring.pushed() >= DIRECT_BATCH;
+            self.pushed >= BATCH || self.ring.files().is_direct() && self.ring.pushed() >= DIRECT_BATCH;
         if is_batch {
             self.pushed = 0;
             // The error is ignored because `enter` will meet it again.
@@ -198,15 +198,15 @@ impl Engine<'_, '_, '_> {
     /// Submits the request in slot `index`, or carries it out here if the ring does not suit it.
     fn begin(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
         let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
-        let (raw, disk) = (self.ring.raw(), self.queue.disk);
+        let (files, disk) = (self.ring.files(), self.queue.disk);
         let for_ring = match request.operation {
-            Operation::Read => raw.takes(&chain.writable),
+            Operation::Read => files.takes(&chain.writable),
             // A write into the page cache completes at once. For most file systems a ring would hand it to a worker thread of
             // the kernel, which takes longer.
-            Operation::Write => (raw.is_direct() || *durable) && raw.takes(&chain.readable),
-            Operation::Flush => disk.image.may_flush().is_ok(),
+            Operation::Write => (files.is_direct() || *durable) && files.takes(&chain.readable),
+            Operation::Flush => files.is_written() && disk.image.may_flush().is_ok(),
             Operation::Identify => false,
-            Operation::Discard | Operation::WriteZeroes { .. } => raw.takes_fallocate(),
+            Operation::Discard | Operation::WriteZeroes { .. } => files.takes_fallocate(),
         };
         let is_empty = request.length == 0 && request.operation != Operation::Flush;
         match for_ring && !is_empty {
@@ -240,34 +240,35 @@ impl Engine<'_, '_, '_> {
     /// Submits the rest of `request`, which is in slot `index`.
     fn submit(&mut self, index: u16, request: Request) -> Result<(), QueueError> {
         let Slot { chain, durable, .. } = &self.slots[usize::from(index)];
-        self.pushed += match request.operation {
-            Operation::Read => chain.writable.length().min(PIECE),
-            Operation::Write => chain.readable.length().min(PIECE),
+        let left = match request.operation {
+            Operation::Read => chain.writable.length(),
+            Operation::Write => chain.readable.length(),
             _ => 0,
         };
+        let end = request.offset + request.length;
+        let Some((file, offset)) = self.ring.files().place(end - left..end) else {
+            // It begins in one file and ends in another, which is rare.
+            return self.carry_out(index, request);
+        };
+        let file = image_file(file);
+        self.pushed += left.min(PIECE);
         let entry = match request.operation {
-            Operation::Read => {
-                let left = &chain.writable;
-                let offset = request.offset + (request.length - left.length());
-                match piece(left.iovecs()) {
-                    [one] => opcode::Read::new(IMAGE, one.iov_base.cast(), length(one))
-                        .offset(offset)
-                        .build(),
-                    more => opcode::Readv::new(IMAGE, more.as_ptr(), more.len() as u32)
-                        .offset(offset)
-                        .build(),
-                }
-            }
+            Operation::Read => match piece(chain.writable.iovecs()) {
+                [one] => opcode::Read::new(file, one.iov_base.cast(), length(one))
+                    .offset(offset)
+                    .build(),
+                more => opcode::Readv::new(file, more.as_ptr(), more.len() as u32)
+                    .offset(offset)
+                    .build(),
+            },
             Operation::Write => {
-                let left = &chain.readable;
-                let offset = request.offset + (request.length - left.length());
                 let flags = if *durable { libc::RWF_DSYNC } else { 0 };
-                match piece(left.iovecs()) {
-                    [one] => opcode::Write::new(IMAGE, one.iov_base.cast(), length(one))
+                match piece(chain.readable.iovecs()) {
+                    [one] => opcode::Write::new(file, one.iov_base.cast(), length(one))
                         .offset(offset)
                         .rw_flags(flags)
                         .build(),
-                    more => opcode::Writev::new(IMAGE, more.as_ptr(), more.len() as u32)
+                    more => opcode::Writev::new(file, more.as_ptr(), more.len() as u32)
                         .offset(offset)
                         .rw_flags(flags)
                         .build(),
@@ -342,7 +343,7 @@ impl Engine<'_, '_, '_> {
             (Operation::WriteZeroes { .. }, outcome) => {
                 let zeroed = match outcome {
                     Err(error) if is_unsupported(&error) => {
-                        self.ring.raw().write_zero_bytes(request.offset, request.length)
+                        self.ring.files().write_zero_bytes(request.offset, request.length)
                     }
                     outcome => outcome.map(drop),
                 };

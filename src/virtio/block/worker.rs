@@ -153,10 +153,10 @@ impl Worker {
 
 /// The ring for a disk whose requests io_uring carries out. None if that is not so, or if there is no io_uring here.
 fn ring<'d>(disk: &'d Disk, notifier: &'d EventFd) -> io::Result<Option<Ring<'d>>> {
-    let Some(raw) = disk.raw_for_uring() else {
+    let Some(files) = disk.files_for_uring() else {
         return Ok(None);
     };
-    match Ring::new(raw, notifier, QUEUE_SIZE) {
+    match Ring::new(files, notifier, QUEUE_SIZE) {
         Ok(ring) => Ok(Some(ring)),
         Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Err(error),
         Err(error) => {

@@ -170,8 +170,8 @@ fn a_flush_ends_although_reads_never_cease() {
     let interrupt = VirtioInterrupt::new(Interrupt::new(handler));
     let served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let notifier = EventFd::new(0).unwrap();
-    let raw = block.disk().raw_for_uring().unwrap();
-    match Ring::new(raw, &notifier, QUEUE) {
+    let files = block.disk().files_for_uring().unwrap();
+    match Ring::new(files, &notifier, QUEUE) {
         Ok(mut ring) => uring::run(&mut ring, served).unwrap(),
         Err(error) => panic!("this test needs io_uring: {error}"),
     };
@@ -216,8 +216,8 @@ fn a_panic_waits_for_what_the_ring_has_begun() {
     let stop = Stop::default();
     let served = DiskQueue::new(block.disk(), &queue(), &memory, &interrupt, FEATURES, &stop).unwrap();
     let notifier = EventFd::new(0).unwrap();
-    let raw = block.disk().raw_for_uring().unwrap();
-    let mut ring = match Ring::new(raw, &notifier, QUEUE) {
+    let files = block.disk().files_for_uring().unwrap();
+    let mut ring = match Ring::new(files, &notifier, QUEUE) {
         Ok(ring) => ring,
         Err(error) => panic!("this test needs io_uring: {error}"),
     };

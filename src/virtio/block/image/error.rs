@@ -56,6 +56,12 @@ pub enum OpenError {
     },
     #[error("disk image {path:?} is empty (give it a size: {make})")]
     Empty { path: PathBuf, make: String },
+    #[error("disk {path:?} has no bytes: none of its files was handed over, or all of them are empty")]
+    NothingHandedOver { path: PathBuf },
+    #[error("disk {path:?} is made of {count} files, so it can only be read")]
+    Joined { path: PathBuf, count: usize },
+    #[error("the files of disk {path:?} are larger than a disk can be")]
+    TooLarge { path: PathBuf },
     #[error(
         "disk image {path:?} has {size} bytes, no multiple of the sector size {SECTOR_SIZE} \
          (is it a raw image? round its size up: truncate -s %{SECTOR_SIZE} {})",

@@ -1,6 +1,7 @@
 //! What holds a disk's data on the host.
 
 use std::env;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use super::request::{DISCARD_SECTORS_MAX, Limits, SECTOR_SIZE, WRITE_ZEROES_SECT
 use crate::config::{Disk, Format};
 use crate::virtio::buffers::Buffers;
 pub use error::OpenError;
+pub use files::Files;
+pub use joined::Joined;
 use opening::{Opened, Purpose};
 use overlay::Overlay;
 pub use raw::Raw;
@@ -18,9 +21,12 @@ pub use twice::check_each_once;
 
 mod block_set;
 pub mod error;
+mod files;
 mod foreign;
 mod geometry;
+mod handed_over;
 pub mod identity;
+mod joined;
 pub mod lock;
 pub mod loop_device;
 pub mod opening;
@@ -70,8 +76,21 @@ pub struct Looked {
     pub data: Option<String>,
 }
 
+impl Looked {
+    /// The answer for a raw image.
+    pub fn raw() -> Self {
+        Self {
+            format: Format::Raw,
+            backing: Vec::new(),
+            data: None,
+        }
+    }
+}
+
 enum Data {
     Raw(Raw),
+    /// It is never written.
+    Joined(Joined),
     Qcow2(Qcow2),
     Overlay(Overlay),
 }
@@ -81,6 +100,7 @@ impl Data {
     fn read(&self, buffers: &mut Buffers, offset: u64) -> io::Result<()> {
         match self {
             Self::Raw(raw) => raw.read(buffers, offset),
+            Self::Joined(joined) => joined.read(buffers, offset),
             // SAFETY: buffers are live memory, which any writer may change at any time.
             Self::Qcow2(image) => unsafe { image.read(buffers.iovecs(), offset) },
             Self::Overlay(overlay) => overlay.read(buffers, offset),
@@ -90,7 +110,6 @@ impl Data {
 
 impl Image {
     pub fn open(disk: &Disk) -> Result<Self, ImageError> {
-        let path = disk.file.as_path();
         let Opened {
             file,
             metadata,
@@ -98,15 +117,40 @@ impl Image {
             format,
         } = opening::open(disk, Purpose::Use)?;
         let physical_block_size = geometry::physical_block_size(&file, &metadata);
-        let (mut data, size, block_size) = if format == Format::Qcow2 {
+        if format == Format::Qcow2 {
             let image = Qcow2::open(file, disk)?;
             let size = image.size();
-            (Data::Qcow2(image), size, SECTOR_SIZE)
-        } else {
-            let direct = opening::prepare(disk, &file, size)?;
-            let raw = Raw::new(file, direct, metadata.file_type().is_block_device());
-            (Data::Raw(raw), size, opening::block_size(direct))
+            return Self::of(disk, Data::Qcow2(image), size, SECTOR_SIZE, physical_block_size);
+        }
+        let direct = opening::prepare(disk, &file, size)?;
+        let raw = Raw::new(file, direct, metadata.file_type().is_block_device());
+        let block_size = opening::block_size(direct);
+        Self::of(disk, Data::Raw(raw), size, block_size, physical_block_size)
+    }
+
+    /// An image of open `files`. If the disk is only read, they are joined; if it is written, there must be one.
+    pub fn handed_over(disk: &Disk, files: Vec<File>) -> Result<Self, ImageError> {
+        let (data, size) = match disk.is_only_read() {
+            true => {
+                let joined = handed_over::join(disk, files)?;
+                let size = joined.size();
+                (Data::Joined(joined), size)
+            }
+            false => {
+                let (file, size) = handed_over::to_write(disk, files)?;
+                (Data::Raw(Raw::new(file, None, false)), size)
+            }
         };
+        Self::of(disk, data, size, SECTOR_SIZE, joined::PAGE)
+    }
+
+    fn of(
+        disk: &Disk,
+        mut data: Data,
+        size: u64,
+        block_size: u64,
+        physical_block_size: u64,
+    ) -> Result<Self, ImageError> {
         let range_max = match &data {
             Data::Qcow2(image) if !disk.ephemeral => image.range_max() / SECTOR_SIZE,
             _ => u64::MAX,
@@ -118,7 +162,7 @@ impl Image {
             let overlay = Overlay::new(data, size, disk.limit(), &directory).map_err(|source| {
                 OpenError::Temporary {
                     directory,
-                    path: path.into(),
+                    path: disk.file.clone(),
                     advice: error::limit_advice(&source)
                         .unwrap_or("name a directory with room in it: TMPDIR=/var/tmp"),
                     source,
@@ -128,7 +172,7 @@ impl Image {
             physical_block_size = physical_block_size.max(overlay::BLOCK);
         }
         Ok(Self {
-            path: path.into(),
+            path: disk.file.clone(),
             limits: Limits {
                 size,
                 block_size,
@@ -173,10 +217,11 @@ impl Image {
         self.physical_block_size
     }
 
-    /// The raw image, if the disk is one: a file in which each byte of the disk has its own place.
-    pub fn raw(&self) -> Option<&Raw> {
+    /// The files in which each byte of the disk has its own place, if there are such files.
+    pub fn files(&self) -> Option<Files<'_>> {
         match &self.data {
-            Data::Raw(raw) => Some(raw),
+            Data::Raw(raw) => Some(Files::Raw(raw)),
+            Data::Joined(joined) => Some(Files::Joined(joined)),
             Data::Qcow2(_) | Data::Overlay(_) => None,
         }
     }
@@ -190,6 +235,7 @@ impl Image {
     pub fn write(&self, buffers: &mut Buffers, offset: u64, durable: bool) -> io::Result<()> {
         match &self.data {
             Data::Raw(raw) => raw.write(buffers, offset, durable),
+            Data::Joined(_) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
             Data::Qcow2(image) => {
                 // SAFETY: buffers are live memory, which any writer may change at any time.
                 unsafe { image.write(buffers.iovecs(), offset) }?;
@@ -208,7 +254,7 @@ impl Image {
             }
             // It remembers lost data itself, because only it can tell: a full file system, for example, loses none.
             Data::Qcow2(image) => image.flush(),
-            Data::Overlay(_) => Ok(()),
+            Data::Joined(_) | Data::Overlay(_) => Ok(()),
         }
     }
 
@@ -216,6 +262,7 @@ impl Image {
     pub fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         match &self.data {
             Data::Raw(raw) => raw.discard(offset, length),
+            Data::Joined(_) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
             Data::Qcow2(image) => image.discard(offset, length),
             Data::Overlay(overlay) => overlay.discard(offset, length),
         }
@@ -225,6 +272,7 @@ impl Image {
     pub fn write_zeroes(&self, offset: u64, length: u64, may_unmap: bool, durable: bool) -> io::Result<()> {
         match &self.data {
             Data::Raw(raw) => raw.write_zeroes(offset, length, may_unmap)?,
+            Data::Joined(_) => return Err(io::ErrorKind::ReadOnlyFilesystem.into()),
             Data::Qcow2(image) => image.write_zeroes(offset, length, may_unmap)?,
             Data::Overlay(overlay) => overlay.write_zeroes(offset, length)?,
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -172,6 +172,16 @@ fn claim_loop_devices_over(disk: &Disk, file: &mut Locked, metadata: &Metadata) 
     Ok(())
 }
 
+/// Locks a file that a guest will write, and which somebody else has opened. One without a name is nobody else's.
+pub fn lock_handed_over(disk: &Disk, file: File, metadata: &Metadata) -> Result<Locked, OpenError> {
+    if metadata.nlink() == 0 {
+        return Ok(file.into());
+    }
+    let mut file = lock_for(disk, file)?;
+    claim_loop_devices_over(disk, &mut file, metadata)?;
+    Ok(file)
+}
+
 fn lock_for(disk: &Disk, file: File) -> Result<Locked, OpenError> {
     let access = match disk.is_only_read() {
         true => Access::Read,
@@ -188,7 +198,7 @@ fn in_use(disk: &Disk, holder: Busy) -> OpenError {
     }
 }
 
-fn cannot_open(disk: &Disk, source: io::Error) -> OpenError {
+pub fn cannot_open(disk: &Disk, source: io::Error) -> OpenError {
     let path = disk.file.clone();
     match source.kind() {
         io::ErrorKind::NotFound => OpenError::Missing {
@@ -221,7 +231,7 @@ fn straight_to_device(disk: &Disk, file: &File) -> Result<Direct, OpenError> {
     Direct::of(file).map_err(|source| cannot_open(disk, source))
 }
 
-fn check_size(path: &Path, size: u64, block: u64) -> Result<(), OpenError> {
+pub fn check_size(path: &Path, size: u64, block: u64) -> Result<(), OpenError> {
     let path = || path.to_owned();
     match size {
         size if !size.is_multiple_of(SECTOR_SIZE) => Err(OpenError::PartialSector { path: path(), size }),
@@ -234,7 +244,7 @@ fn check_size(path: &Path, size: u64, block: u64) -> Result<(), OpenError> {
     }
 }
 
-fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
+pub fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), OpenError> {
     let kind = metadata.file_type();
     let found = match () {
         _ if kind.is_file() || kind.is_block_device() => return Ok(()),
