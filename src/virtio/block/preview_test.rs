@@ -174,3 +174,14 @@ fn what_a_run_refuses_about_the_file_a_look_refuses_too() {
         assert_eq!(looked.unwrap().to_string(), opened.unwrap().to_string());
     }
 }
+
+#[test]
+fn a_disk_that_is_handed_over_is_not_looked_for_by_its_name() {
+    for ro in [true, false] {
+        let disk = config::Disk::handed_over("/no/such/image.qcow2".into(), ro);
+        let preview = Preview::of(&disk, 2).unwrap();
+        assert_eq!(preview.queues, 2);
+        assert_eq!(preview.engine.engine, config::Engine::Uring);
+        assert!(preview.backing.is_empty() && preview.data.is_none());
+    }
+}
