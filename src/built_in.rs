@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::fs::File;
+use std::iter;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::slice;
@@ -24,7 +25,10 @@ const DATA_END: u64 = DATA + 4 * MIB;
 /// Guest addresses of which the built-in kernel writes nearly all while it boots, in the order in which it gains most if they
 /// are provided before: a page of the kernel's file costs a boot three faults.
 pub fn written_at_boot() -> impl Iterator<Item = Range<u64>> {
-    WRITTEN_BEFORE_DATA.iter().cloned().chain([DATA..DATA_END])
+    WRITTEN_BEFORE_DATA
+        .iter()
+        .cloned()
+        .chain(iter::once(DATA..DATA_END))
 }
 
 /// Guest addresses of which it writes only single pages while it boots: its code and the initrd, which are below its data, and

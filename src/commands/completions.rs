@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 /// The commands whose first argument is the name of a guest or of an image, and what lists the names that make sense there.
-const NAMES: [(&str, &str); 16] = [
+const NAMES: [(&str, &str); 17] = [
     ("attach", LIVING),
     ("exec", "coracle ps -q -f status=running"),
     ("history", IMAGES),
@@ -32,6 +32,7 @@ const NAMES: [(&str, &str); 16] = [
     ("rename", ALL),
     ("rm", "coracle ps -q -f status=exited"),
     ("rmi", IMAGES),
+    ("run", IMAGES),
     ("save", IMAGES),
     ("stats", LIVING),
     ("stop", LIVING),
@@ -108,7 +109,11 @@ _coracle_names() {
     let mut list = None;
     let mut changed = String::with_capacity(script.len());
     for (index, line) in script.lines().enumerate() {
-        let section = line.strip_prefix('(').and_then(|line| line.strip_suffix(')'));
+        // That of the first command stands farther in.
+        let section = line
+            .trim_start()
+            .strip_prefix('(')
+            .and_then(|line| line.strip_suffix(')'));
         if let Some(section) = section {
             list = NAMES
                 .iter()
@@ -235,7 +240,7 @@ mod tests {
     fn zsh_and_fish_ask_for_names_as_well() {
         let (zsh, fish) = (script(Shell::Zsh), script(Shell::Fish));
         for (name, list) in NAMES {
-            let section = zsh.split(&format!("\n({name})\n")).nth(1).unwrap();
+            let section = zsh.split(&format!("({name})\n")).nth(1).unwrap();
             let section = section.split(";;").next().unwrap();
             assert_eq!(
                 section.matches(&format!(": _coracle_names {list}' \\")).count(),

@@ -25,27 +25,28 @@ const ENV_FILE_MAX: u64 = 1 << 20;
 #[derive(Debug, clap::Args)]
 pub struct Environment {
     /// A variable of COMMAND's environment; again for more. NAME alone takes the value that it has here
-    #[arg(short, long = "env", value_name = "NAME[=VALUE]", requires = "words")]
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", requires = "program")]
     env: Vec<OsString>,
 
     /// A file of variables, a line each, as --env has them; lines that begin with # are comments
-    #[arg(long, value_name = "FILE", requires = "words")]
+    #[arg(long, value_name = "FILE", requires = "program")]
     env_file: Vec<PathBuf>,
 
     /// The directory in which COMMAND starts [default: /]
-    #[arg(short, long, value_name = "DIR", requires = "words")]
+    #[arg(short, long, value_name = "DIR", requires = "program")]
     pub workdir: Option<OsString>,
 }
 
 impl Environment {
-    /// The variables, for a program with a terminal or without.
-    pub fn variables(&self, has_terminal: bool) -> Result<Vec<Vec<u8>>, Error> {
+    /// The variables, for a program with a terminal or without. Those of its `image` count less than the person's.
+    pub fn variables(&self, has_terminal: bool, image: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Error> {
         let mut variables = Vec::new();
         if has_terminal {
             let term = env::var_os("TERM").filter(|term| !term.is_empty());
             let term = term.unwrap_or_else(|| USUAL_TERM.into());
             variables.push([b"TERM=", term.as_bytes()].concat());
         }
+        variables.extend(image);
         for file in &self.env_file {
             let text = read(file).map_err(|source| Error::EnvFile {
                 file: file.clone(),

@@ -52,6 +52,7 @@ still runs 10 seconds later.
 
 Exit codes: the command's own; 128+N if signal N ended it; 126 if it cannot be executed; 127 if there is no such program; 112 \
 quit with Ctrl-A x; 137 the guest ended first; 125 Coracle failed.")]
+#[command(group = clap::ArgGroup::new("program").arg("words"))]
 pub struct Args {
     /// Let the command read stdin
     #[arg(short, long)]
@@ -145,14 +146,14 @@ impl Args {
     fn program(&self, own: Program) -> Result<Program, Error> {
         let bytes = |text: &Option<OsString>| text.clone().map(OsString::into_vec);
         let mut environment = own.environment;
-        environment.extend(self.environment.variables(self.tty)?);
+        environment.extend(self.environment.variables(self.tty, Vec::new())?);
         Ok(Program {
             arguments: self.words.iter().cloned().map(OsString::into_vec).collect(),
             environment,
             directory: bytes(&self.environment.workdir).or(own.directory),
             user: bytes(&self.user).or(own.user),
-            host_name: None,
             terminal: self.tty.then(window_size),
+            ..Program::default()
         })
     }
 }

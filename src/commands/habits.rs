@@ -97,7 +97,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     ),
 ];
 
-const NO_SHARED_FOLDERS: &str = "cannot be done, because guests cannot share folders of the host yet: put the files onto a \
+pub const NO_SHARED_FOLDERS: &str = "cannot be done, because guests cannot share folders of the host yet: put the files onto a \
                                  disk image (--disk FILE) or into an initrd (--initrd FILE)";
 
 /// One line about the argument that clap did not expect; nothing where clap's own message is better. `arguments` are those of the

@@ -16,27 +16,12 @@ fn answer_to(arguments: &[&str]) -> Option<String> {
 #[test]
 fn what_people_type_out_of_habit_is_answered_with_what_is_possible() {
     for (arguments, words) in [
-        (
-            &["run", "-ti", "debian:12"][..],
-            "Container images cannot be run yet",
-        ),
-        (&["run", "-v", "/srv:/srv:ro"], "folders"),
-        (&["run", "--volume", "a:b"], "folders"),
+        (&["run", "--volume", "a:b"][..], "folders"),
         (&["run", "-p", "8080:80"], "network"),
         (&["run", "-p8080:80"], "network"),
-        (&["run", "debian:12"], "Container images cannot be run yet"),
-        (
-            &["run", "alpine", "ls", "-l"],
-            "'alpine' is neither a flag nor a file",
-        ),
-        (&["run", "ubuntu", "--", "ls"], "'ubuntu' is neither"),
-        (&["-v", "run", "ubuntu"], "'ubuntu' is neither"),
-        (&["run", "/dev/null"], "'/dev/null' needs a flag"),
-        (&["run", "\u{1b}[2J"], "'\\u{1b}[2J' is neither"),
         (&["exec", "-d", "web", "sleep", "9"], "COMMAND goes on"),
         (&["exec", "-itd", "web", "sh"], "COMMAND goes on"),
         (&["cp", "-r", "site", "web:/srv"], "a directory is copied"),
-        (&["run", "--entrypoint", "sh"], "coracle run -- COMMAND"),
         (&["image", "ls"], "coracle images"),
         (&["build", "."], "buildah"),
         (&["system", "prune"], "coracle prune"),

@@ -37,8 +37,8 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
 }
 
 /// A signal by its name, with or without SIG, or by its number.
-fn signal(text: &str) -> Result<i32, String> {
-    const NAMES: [(&str, i32); 12] = [
+pub fn signal(text: &str) -> Result<i32, String> {
+    const NAMES: [(&str, i32); 14] = [
         ("HUP", libc::SIGHUP),
         ("INT", libc::SIGINT),
         ("QUIT", libc::SIGQUIT),
@@ -51,12 +51,23 @@ fn signal(text: &str) -> Result<i32, String> {
         ("CONT", libc::SIGCONT),
         ("STOP", libc::SIGSTOP),
         ("TSTP", libc::SIGTSTP),
+        ("WINCH", libc::SIGWINCH),
+        ("PWR", libc::SIGPWR),
     ];
+    /// Programs have the first two of Linux's real-time signals not for themselves.
+    const RTMIN: i32 = 34;
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let number = match NAMES.iter().find(|(known, _)| *known == name) {
         Some((_, number)) => Some(*number),
-        None => text.parse().ok().filter(|number| (1..=64).contains(number)),
+        None => {
+            let number = match name.strip_prefix("RTMIN") {
+                Some("") => Some(RTMIN),
+                Some(more) => more.parse::<i32>().ok().and_then(|more| more.checked_add(RTMIN)),
+                None => text.parse().ok(),
+            };
+            number.filter(|number| (1..=64).contains(number))
+        }
     };
     number.ok_or_else(|| {
         let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
@@ -73,7 +84,8 @@ mod tests {
         for text in ["TERM", "SIGTERM", "term", "sigterm", "15"] {
             assert_eq!(signal(text), Ok(libc::SIGTERM), "{text}");
         }
-        for text in ["", "SIG", "0", "65", "-9", "NOPE"] {
+        assert_eq!(signal("SIGRTMIN+3"), Ok(37));
+        for text in ["", "SIG", "0", "65", "-9", "NOPE", "RTMIN+31"] {
             assert!(signal(text).unwrap_err().contains("KILL"), "{text}");
         }
     }

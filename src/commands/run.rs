@@ -4,8 +4,10 @@ mod boots;
 mod command;
 mod confinement;
 mod detached;
+mod image;
 mod program;
 
+use std::env;
 use std::mem;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,18 +27,24 @@ use crate::timings::{Destination, Report, ReportWriter};
 use boots::{Boots, console_hints, with_service};
 use command::Command;
 use detached::{Inherited, Side};
+use image::Rooted;
 
 /// Boot a guest and attach its console to this terminal
 ///
 /// Without --kernel, the built-in guest boots: it gives a shell on a terminal, and a short demonstration anywhere else.
 /// The guest's output goes to stdout unchanged, Coracle's own messages go to stderr.
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "\
+coracle run [OPTIONS] IMAGE [COMMAND] [ARGUMENT]...
+       coracle run [OPTIONS] [-- COMMAND [ARGUMENT]...]")]
 #[command(after_help = "\
 Examples:
   coracle run
       a shell in the built-in guest
   coracle run --cpus 4 --memory 1G --disk data.img --disk tools.img,ro,id=tools
       the same with two disks, /dev/vda and a read-only /dev/vdb
+  coracle run -it debian:12 bash
+      an image, with a kernel of its own; the image is pulled if it is not here
   coracle run -- uname -a
       one command in the built-in guest; coracle exits with its status
   tar c . | coracle run -e LANG=C -- sh -c 'tar x && ls'
@@ -228,7 +236,11 @@ pub fn execute(args: &Args, started: Duration) -> Result<u8, Error> {
 fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     let inherited = args.detach.then(Inherited::note);
     let mut config = args.config()?;
-    let program = args.command.program(&mut config, args.detach)?;
+    let arguments: Vec<_> = env::args_os().collect();
+    let what = args.command.what(&arguments);
+    let rooted = args.command.of_image.obtain(what.image, &mut config)?;
+    let of = (rooted.as_ref(), &what.command[..]);
+    let program = args.command.program(&mut config, of, args.detach)?;
     let has_name = args.name.is_some() || args.detach;
     // In a guest that can be found others may run programs.
     let serves = has_name && config.kernel.is_none() && config.initrd.is_none();
@@ -242,10 +254,11 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     };
     timeline.mark(Phase::ArgumentsUnderstood);
     if args.dry_run {
-        let hints = match program {
+        let mut hints = match program {
             Some(_) => program::HINT.into(),
             None => console_hints(),
         };
+        hints.extend(rooted.iter().map(|rooted| rooted.hints.as_str()));
         let hints = with_service(hints, args.name.as_ref().filter(|_| serves));
         let machine = DryRun::new(&config, &hints)?;
         let confinement = confinement::outlook(&config)?;
@@ -282,14 +295,14 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
     }
     if let Some(program) = program {
         return run_program(
-            &config,
+            (&config, rooted.as_ref()),
             program,
             args.command.console,
             (own, inherited),
             (timings, timeline),
         );
     }
-    let mut boots = Boots::new(&config, (own, inherited), serves);
+    let mut boots = Boots::new((&config, rooted.as_ref()), (own, inherited), serves);
     let ended = boot_until_the_end(&mut boots, timeline, timings);
     let (code, explanation) = match &ended {
         Ok(diagnosis) => (
@@ -307,7 +320,7 @@ fn run(args: &Args, started: Duration) -> Result<u8, Error> {
 
 /// Runs the one program that the guest is for.
 fn run_program(
-    config: &Config,
+    of: (&Config, Option<&Rooted>),
     program: Program,
     shows_console: bool,
     (mut own, inherited): (Option<Own>, Option<Inherited>),
@@ -319,7 +332,7 @@ fn run_program(
         inherited,
         output: &output,
     });
-    let ended = program::run(config, program, shows_console, named, &timeline);
+    let ended = program::run(of, program, shows_console, named, &timeline);
     let written = write_report(timings, timeline);
     if let Some(own) = own {
         let (code, explanation) = match &ended {

@@ -1,4 +1,4 @@
-//! Guests that have a name, apart from those of anybody else.
+//! Guests that have a name, and images, apart from those of anybody else.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::images::scratch;
 use crate::place;
 use crate::run::Coracle;
 
-/// A runtime directory with no guests at first. All of them end with it.
+/// A runtime directory with no guests at first, all of which end with it, and a place for images.
 pub struct Harbour(TempDir);
 
 impl Harbour {
@@ -33,6 +33,7 @@ impl Harbour {
         Coracle::program(place::coracle())
             .args(arguments)
             .variable("XDG_RUNTIME_DIR", self.0.path())
+            .variable("XDG_DATA_HOME", self.0.path().join("data"))
     }
 
     /// Runs a command that is to succeed without a message, and gives what it prints.

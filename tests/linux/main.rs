@@ -28,6 +28,7 @@ mod trials {
     pub mod failures;
     pub mod guest;
     pub mod hardware;
+    pub mod images;
     pub mod kernels;
     pub mod killed;
     pub mod load;
@@ -130,6 +131,7 @@ fn trials() -> Vec<Trial> {
         torture::trials(),
         trials::hardware::trials(),
         trials::program::trials(),
+        trials::images::trials(),
         trials::exec::trials(),
         trials::cp::trials(),
         trials::agent::trials(),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{DATA_MAX, Failure, Program, Reason, Stream, ToAgent, ToHost, WINDOW, WindowSize};
+use crate::{DATA_MAX, Failure, Program, Reason, Stream, Tmpfs, ToAgent, ToHost, WINDOW, WindowSize};
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(1..=u8::MAX, 0..20)
@@ -27,17 +27,43 @@ fn program() -> impl Strategy<Value = Program> {
         prop::option::of(text()),
         prop::option::of("[a-z]{1,64}"),
         prop::option::of(size()),
+        any::<bool>(),
+        prop::collection::vec(tmpfs(), 0..3),
+        any::<bool>(),
+        prop::option::of(1..=64u8),
     )
         .prop_map(
-            |(arguments, environment, directory, user, host_name, terminal)| Program {
+            |(
+                arguments,
+                environment,
+                directory,
+                user,
+                host_name,
+                terminal,
+                makes_directory,
+                tmpfs,
+                read_only,
+                stop_signal,
+            )| Program {
                 arguments,
                 environment,
                 directory,
                 user,
                 host_name: host_name.map(String::into_bytes),
                 terminal,
+                makes_directory,
+                tmpfs,
+                read_only,
+                stop_signal,
             },
         )
+}
+
+fn tmpfs() -> impl Strategy<Value = Tmpfs> {
+    ("/[a-z]{1,10}", prop::option::of(text())).prop_map(|(target, options)| Tmpfs {
+        target: target.into_bytes(),
+        options,
+    })
 }
 
 fn to_agent() -> impl Strategy<Value = (ToAgent, Vec<u8>)> {
@@ -192,6 +218,19 @@ fn every_field_has_bounds() {
         run(|program| program.terminal = Some(WindowSize { rows: 0, columns: 1 })),
         &[],
     );
+    let tmpfs = |target: &[u8], options: &[u8]| Tmpfs {
+        target: target.to_vec(),
+        options: Some(options.to_vec()),
+    };
+    for tmpfs in [tmpfs(b"", b""), tmpfs(b"/a\0", b""), tmpfs(b"/a", b"\0")] {
+        let program = Program {
+            arguments: vec![b"true".to_vec()],
+            tmpfs: vec![tmpfs],
+            ..Program::default()
+        };
+        is_refused(ToAgent::Run(program), &[]);
+    }
+    is_refused(run(|program| program.stop_signal = Some(65)), &[]);
     is_refused(run(|_| ()), b"more");
     is_refused(ToAgent::Input, &[]);
     is_refused(ToAgent::Input, &vec![0; DATA_MAX + 1]);

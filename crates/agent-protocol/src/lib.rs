@@ -28,7 +28,7 @@ mod message;
 pub use channel::{AgentChannel, Channel, HostChannel};
 pub use frame::{FRAME_MAX, Incoming, VERSION, hello, put};
 pub use message::{
-    CopyIn, CopyOut, CopySource, DATA_MAX, Failure, Message, Program, Reason, Stream, ToAgent, ToHost,
+    CopyIn, CopyOut, CopySource, DATA_MAX, Failure, Message, Program, Reason, Stream, Tmpfs, ToAgent, ToHost,
     WindowSize, copy_status,
 };
 

@@ -108,6 +108,23 @@ pub struct Program {
     pub host_name: Option<Vec<u8>>,
     /// A terminal of this size for the program; otherwise it has pipes.
     pub terminal: Option<WindowSize>,
+    /// The directory in which the program starts is made if it is not there.
+    pub makes_directory: bool,
+    /// File systems in memory, which are mounted before the program starts.
+    pub tmpfs: Vec<Tmpfs>,
+    /// After that the root is made read-only.
+    pub read_only: bool,
+    /// The signal by which the program is asked to end; otherwise SIGTERM.
+    pub stop_signal: Option<u8>,
+}
+
+/// A file system in the guest's memory. Its mount point is made if it is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Its mount point. A path that is relative begins at the root.
+    pub target: Vec<u8>,
+    /// What the file system and the mount are told, as mount(8) takes it; otherwise what Docker says.
+    pub options: Option<Vec<u8>>,
 }
 
 /// Where what is in an archive (tar) goes.
@@ -218,7 +235,13 @@ impl Program {
         let texts = texts
             .chain(&self.directory)
             .chain(&self.user)
-            .chain(&self.host_name);
+            .chain(&self.host_name)
+            .chain(
+                self.tmpfs
+                    .iter()
+                    .flat_map(|tmpfs| [Some(&tmpfs.target), tmpfs.options.as_ref()])
+                    .flatten(),
+            );
         within(texts.clone().all(|text| !text.contains(&0)), "a zero in a text")?;
         within(
             texts.map(Vec::len).sum::<usize>() <= FRAME_MAX,
@@ -237,6 +260,10 @@ impl Program {
             host_name.is_none_or(|name| (1..=HOST_NAME_MAX).contains(&name.len())),
             "a host name that is empty or too long",
         )?;
+        self.tmpfs
+            .iter()
+            .try_for_each(|tmpfs| check_path(&tmpfs.target))?;
+        self.stop_signal.map_or(Ok(()), check_signal)?;
         self.terminal.as_ref().map_or(Ok(()), WindowSize::check)
     }
 }

@@ -11,7 +11,8 @@ pub struct Settings {
     pub agent: bool,
     /// `coracle.exec`: the host may have programs run at any time.
     pub exec: bool,
-    /// `root=`, `rootfstype=`, `rootflags=`, `ro` and `rw`: what Linux would mount as its root without an initrd.
+    /// `root=`, `rootfstype=`, `rootflags=`, `ro` and `rw`: what Linux would mount as its root without an initrd. And
+    /// `coracle.layer=`.
     pub root: Option<Root>,
     /// `init=`: the program that is to be PID 1 in this one's place.
     pub init: Option<String>,
@@ -27,6 +28,8 @@ pub struct Root {
     pub options: Option<String>,
     /// Linux mounts a root read-only and leaves it to init to make it writable.
     pub read_write: bool,
+    /// The device of a writable layer over the root, which itself is only read then.
+    pub layer: Option<String>,
 }
 
 impl Settings {
@@ -48,6 +51,7 @@ impl Settings {
                 ("root", Some(value)) => root.device = value.into(),
                 ("rootfstype", Some(value)) => root.kind = Some(value.into()),
                 ("rootflags", Some(value)) => root.options = Some(value.into()),
+                ("coracle.layer", Some(value)) => root.layer = Some(value.into()),
                 ("rw", None) => root.read_write = true,
                 ("ro", None) => root.read_write = false,
                 ("init", Some(value)) => settings.init = Some(value.into()),

@@ -111,7 +111,7 @@ proptest! {
 
 #[test]
 fn a_root_and_an_init_are_read_as_the_kernel_does() {
-    let line = "root=/dev/sda root=/dev/vda1 rootfstype=ext4 rootflags=\"noload,errors=remount-ro\" rw init=/bin/sh -- init=x";
+    let line = "root=/dev/sda root=/dev/vda1 rootfstype=ext4 rootflags=\"noload,errors=remount-ro\" coracle.layer=/dev/vdb rw init=/bin/sh -- init=x";
     let settings = Settings::parse(line);
     assert_eq!(
         settings.root,
@@ -120,6 +120,7 @@ fn a_root_and_an_init_are_read_as_the_kernel_does() {
             kind: Some("ext4".into()),
             options: Some("noload,errors=remount-ro".into()),
             read_write: true,
+            layer: Some("/dev/vdb".into()),
         })
     );
     assert_eq!(settings.init.as_deref(), Some("/bin/sh"));

@@ -9,6 +9,7 @@ mod agent;
 mod cmdline;
 mod demonstration;
 mod end;
+mod layers;
 mod mounts;
 mod no_stack_guard;
 mod root;

@@ -64,7 +64,12 @@ pub fn mount_all() {
     for (name, major, minor, mode) in NODES {
         // A container may not make any, and then has those that it was given.
         let _ = Path::new(name).parent().map(fs::create_dir);
-        let _ = mknod(name, SFlag::S_IFCHR, Mode::from_bits_truncate(mode), makedev(major, minor));
+        let _ = mknod(
+            name,
+            SFlag::S_IFCHR,
+            Mode::from_bits_truncate(mode),
+            makedev(major, minor),
+        );
     }
     umask(usual);
 }

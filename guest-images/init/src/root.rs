@@ -11,8 +11,9 @@ use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
 use crate::cmdline::Root;
+use crate::layers;
 
-const NEW_ROOT: &str = "/new-root";
+pub const NEW_ROOT: &str = "/new-root";
 /// What the initrd's root has mounted, and the new one gets: a directory that it does not have is passed over.
 const CARRIED_OVER: [&str; 4] = ["/dev", "/proc", "/sys", "/run"];
 /// Where Linux looks for init, in this order, when no `init=` names one.
@@ -20,12 +21,22 @@ const INITS: [&str; 4] = ["/sbin/init", "/etc/init", "/bin/init", "/bin/sh"];
 
 /// Mounts the root and makes it this process's. An error is a sentence that says what went wrong and what would help.
 pub fn enter(root: &Root) -> Result<(), String> {
-    let device = device(&root.device)?;
-    mount_root(root, &device)?;
-    for directory in CARRIED_OVER {
+    let lower = device(&root.device)?;
+    let carried_over = match &root.layer {
+        Some(layer) => {
+            layers::mount_both(root, &lower, &device(layer)?)?;
+            // What the image has in /run is its programs'.
+            &CARRIED_OVER[..3]
+        }
+        None => {
+            mount_root(root, &lower, NEW_ROOT)?;
+            &CARRIED_OVER[..]
+        }
+    };
+    for directory in carried_over {
         let target = format!("{NEW_ROOT}{directory}");
         match mount(
-            Some(directory),
+            Some(*directory),
             target.as_str(),
             None::<&str>,
             MsFlags::MS_MOVE,
@@ -34,6 +45,9 @@ pub fn enter(root: &Root) -> Result<(), String> {
             Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             Err(why) => return Err(format!("cannot move {directory} to {}: {why}", root.device)),
         }
+    }
+    if root.layer.is_some() {
+        layers::furnish(root.read_write);
     }
     chdir(NEW_ROOT)
         .and_then(|()| mount(Some("."), "/", None::<&str>, MsFlags::MS_MOVE, None::<&str>))
@@ -129,14 +143,15 @@ fn what_there_is() -> String {
     }
 }
 
-fn mount_root(root: &Root, device: &str) -> Result<(), String> {
+/// Mounts the root at a directory, which it makes.
+pub fn mount_root(root: &Root, device: &str, target: &str) -> Result<(), String> {
     let failed = |why: &dyn Display| format!("cannot mount the root device {device}: {why}");
-    fs::create_dir(NEW_ROOT).map_err(|why| failed(&why))?;
+    fs::create_dir(target).map_err(|why| failed(&why))?;
     let kinds = match &root.kind {
         Some(kind) => kind.split(',').map(str::to_owned).collect(),
         None => kinds_of_disks().map_err(|why| failed(&why))?,
     };
-    let flags = match root.read_write {
+    let flags = match root.read_write && root.layer.is_none() {
         true => MsFlags::empty(),
         false => MsFlags::MS_RDONLY,
     };
@@ -144,7 +159,7 @@ fn mount_root(root: &Root, device: &str) -> Result<(), String> {
     for kind in &kinds {
         match mount(
             Some(device),
-            NEW_ROOT,
+            target,
             Some(kind.as_str()),
             flags,
             root.options.as_deref(),

@@ -11,7 +11,7 @@ use std::process::exit;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, Signal, kill, killpg, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::termios::tcdrain;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
@@ -222,9 +222,9 @@ fn end_asked_by(signal: Signal) -> Option<End> {
 
 /// Asks the program and its group to end.
 fn ask_to_end(program: State) {
-    if let State::Runs(leader) = program {
-        // It may have ended at this moment.
-        let _ = killpg(leader, Signal::SIGTERM);
+    if let State::Runs { pid, stop_signal } = program {
+        // SAFETY: the call takes numbers. The program may have ended at this moment.
+        unsafe { libc::killpg(pid.as_raw(), stop_signal) };
     }
 }
 
@@ -232,7 +232,7 @@ fn ask_to_end(program: State) {
 fn reap_others(program: State) {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     while let Some(pid) = waitid(Id::All, flags).ok().and_then(|status| status.pid()) {
-        if State::Runs(pid) == program {
+        if matches!(program, State::Runs { pid: leader, .. } if leader == pid) {
             break;
         }
         let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));

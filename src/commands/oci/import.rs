@@ -13,6 +13,7 @@ use coracle_images::{Platform, Reference};
 use serde_json::{Map, Value};
 
 use super::change::Change;
+use super::ready::make_root;
 use super::store;
 use super::unpacking::confine_reader;
 use crate::commands::{Error, print, system};
@@ -117,7 +118,9 @@ fn make(tar: impl Read + Send, args: &Args) -> Result<Image, Error> {
             .clone()
             .unwrap_or_else(|| format!("Imported from {}", clean(&args.source.to_string_lossy()))),
     };
-    Ok(import(tar, &store, &how)?)
+    let image = import(tar, &store, &how)?;
+    make_root(&store, &image);
+    Ok(image)
 }
 
 /// Packs the directory on another thread, and makes the image of what comes out.

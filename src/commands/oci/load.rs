@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use coracle_images::load::{Loaded, load, load_stream};
 use coracle_images::{Platform, Reference};
 
+use super::ready::make_root;
 use super::store;
 use super::unpacking::confine_reader;
 use crate::commands::{Error, print, system};
@@ -57,6 +58,11 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
         Some(path) => load(path, &store, &args.platform)?,
         None => load_stream(stdin(), &store, &args.platform)?,
     };
+    for image in &loaded {
+        if let Ok(image) = store.find(&image.id.to_string(), &args.platform) {
+            make_root(&store, &image);
+        }
+    }
     let mut told = HashSet::new();
     let lines = loaded.iter().flat_map(|image| lines(image, args.quiet));
     // An archive may have an image once for each of its names.

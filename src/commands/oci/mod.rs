@@ -13,6 +13,7 @@ pub mod logout;
 mod obtain;
 mod progress;
 pub mod pull;
+mod ready;
 pub mod rmi;
 pub mod save;
 mod secret;

@@ -8,6 +8,7 @@ use coracle_images::store::{Image, Store};
 use coracle_images::{Error as ImageError, Platform, Reference};
 
 use super::existing;
+use super::ready::make_ready;
 use crate::commands::{Error, system};
 use crate::console::{For, Request, Signals, suspend, tell, wait};
 use crate::diagnosis::exit_code;
@@ -24,7 +25,7 @@ pub enum PullPolicy {
     Never,
 }
 
-/// Finds an image by its name or its ID, for the platform and with all layers unpacked. What is not in the store, or is to be pulled
+/// Finds an image by its name or its ID, for the platform and ready to be run. What is not in the store, or is to be pulled
 /// in any case, is pulled, with its progress on stderr unless that is to be `quiet`.
 ///
 /// An image that is in the store costs a few files to read and a look at each layer. A pull is the work of another process, so that
@@ -43,10 +44,11 @@ pub fn obtain(
         let image = find(&store, name, platform)?;
         Ok(image.map(|image| (store, image)))
     };
+    let ready = |(store, image): (Store, Image)| make_ready(&store, &image).map(|()| (store, image));
     if pull != PullPolicy::Always
         && let Some(found) = there()?
     {
-        return Ok(found);
+        return ready(found);
     }
     let reference: Reference = name.parse()?;
     let familiar = reference.familiar();
@@ -62,11 +64,12 @@ pub fn obtain(
         ));
     }
     pull_apart(&reference, platform, insecure, quiet)?;
-    there()?.ok_or_else(|| {
+    let found = there()?.ok_or_else(|| {
         let gone =
             format!("the image {familiar} is gone again: another command has removed it; repeat this one");
-        ImageError::Missing(gone).into()
-    })
+        ImageError::Missing(gone)
+    })?;
+    ready(found)
 }
 
 /// The image of the store, if it is there for the platform.
@@ -77,14 +80,6 @@ fn find(store: &Store, name: &str, platform: &Platform) -> Result<Option<Image>,
     };
     if !platform.takes(&image.configuration.platform()) {
         return Ok(None);
-    }
-    // Other programs put images into the store without unpacking them.
-    let layers = &image.configuration.diff_ids;
-    if !layers.iter().all(|layer| store.layer_path(layer).exists()) {
-        match store.unpack(&image) {
-            Err(ImageError::Missing(_)) => return Ok(None),
-            unpacked => unpacked?,
-        }
     }
     Ok(Some(image))
 }

@@ -5,6 +5,7 @@ use coracle_images::{Platform, Reference};
 
 use super::interrupt::cancellable;
 use super::progress::Shown;
+use super::ready::make_root;
 use super::{credentials, options, store};
 use crate::commands::{Error, print};
 use crate::console::tell;
@@ -67,6 +68,7 @@ pub fn execute(args: &Args) -> Result<u8, Error> {
     });
     shown.finish();
     let pulled = pulled?;
+    make_root(&store, &pulled.image);
     if !args.quiet {
         let status = match pulled.is_new {
             true => "Downloaded newer image for",

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coracle_agent_protocol::{PORT, READY_PORT};
+use coracle_images::store::Hold;
 
 use super::confinement::confine;
 use super::detached::Inherited;
+use super::image::Rooted;
 use super::{Error, OnReboot};
 use crate::boot::parameters;
 use crate::commands::system;
@@ -35,6 +37,10 @@ const MOMENT: Duration = Duration::from_millis(10);
 /// What all boots of a run share.
 pub struct Boots<'a> {
     config: &'a Config,
+    /// The image whose init is run, if there is one.
+    rooted: Option<&'a Rooted>,
+    /// Keeps it in the store.
+    hold: Option<Hold>,
     /// The machine's files: opened for the first boot, and used again by the later ones.
     opened: Option<OpenFiles>,
     console: Console,
@@ -67,13 +73,19 @@ struct Ready {
 }
 
 impl<'a> Boots<'a> {
-    pub fn new(config: &'a Config, (own, inherited): (Option<Own>, Option<Inherited>), serves: bool) -> Self {
+    pub fn new(
+        (config, rooted): (&'a Config, Option<&'a Rooted>),
+        (own, inherited): (Option<Own>, Option<Inherited>),
+        serves: bool,
+    ) -> Self {
         let control = match &own {
             Some(own) => own.control().clone(),
             None => Arc::new(Control::new(None)),
         };
         Self {
             config,
+            rooted,
+            hold: None,
             own,
             control,
             inherited,
@@ -226,7 +238,11 @@ impl<'a> Boots<'a> {
         let opened = match &self.opened {
             Some(opened) => opened,
             None => {
-                let opened = self.opened.insert(OpenFiles::open(config)?);
+                let image = self.rooted.map(Rooted::open).transpose()?;
+                let (hold, files) = image.map(|image| (image.hold, image.files)).unzip();
+                self.hold = hold;
+                let files = files.unwrap_or_default();
+                let opened = self.opened.insert(OpenFiles::open_with(config, files)?);
                 timeline.mark(Phase::KvmOpened);
                 if let Some(inherited) = self.inherited.take() {
                     inherited.leave().map_err(system("leave the directory"))?;
@@ -245,10 +261,11 @@ impl<'a> Boots<'a> {
                 opened
             }
         };
-        let hints = match &self.own {
+        let mut hints = match &self.own {
             Some(own) if own.is_detached() => DETACHED_HINTS.into(),
             _ => console_hints(),
         };
+        hints.extend(self.rooted.map(|rooted| rooted.hints.as_str()));
         let name = self.own.as_ref().and_then(Own::name);
         let mut hints = with_service(hints, name.filter(|_| self.serves));
         if timeline.is_on() {

@@ -1,22 +1,24 @@
-//! The command of `coracle run [OPTIONS] -- COMMAND`, and the options that are about it.
+//! The command of `coracle run [OPTIONS] IMAGE [COMMAND]` or `coracle run [OPTIONS] -- COMMAND`, and the options that are about it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, stdin, stdout};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use coracle_agent_protocol::Program;
 
 use super::super::Error;
 use super::super::environment::{Environment, window_size};
+use super::image::{self, Rooted};
 use crate::config::{Config, OnReboot};
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("program").arg("image"))]
 pub struct Command {
     #[command(flatten)]
     environment: Environment,
 
-    /// The user of the guest, and the group, as which COMMAND runs, by name or number; Coracle's own process has --host-user [default: root]
-    #[arg(short, long, value_name = "USER[:GROUP]", requires = "words")]
+    /// The user of the guest, and the group, as which COMMAND runs, by name or number; Coracle's own process has --host-user [default: the image's, or root]
+    #[arg(short, long, value_name = "USER[:GROUP]", requires = "image")]
     user: Option<OsString>,
 
     /// Give COMMAND a terminal, even if stdin or stdout is none
@@ -28,28 +30,63 @@ pub struct Command {
     interactive: bool,
 
     /// The guest's name for itself [default: that of --name, or of -d]
-    #[arg(long, value_name = "NAME", requires = "words")]
+    #[arg(long, value_name = "NAME", requires = "image")]
     hostname: Option<OsString>,
 
     /// Show the guest's console on stderr, with what its kernel says
-    #[arg(long, requires = "words")]
+    #[arg(long, requires = "image")]
     pub console: bool,
 
-    /// A command for the built-in guest, and its arguments: coracle exits with its status
-    #[arg(last = true, value_name = "COMMAND")]
+    #[command(flatten)]
+    pub of_image: image::Options,
+
+    /// An OCI image, which is pulled if it is not here. Behind two dashes: a command for the built-in guest
+    #[arg(value_name = "IMAGE")]
+    image: Option<OsString>,
+
+    /// The command that runs in the image, in place of the one that the image says. Coracle exits with its status
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     words: Vec<OsString>,
 }
 
+/// What is to run.
+pub struct What<'a> {
+    /// Nothing means the built-in guest.
+    pub image: Option<&'a OsStr>,
+    /// The command. Nothing means that of the image, or none.
+    pub command: Vec<&'a OsStr>,
+}
+
 impl Command {
-    /// Whether there is a command.
-    pub fn is_given(&self) -> bool {
-        !self.words.is_empty()
+    /// What is to run, where `arguments` are all those of the process.
+    pub fn what(&self, arguments: &[OsString]) -> What<'_> {
+        // The words are what the arguments end with. Behind dashes the first is no image.
+        let count = self.words.len() + usize::from(self.image.is_some());
+        let before = arguments.len().checked_sub(count + 1);
+        let is_behind_dashes = before.is_some_and(|before| arguments[before] == "--");
+        let rest = self.words.iter().map(OsString::as_os_str);
+        match &self.image {
+            Some(first) if is_behind_dashes => What {
+                image: None,
+                command: [first.as_os_str()].into_iter().chain(rest).collect(),
+            },
+            image => What {
+                image: image.as_deref(),
+                // Nothing has that name.
+                command: rest.skip_while(|word| *word == "--").collect(),
+            },
+        }
     }
 
     /// The command as the agent gets it; nothing if there is none. `config` is checked, and gets what a command needs. One that
     /// `is_detached` has nothing to do with the person's terminal.
-    pub fn program(&self, config: &mut Config, is_detached: bool) -> Result<Option<Program>, Error> {
-        if !self.is_given() {
+    pub fn program(
+        &self,
+        config: &mut Config,
+        (rooted, command): (Option<&Rooted>, &[&OsStr]),
+        is_detached: bool,
+    ) -> Result<Option<Program>, Error> {
+        if rooted.is_none() && command.is_empty() || self.of_image.has_own_init() {
             return Ok(None);
         }
         let refused = |why: &str| Err(Error::Command(why.into()));
@@ -71,7 +108,12 @@ impl Command {
         config.vsock.get_or_insert_default();
 
         let is_terminal = self.tty || !is_detached && stdin().is_terminal() && stdout().is_terminal();
-        let environment = self.environment.variables(is_terminal)?;
+        let variables = rooted.map(Rooted::environment).unwrap_or_default();
+        let environment = self.environment.variables(is_terminal, variables)?;
+        let arguments = match rooted {
+            Some(rooted) => self.of_image.words(rooted, command)?,
+            None => command.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        };
         let bytes = |text: &Option<OsString>| text.clone().map(OsString::into_vec);
         if self
             .hostname
@@ -81,12 +123,16 @@ impl Command {
             return refused("a host name has 1 to 64 bytes");
         }
         Ok(Some(Program {
-            arguments: self.words.iter().cloned().map(OsString::into_vec).collect(),
+            arguments,
             environment,
-            directory: bytes(&self.environment.workdir),
-            user: bytes(&self.user),
+            directory: bytes(&self.environment.workdir).or_else(|| rooted?.directory()),
+            user: bytes(&self.user).or_else(|| rooted?.user()),
             host_name: bytes(&self.hostname),
             terminal: is_terminal.then(window_size),
+            makes_directory: true,
+            tmpfs: self.of_image.tmpfs()?,
+            read_only: self.of_image.read_only,
+            stop_signal: rooted.map_or(Ok(None), Rooted::stop_signal)?,
         }))
     }
 }

@@ -1,6 +1,7 @@
 //! `coracle run -- COMMAND`: one boot of the built-in guest, for one program in it.
 
 use std::io::stderr;
+use std::mem;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use coracle_agent_protocol::{PORT, Program};
 use super::boots::{expect_agent, facts, with_service};
 use super::confinement::confine;
 use super::detached::Inherited;
+use super::image::Rooted;
 use super::{Error, tell};
 use crate::commands::{status, system};
 use crate::config::Config;
@@ -46,13 +48,15 @@ pub struct Named<'a> {
 /// Boots a guest, runs `program` in it, and returns its exit status, or the code of another end. With `shows_console` what the
 /// guest's kernel and init say goes to stderr.
 pub fn run(
-    config: &Config,
+    (config, rooted): (&Config, Option<&Rooted>),
     program: Program,
     shows_console: bool,
     mut named: Option<Named>,
     timeline: &Timeline,
 ) -> Result<Ending, Error> {
-    let mut opened = OpenFiles::open(config)?;
+    let mut image = rooted.map(Rooted::open).transpose()?;
+    let files = image.as_mut().map(|image| mem::take(&mut image.files));
+    let mut opened = OpenFiles::open_with(config, files.unwrap_or_default())?;
     timeline.mark(Phase::KvmOpened);
     if named.is_some() {
         opened.count_memory();
@@ -90,7 +94,12 @@ pub fn run(
     let console = Console::default();
     let initrd = Arc::<InitrdWatch>::default();
     let output = initrd.watch(timeline.watch(console.sink()));
-    let mut hints = with_service(HINT.to_owned(), named.as_ref().and_then(|named| named.own.name()));
+    let mut hints = with_service(
+        [HINT, rooted.map_or("", |rooted| &rooted.hints)]
+            .concat()
+            .to_owned(),
+        named.as_ref().and_then(|named| named.own.name()),
+    );
     if timeline.is_on() {
         hints.push_str(" coracle.clock");
     }

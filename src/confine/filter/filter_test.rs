@@ -403,7 +403,6 @@ fn a_thread_that_unpacks_can_open_nothing_and_reach_nobody() {
         libc::SYS_clone,
         libc::SYS_unlink,
         libc::SYS_rename,
-        libc::SYS_read,
     ] {
         assert_eq!(
             run(&compiled::UNPACKER, call as u32, X86_64, [0; 6]),

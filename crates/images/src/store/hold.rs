@@ -1,14 +1,17 @@
 //! What a running guest uses.
 
 use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use super::{Image, Store, lock};
 use crate::error::{Error, Result};
 
-/// The files of an image, open to read and locked: nobody removes them from the store while one process holds this.
+/// The files of an image, open to read: nobody removes them from the store while one process holds this.
 #[derive(Debug)]
 pub struct Hold {
-    /// Keeps the image.
+    /// Locked, which keeps the image, and so what the image leads to. The other files may be given to others, who may have them open
+    /// for longer.
     _manifest: File,
     /// The plain tars, the lowest first.
     pub layers: Vec<File>,
@@ -24,13 +27,17 @@ impl Store {
         // The manifest comes first: after that, the image is not removed.
         let manifest = lock::shared(&self.blob_path(&image.manifest_digest))?;
         let manifest = manifest.ok_or_else(|| missing("the image's manifest"))?;
+        let open = |path: &Path| match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some).map_err(Error::file("open", path)),
+        };
         let layers = image.configuration.diff_ids.iter().map(|diff_id| {
-            let layer = lock::shared(&self.layer_path(diff_id))?;
+            let layer = open(&self.layer_path(diff_id))?;
             layer.ok_or_else(|| missing(&format!("the layer {diff_id}")))
         });
         let layers = layers.collect::<Result<_>>()?;
         let root = match image.configuration.chain_id() {
-            Some(chain_id) => lock::shared(&self.root_path(&chain_id))?,
+            Some(chain_id) => open(&self.root_path(&chain_id))?,
             None => None,
         };
         Ok(Hold {

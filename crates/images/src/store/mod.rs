@@ -22,6 +22,7 @@ mod lock;
 mod names;
 mod plain;
 mod prune;
+mod root;
 mod unpacking;
 mod verify;
 

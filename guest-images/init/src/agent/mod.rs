@@ -7,6 +7,7 @@ mod copy;
 mod input;
 mod kernel;
 mod output;
+mod prepare;
 mod search;
 mod service;
 mod session;

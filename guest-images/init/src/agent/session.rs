@@ -1,6 +1,6 @@
 //! One connection: the program that the host wants, its streams, and its end.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, c_int};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +17,7 @@ use super::copy::{self, Copy};
 use super::input::Input;
 use super::kernel;
 use super::output::Output;
+use super::prepare::prepare;
 use super::start::{Started, resize, start};
 use super::streams::make_nonblocking;
 
@@ -40,8 +41,11 @@ pub enum Ended {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     NotStarted,
-    /// The session itself waits for this process.
-    Runs(Pid),
+    /// The session itself waits for this process, which is asked to end by this signal.
+    Runs {
+        pid: Pid,
+        stop_signal: c_int,
+    },
     /// It has ended, and was waited for. Its output may still be on its way.
     Ended,
 }
@@ -62,6 +66,7 @@ struct Running {
     pidfd: OwnedFd,
     /// It is the agent's own, and ends with its streams.
     is_copy: bool,
+    stop_signal: c_int,
     has_terminal: bool,
     input: Input,
     outputs: [Option<Output>; 2],
@@ -139,7 +144,10 @@ impl Session {
     fn state(&self) -> State {
         match &self.program {
             None => State::NotStarted,
-            Some(running) if running.end.is_none() => State::Runs(running.pid),
+            Some(running) if running.end.is_none() => State::Runs {
+                pid: running.pid,
+                stop_signal: running.stop_signal,
+            },
             Some(_) => State::Ended,
         }
     }
@@ -263,11 +271,14 @@ impl Running {
             // Refused to all but root. The program runs all the same.
             let _ = sethostname(OsStr::from_bytes(name));
         }
+        prepare(program).map_err(ToHost::Failed)?;
         let started = start(program).map_err(ToHost::Failed)?;
         let has_terminal = program.terminal.is_some();
-        Ok(Self::of(started, has_terminal, |input| {
-            Input::new(input, has_terminal)
-        }))
+        let mut running = Self::of(started, has_terminal, |input| Input::new(input, has_terminal));
+        if let Some(number) = program.stop_signal {
+            running.stop_signal = number.into();
+        }
+        Ok(running)
     }
 
     /// Starts a process that copies.
@@ -290,6 +301,7 @@ impl Running {
             pid,
             pidfd,
             is_copy: false,
+            stop_signal: libc::SIGTERM,
             has_terminal,
             input: input(end),
             outputs: [
