@@ -11,8 +11,8 @@ pub struct Settings {
     pub agent: bool,
     /// `coracle.exec`: the host may have programs run at any time.
     pub exec: bool,
-    /// `root=`, `rootfstype=`, `rootflags=`, `ro` and `rw`: what Linux would mount as its root without an initrd. And
-    /// `coracle.layer=`.
+    /// `root=`, `rootfstype=`, `rootflags=`, `ro` and `rw`: what Linux would mount as its root without an initrd. Or
+    /// `coracle.image=` and `coracle.layer=`: an OCI image, and the writable layer over it.
     pub root: Option<Root>,
     /// `init=`: the program that is to be PID 1 in this one's place.
     pub init: Option<String>,
@@ -51,6 +51,11 @@ impl Settings {
                 ("root", Some(value)) => root.device = value.into(),
                 ("rootfstype", Some(value)) => root.kind = Some(value.into()),
                 ("rootflags", Some(value)) => root.options = Some(value.into()),
+                // With `root=` Linux would make the initrd's root a ramfs, into which each page is copied.
+                ("coracle.image", Some(value)) => {
+                    root.device = value.into();
+                    root.kind = Some("erofs".into());
+                }
                 ("coracle.layer", Some(value)) => root.layer = Some(value.into()),
                 ("rw", None) => root.read_write = true,
                 ("ro", None) => root.read_write = false,

@@ -30,9 +30,9 @@ const NODES: [(&str, u64, u64, u32); 3] = [
     ("/dev/loop-control", 10, 237, 0o660),
 ];
 
-/// File systems that keep nothing when the guest ends.
-const MEMORY_ONLY: [&str; 9] = [
-    "rootfs", "ramfs", "tmpfs", "devtmpfs", "devpts", "proc", "sysfs", "cgroup2", "mqueue",
+/// File systems that keep nothing when the guest ends. What overlayfs writes is kept by the one below, if that keeps anything.
+const MEMORY_ONLY: [&str; 10] = [
+    "rootfs", "ramfs", "tmpfs", "devtmpfs", "devpts", "proc", "sysfs", "cgroup2", "mqueue", "overlay",
 ];
 
 /// Mounts everything in `MOUNTS`, but for what is mounted already, and what a container refuses.

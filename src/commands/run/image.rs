@@ -20,7 +20,7 @@ use crate::config::{Config, Disk};
 use crate::writable_layer;
 
 /// What init mounts as the root, and over it. The disks of the image come first.
-const ROOT: &str = "root=/dev/vda rootfstype=erofs coracle.layer=/dev/vdb";
+const ROOT: &str = "coracle.image=/dev/vda coracle.layer=/dev/vdb";
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
