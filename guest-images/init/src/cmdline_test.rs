@@ -128,7 +128,12 @@ fn a_root_and_an_init_are_read_as_the_kernel_does() {
     assert!(!settings.root.unwrap().read_write);
     assert_eq!(Settings::parse("quiet rw -- root=/dev/vda").root, None);
     assert_eq!(Settings::parse("root= init").root, None);
-    let root = Settings::parse("coracle.image=/dev/vda coracle.layer=/dev/vdb rw").root.unwrap();
-    assert_eq!((root.device.as_str(), root.kind.as_deref()), ("/dev/vda", Some("erofs")));
+    let root = Settings::parse("coracle.image=/dev/vda coracle.layer=/dev/vdb rw")
+        .root
+        .unwrap();
+    assert_eq!(
+        (root.device.as_str(), root.kind.as_deref()),
+        ("/dev/vda", Some("erofs"))
+    );
     assert_eq!((root.layer.as_deref(), root.read_write), (Some("/dev/vdb"), true));
 }
