@@ -29,7 +29,7 @@ Examples:
   coracle login -u me --password-stdin registry.example <token
       without a terminal")]
 pub struct Args {
-    /// The registry: HOST[:PORT] [default: docker.io]
+    /// The registry: HOST or HOST:PORT [default: docker.io]
     #[arg(value_name = "SERVER")]
     server: Option<String>,
 

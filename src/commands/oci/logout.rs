@@ -12,7 +12,7 @@ Examples:
       of Docker's registry
   coracle logout registry.example")]
 pub struct Args {
-    /// The registry: HOST[:PORT] [default: docker.io]
+    /// The registry: HOST or HOST:PORT [default: docker.io]
     #[arg(value_name = "SERVER")]
     server: Option<String>,
 }

@@ -28,7 +28,7 @@ Examples:
 A registry on this machine, as localhost:5000, may speak plain HTTP. Credentials are those of Docker and podman, and of coracle \
 login.")]
 pub struct Args {
-    /// The image: [HOST[:PORT]/]NAME[:TAG|@DIGEST]
+    /// The image: NAME:TAG or NAME@DIGEST, behind HOST/ or HOST:PORT/ where it is not Docker's registry
     #[arg(value_name = "NAME[:TAG|@DIGEST]")]
     reference: Reference,
 
