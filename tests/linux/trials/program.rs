@@ -13,6 +13,7 @@ crate::group!["program":
     its_status_is_coracles,
     a_signal_that_kills_it_is_128_and_its_number,
     what_cannot_be_executed_is_126_and_what_is_not_there_127,
+    its_directory_is_made_if_it_is_not_there,
     its_arguments_arrive_whatever_is_in_them,
     every_byte_arrives_in_both_directions_and_so_does_the_end,
     an_archive_goes_through_tar_on_both_sides,
@@ -78,10 +79,9 @@ fn what_cannot_be_executed_is_126_and_what_is_not_there_127() {
     directory
         .assert_code(126)
         .assert_explains("cannot execute /proc: Permission denied");
-    let nowhere = run(&["-w", "/no/such"], &["true"]).end();
-    nowhere
-        .assert_code(125)
-        .assert_explains("cannot start in /no/such");
+    let file = run(&["-w", "/init"], &["true"]).end();
+    file.assert_code(125)
+        .assert_explains("cannot make the directory /init");
     run(&["-u", "nobody-here"], &["true"])
         .end()
         .assert_code(125)
@@ -90,6 +90,10 @@ fn what_cannot_be_executed_is_126_and_what_is_not_there_127() {
         .end()
         .assert_code(125)
         .assert_explains("leave out --kernel");
+}
+
+fn its_directory_is_made_if_it_is_not_there() {
+    assert_wrote(&run(&["-w", "/no/such"], &["pwd"]).end(), b"/no/such\n", "");
 }
 
 fn its_arguments_arrive_whatever_is_in_them() {
