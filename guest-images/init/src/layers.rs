@@ -58,8 +58,14 @@ pub fn mount_both(root: &Root, lower: &str, layer: &str) -> Result<(), String> {
     )
     .map_err(|why| format!("cannot mount {layer} over {lower}: {why}"))?;
     for target in MOUNT_POINTS {
-        // It is there already as a rule.
-        let _ = fs::create_dir(format!("{NEW_ROOT}{target}"));
+        let target = format!("{NEW_ROOT}{target}");
+        // It is there already as a rule. A link of the image would lead out of the new root, and no mount goes on a file.
+        if fs::create_dir(&target).is_err()
+            && !fs::symlink_metadata(&target).is_ok_and(|there| there.is_dir())
+        {
+            let _ = fs::remove_file(&target);
+            let _ = fs::create_dir(&target);
+        }
     }
     Ok(())
 }
@@ -90,9 +96,11 @@ pub fn furnish(is_written: bool) {
         complain(format_args!("cannot bring the loopback interface up: {why}"));
     }
     let (hosts, text) = HOSTS;
-    let has_none = fs::metadata(hosts).map_or(true, |hosts| hosts.len() == 0);
+    // No link of the image is followed, because it would lead out of the new root, and no pipe of it is waited for.
+    let has_none = fs::symlink_metadata(hosts).map_or(true, |hosts| hosts.is_file() && hosts.len() == 0);
     // An image without /etc has no programs that would look there.
-    if has_none && Path::new(hosts).parent().is_some_and(Path::is_dir) {
+    let is_directory = |path: &Path| fs::symlink_metadata(path).is_ok_and(|path| path.is_dir());
+    if has_none && Path::new(hosts).parent().is_some_and(is_directory) {
         let _ = fs::write(hosts, text);
     }
     if !is_written {

@@ -19,6 +19,7 @@ crate::group!["images":
     an_image_that_a_guest_runs_stays,
     an_init_of_the_image_is_pid_1,
     what_cannot_be_run_is_told,
+    files_links_and_pipes_of_an_image_where_something_is_mounted_do_no_harm,
 ];
 
 /// Where busybox is on the host.
@@ -249,4 +250,24 @@ fn what_cannot_be_run_is_told() {
     sleeping.wait_for("up");
     sleeping.signal(SIGTERM);
     sleeping.end().assert_code(128 + SIGTERM);
+}
+
+fn files_links_and_pipes_of_an_image_where_something_is_mounted_do_no_harm() {
+    let harbour = with_box(&[]);
+    let root = harbour.path().join("root");
+    fs::write(root.join("proc"), "a file").unwrap();
+    // This leads out of the image, and the next nowhere.
+    symlink("/etc", root.join("sys")).unwrap();
+    symlink("dev", root.join("dev")).unwrap();
+    let pipe = std::ffi::CString::new(root.join("etc/hosts").as_os_str().as_encoded_bytes()).unwrap();
+    // SAFETY: the call reads the text, which lives across it.
+    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o644) }, 0);
+    let import = ["import", root.to_str().unwrap(), "box"];
+    harbour.coracle(&import).end().assert_code(0);
+    let script =
+        "ls -d /proc/1 /sys/class /dev/null /sys/fs/cgroup/cgroup.controllers; stat -c %F /etc/hosts";
+    assert_wrote(
+        &shell(&harbour, &[], script),
+        "/dev/null\n/proc/1\n/sys/class\n/sys/fs/cgroup/cgroup.controllers\nfifo\n",
+    );
 }
