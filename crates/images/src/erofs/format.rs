@@ -1,5 +1,8 @@
 //! Structures on the disk, by the names of Linux's `fs/erofs/erofs_fs.h`. All numbers are little endian.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use crate::layer::{BLOCK, Time};
 
 pub const BLOCK_BITS: u8 = 9;
@@ -10,6 +13,12 @@ const SUPER_MAGIC: u32 = 0xe0f5_e1e2;
 const FEATURE_COMPAT_SB_CHKSUM: u32 = 1;
 const FEATURE_COMPAT_MTIME: u32 = 2;
 const FEATURE_INCOMPAT_CHUNKED_FILE: u32 = 4;
+
+/// Whether a file has a superblock where a file system has it. A file that is empty or was exchanged has none.
+pub fn begins(file: &File) -> bool {
+    let mut magic = [0; size_of::<u32>()];
+    file.read_exact_at(&mut magic, SUPER_OFFSET).is_ok() && magic == SUPER_MAGIC.to_le_bytes()
+}
 
 /// Inodes are at multiples of that, by which they are numbered.
 pub const SLOT: u64 = 32;

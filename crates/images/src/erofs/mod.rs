@@ -18,6 +18,7 @@ mod sink;
 mod write;
 mod xattrs;
 
+pub use format::begins;
 pub use write::{Disk, write};
 
 #[cfg(test)]

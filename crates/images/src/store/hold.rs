@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::{Image, Store, lock};
-use crate::error::{Error, Result};
+use crate::erofs;
+use crate::error::{Error, Result, invalid};
 
 /// The files of an image, open to read: nobody removes them from the store while one process holds this.
 #[derive(Debug)]
@@ -37,7 +38,17 @@ impl Store {
         });
         let layers = layers.collect::<Result<_>>()?;
         let root = match image.configuration.chain_id() {
-            Some(chain_id) => open(&self.root_path(&chain_id))?,
+            Some(chain_id) => {
+                let path = self.root_path(&chain_id);
+                let root = open(&path)?;
+                if root.as_ref().is_some_and(|root| !erofs::begins(root)) {
+                    let path = path.display();
+                    return Err(invalid(format!(
+                        "the image's root file system {path} is damaged: remove the file, and repeat the command, which makes it anew"
+                    )));
+                }
+                root
+            }
             None => None,
         };
         Ok(Hold {

@@ -194,12 +194,7 @@ fn what_a_guest_uses_is_not_removed() {
     let one = image(&["one", "two"], gzip);
     let (_place, store) = with(&[(&one, "a:1")]);
     let image = store.find("a:1", &Platform::default()).unwrap();
-    let chain_id = image.configuration.chain_id().unwrap();
-    store
-        .make_root(&chain_id, |mut file| {
-            std::io::Write::write_all(&mut file, b"root").map_err(Error::file("write", store.directory()))
-        })
-        .unwrap();
+    store.make_root_of(&image).unwrap();
     let (hold, second) = (store.hold(&image).unwrap(), store.hold(&image).unwrap());
     assert_eq!(hold.layers.len(), 2);
     assert!(hold.root.is_some());
