@@ -7,7 +7,19 @@ const FLAGS: &[(&str, &[&str], &str)] = &[
     ("run", &["--volume", "--mount"], NO_SHARED_FOLDERS),
     (
         "run",
-        &["-p", "--publish", "-P", "--publish-all", "--network", "--net"],
+        &[
+            "-p",
+            "--publish",
+            "-P",
+            "--publish-all",
+            "--network",
+            "--net",
+            "--link",
+            "--expose",
+            "--dns",
+            "--add-host",
+            "--ip",
+        ],
         "does not exist, because guests have no network yet",
     ),
     (
@@ -19,6 +31,26 @@ const FLAGS: &[(&str, &[&str], &str)] = &[
         "run",
         &["--restart"],
         "does not exist: a service of this host (systemd) runs a guest again when it has ended",
+    ),
+    (
+        "run",
+        &["--ulimit", "--sysctl", "--shm-size"],
+        "does not exist, because a guest has a kernel of its own: a command in it changes its limits (ulimit, sysctl, mount)",
+    ),
+    (
+        "run",
+        &["--gpus", "--device"],
+        "does not exist, because guests have none of the host's devices; --disk FILE gives a block device",
+    ),
+    (
+        "run",
+        &["-l", "--label", "--label-file"],
+        "does not exist: guests have names (--name NAME), and no labels",
+    ),
+    (
+        "run",
+        &["--stop-signal"],
+        "does not exist: the image says its signal, and coracle kill -s SIGNAL NAME sends any",
     ),
     (
         "pull",
