@@ -13,11 +13,13 @@ const REFUSED: &[(&[&str], u8, &[&str])] = &[
     (&[], 125, &["Usage"]),
     (&["run", "--kernel"], 125, &["--kernel"]),
     (
-        &["run", "-it", "--rm", "debian:12"],
-        125,
-        &["coracle: 'debian:12'"],
+        &["run", "-it", "--rm", "--pull=never", "no-such-image"],
+        127,
+        &["no-such-image", "coracle pull"],
     ),
-    (&["run", "debian:12"], 125, &["coracle: 'debian:12'", "--disk"]),
+    (&["run", "/dev/null"], 125, &["'/dev/null' is a file", "--disk"]),
+    (&["run", "-v", "/srv:/srv:ro"], 125, &["folders"]),
+    (&["run", "--read-only", "--", "true"], 125, &["--read-only is for an image"]),
     (&["run", "-m", "512"], 125, &["did you mean 512M?"]),
     (
         &["run", "--kernel", "KERNEL", "--memory", "12Q"],

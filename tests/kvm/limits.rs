@@ -150,8 +150,8 @@ fn a_limit_of_threads_is_high_enough_or_named_before_the_guest_runs() {
 #[test]
 fn a_limit_of_address_space_is_high_enough_or_named_before_the_guest_runs() {
     need_kvm();
-    // In KiB. With less than 28 MiB the host's kernel may be unable to load the program.
-    let limits = (28_000..400_000).step_by(2000);
+    // In KiB. With less than 40 MiB the host's kernel may be unable to load the program.
+    let limits = (40_000..400_000).step_by(2000);
     let words = ["address space", "ulimit -v"];
     let enough = those_that_are_enough(limits, &words, |limit| limited(&format!("-v {limit}"), "4"));
     assert!(
