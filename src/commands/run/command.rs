@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use coracle_agent_protocol::Program;
+use coracle_agent_protocol::{Error as AgentError, Program};
 
 use super::super::Error;
 use super::super::environment::{Environment, window_size};
@@ -86,10 +86,18 @@ impl Command {
         (rooted, command): (Option<&Rooted>, &[&OsStr]),
         is_detached: bool,
     ) -> Result<Option<Program>, Error> {
-        if rooted.is_none() && command.is_empty() || self.of_image.has_own_init() {
+        let refused = |why: &str| Err(Error::Command(why.into()));
+        if self.of_image.has_own_init() {
+            return match command.is_empty() {
+                true => Ok(None),
+                false => refused(
+                    "with --init=WHAT no command runs beside the image's init: leave one of the two out",
+                ),
+            };
+        }
+        if rooted.is_none() && command.is_empty() {
             return Ok(None);
         }
-        let refused = |why: &str| Err(Error::Command(why.into()));
         if config.kernel.is_some() || config.initrd.is_some() {
             return refused("a command runs in the built-in guest: leave out --kernel and --initrd");
         }
@@ -115,6 +123,8 @@ impl Command {
             None => command.iter().map(|word| word.as_bytes().to_vec()).collect(),
         };
         let bytes = |text: &Option<OsString>| text.clone().map(OsString::into_vec);
+        // An empty text asks for what the image says, as with Docker.
+        let chosen = |text: &Option<OsString>| bytes(text).filter(|text| !text.is_empty());
         if self
             .hostname
             .as_ref()
@@ -122,17 +132,24 @@ impl Command {
         {
             return refused("a host name has 1 to 64 bytes");
         }
-        Ok(Some(Program {
+        let program = Program {
             arguments,
             environment,
-            directory: bytes(&self.environment.workdir).or_else(|| rooted?.directory()),
-            user: bytes(&self.user).or_else(|| rooted?.user()),
+            directory: chosen(&self.environment.workdir).or_else(|| rooted?.directory()),
+            user: chosen(&self.user).or_else(|| rooted?.user()),
             host_name: bytes(&self.hostname),
             terminal: is_terminal.then(window_size),
             makes_directory: true,
             tmpfs: self.of_image.tmpfs()?,
             read_only: self.of_image.read_only,
             stop_signal: rooted.map_or(Ok(None), Rooted::stop_signal)?,
-        }))
+        };
+        // What the image says may be anything. The agent would end the guest.
+        match program.check() {
+            Err(AgentError::OutOfBounds(what)) => refused(&format!(
+                "the command cannot be run: the image, or a flag, gives {what}"
+            )),
+            Err(_) | Ok(()) => Ok(Some(program)),
+        }
     }
 }

@@ -112,6 +112,12 @@ impl Options {
                 name.escape_debug()
             )));
         }
+        if !is_reference && Path::new(name).is_dir() {
+            return Err(Error::Command(format!(
+                "'{}' is a directory, and no image: coracle import DIRECTORY NAME makes an image of a root file system",
+                name.escape_debug()
+            )));
+        }
         if !is_reference && Path::new(name).exists() {
             return Err(Error::Command(format!(
                 "'{}' is a file, and no image: a flag says what it is (--disk, --kernel, --initrd or --config, each before its \
@@ -201,13 +207,23 @@ impl Options {
                 Some(colon) => (bytes[..colon].to_vec(), Some(bytes[colon + 1..].to_vec())),
                 None => (bytes, None),
             };
-            match target.starts_with(b"/") {
-                true => Ok(Tmpfs { target, options }),
-                false => Err(Error::Command(format!(
-                    "--tmpfs {}: give a path that begins with /",
-                    text.display()
-                ))),
+            let refused = |why: &str| {
+                let text = text.to_string_lossy();
+                Err(Error::Command(format!(
+                    "--tmpfs '{}': {why}",
+                    text.escape_debug()
+                )))
+            };
+            if !target.starts_with(b"/") {
+                return refused("give a path that begins with /");
             }
+            if Path::new(OsStr::from_bytes(&target)).parent().is_none() {
+                return refused("the root is the image; give another path");
+            }
+            if target.contains(&b',') && options.is_none() {
+                return refused("options come behind a colon, for example /run:size=64m");
+            }
+            Ok(Tmpfs { target, options })
         };
         self.tmpfs.iter().map(parse).collect()
     }
@@ -253,8 +269,9 @@ impl Rooted {
     /// Opens what the disks are made of, and makes the writable layer.
     pub fn open(&self) -> Result<Opened, Error> {
         let mut hold = self.store.hold(&self.image)?;
-        let root = hold.root.take();
-        let image = root.into_iter().chain(hold.layers.drain(..)).collect();
+        let gone = "the image's root file system is no longer in the store; repeat the command";
+        let root = hold.root.take().ok_or_else(|| Error::Command(gone.into()))?;
+        let image = [root].into_iter().chain(hold.layers.drain(..)).collect();
         let layer = make_layer(self.store.directory())?;
         Ok(Opened {
             hold,
