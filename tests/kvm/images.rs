@@ -434,3 +434,42 @@ fn a_full_disk_is_told_and_loses_nothing() {
 fn file_in(directory: &Path) -> PathBuf {
     fs::read_dir(directory).unwrap().next().unwrap().unwrap().path()
 }
+
+#[test]
+fn what_an_image_or_a_flag_says_that_no_guest_can_do_is_told_before_one_starts() {
+    let home = Home::new();
+    home.import("tool", "hello");
+    let directory = home.path("root");
+    let directory = directory.to_str().unwrap();
+    let zero = ["import", "-c", "CMD [\"echo\", \"a\\u0000b\"]", directory, "zero"];
+    home.end(&zero).with_code(0);
+    for (arguments, words) in [
+        (&["run", "zero"][..], "a zero in a text"),
+        (&["run", directory, "sh"], "is a directory"),
+        (
+            &["run", "--init=image", "tool", "true"],
+            "leave one of the two out",
+        ),
+        (&["run", "--tmpfs", "run", "tool"], "begins with /"),
+        (&["run", "--tmpfs", "/", "tool"], "another path"),
+        (&["run", "--tmpfs", "/run,size=64k", "tool"], "/run:size=64m"),
+    ] {
+        home.end(arguments).with_code(125).saying(&[words]);
+    }
+}
+
+#[test]
+fn a_damaged_root_file_system_is_told_with_what_mends_it() {
+    let home = Home::new();
+    home.import("tool", "hello");
+    let roots = fs::read_dir(home.store().join("roots/sha256")).unwrap();
+    let roots: Vec<PathBuf> = roots.map(|entry| entry.unwrap().path()).collect();
+    for root in &roots {
+        for bytes in [&b""[..], &[7; 65536], &[0; 1026]] {
+            fs::write(root, bytes).unwrap();
+            let told = home.end(&["run", "tool"]).with_code(125);
+            told.saying(&["is damaged: remove the file", root.to_str().unwrap()]);
+        }
+    }
+    assert_eq!(roots.len(), 1);
+}
