@@ -19,7 +19,11 @@ const REFUSED: &[(&[&str], u8, &[&str])] = &[
     ),
     (&["run", "/dev/null"], 125, &["'/dev/null' is a file", "--disk"]),
     (&["run", "-v", "/srv:/srv:ro"], 125, &["folders"]),
-    (&["run", "--read-only", "--", "true"], 125, &["--read-only is for an image"]),
+    (
+        &["run", "--read-only", "--", "true"],
+        125,
+        &["--read-only is for an image"],
+    ),
     (&["run", "-m", "512"], 125, &["did you mean 512M?"]),
     (
         &["run", "--kernel", "KERNEL", "--memory", "12Q"],
