@@ -24,6 +24,7 @@ const REFUSED: &[(&[&str], u8, &[&str])] = &[
         125,
         &["--read-only is for an image"],
     ),
+    (&["run", "--init=/bin/a b", "image"], 125, &["without blanks"]),
     (&["run", "-m", "512"], 125, &["did you mean 512M?"]),
     (
         &["run", "--kernel", "KERNEL", "--memory", "12Q"],

@@ -125,6 +125,13 @@ impl Options {
                 name.escape_debug()
             )));
         }
+        if let Some(Some(init)) = &self.init
+            && init.contains(|c: char| c.is_whitespace() || c == '"')
+        {
+            return refused(
+                "--init takes a path without blanks and quotes: it stands on the kernel's command line",
+            );
+        }
         let pull = self.pull.unwrap_or_default();
         let (store, image) = obtain(name, platform, pull, self.insecure, self.quiet)?;
         config.disks.splice(

@@ -11,6 +11,10 @@ use seccompiler::{
 use super::tables::{Answer, CONNECTOR, KEEPER, KINDS, START, START_PLAIN, Test, UNPACKER};
 use super::*;
 
+/// How many calls each kind of thread may make.
+#[path = "sizes_test.rs"]
+mod sizes;
+
 /// Higher than all numbers of system calls, now and for some years.
 pub(super) const NUMBERS: u32 = 600;
 const X86_64: u32 = 0xc000_003e;
@@ -443,21 +447,6 @@ fn a_thread_inherits_what_a_thread_like_it_needs() {
 }
 
 #[test]
-fn the_tables_are_as_short_as_is_promised() {
-    for (name, most) in [
-        ("VCPU", 25),
-        ("DISK", 30),
-        ("DISK_WITH_RING", 30),
-        ("VSOCK", 30),
-        ("MAIN", 45),
-        ("MAIN_WITH_RESTARTS", 45),
-    ] {
-        let count = count(tables(name));
-        assert!(count <= most, "{name}: {count}");
-    }
-}
-
-#[test]
 fn every_entry_says_why_and_stands_once() {
     for kind in KINDS {
         let mut seen = BTreeSet::new();
@@ -479,29 +468,5 @@ fn every_entry_says_why_and_stands_once() {
                 call.name
             );
         }
-    }
-}
-
-#[test]
-fn the_document_has_the_tables_sizes() {
-    let document = include_str!("../../../docs/confinement.md");
-    for (name, thread) in [
-        ("MAIN", "main"),
-        ("MAIN_WITH_RESTARTS", "main, with `--on-reboot restart`"),
-        ("VCPU", "a vCPU's"),
-        ("DISK", "a disk's, `engine=sync`"),
-        ("DISK_WITH_RING", "a disk's, `engine=uring`"),
-        ("VSOCK", "the socket device's, with `--vsock`"),
-        ("CONSOLE", "a writer of output"),
-        ("CONTROL", "the control socket's"),
-    ] {
-        let line = format!("\n| {thread} | {} |\n", count(tables(name)));
-        assert!(document.contains(&line), "{line}");
-    }
-    let line = format!("\n| the parent that keeps a terminal | {} |\n", count(&KEEPER));
-    assert!(document.contains(&line), "{line}");
-    for main in ["MAIN", "MAIN_WITH_RESTARTS"] {
-        let fewer = allowed(tables(main)).difference(&allowed(&START_PLAIN)).count();
-        assert!(document.contains(&format!(" {fewer} fewer for main")), "{fewer}");
     }
 }
